@@ -1,0 +1,200 @@
+"""Checkpoints of a stage: state, place in the data, score; best and last."""
+
+import os
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from salflax import parallel, step
+
+
+class Checkpoints:
+  """The checkpoints in one folder.
+
+  Saving runs in the background and appears under its final name only when it
+  is whole: a process killed at any moment leaves the earlier ones intact.
+  """
+
+  def __init__(self, folder: str, *, higher_is_better: bool = True):
+    policy = preservation_policy.AnyPreservationPolicy(
+      [
+        preservation_policy.LatestN(1),
+        preservation_policy.BestN(
+          get_metric_fn=lambda m: m['score'],
+          reverse=not higher_is_better,
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        ),
+      ]
+    )
+    self._sign = 1 if higher_is_better else -1
+    self._folder = os.path.abspath(folder)
+    self._manager = ocp.CheckpointManager(
+      self._folder,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policy, cleanup_tmp_directories=True
+      ),
+    )
+
+  def save(
+    self,
+    state: step.TrainState,
+    iterator: dict[str, Any],
+    *,
+    score: float | None = None,
+    extra: dict[str, Any] | None = None,
+  ) -> None:
+    """Saves state and place in the data; a step saved before is left alone.
+
+    Args:
+      state: of any step.
+      iterator: what the data iterator's get_state() gave.
+      score: of an evaluation at this step, if there was one.
+      extra: JSON values that go along.
+    """
+    at = int(state.step)
+    if at in self._manager.all_steps():
+      return
+    self._manager.save(
+      at,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        meta=ocp.args.JsonSave({'iterator': iterator, 'extra': extra or {}}),
+      ),
+      metrics=None if score is None else {'score': float(score)},
+    )
+
+  def wait(self) -> None:
+    """Returns when everything saved so far is on the disk, or raises."""
+    self._manager.wait_until_finished()
+
+  def latest_step(self) -> int | None:
+    """Returns the last saved step, or None."""
+    return self._manager.latest_step()
+
+  def best(self) -> tuple[int, float] | None:
+    """Returns (step, score) of the best evaluated one, or None.
+
+    Of equal scores the later step counts, as in what is preserved.
+    """
+    self.wait()
+    scored = []
+    for at in self._manager.all_steps():
+      metrics = self._manager.metrics(at)
+      if metrics:
+        scored.append((self._sign * metrics['score'], at))
+    if not scored:
+      return None
+    score, at = max(scored)
+    return at, self._sign * score
+
+  def restore(
+    self, at: int, abstract: step.TrainState, mesh: Mesh
+  ) -> tuple[step.TrainState, dict[str, Any]]:
+    """Returns (state on the mesh, what went along) of step `at`.
+
+    Raises:
+      ValueError: the checkpoint's parameters are not this model's.
+    """
+    sharding = parallel.replicated(mesh)
+    target = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      abstract,
+    )
+    try:
+      restored = self._manager.restore(
+        at,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+        ),
+      )
+    except ValueError as e:
+      raise ValueError(
+        f'The checkpoint in {self._folder} (step {at}) is not of this model: '
+        f'{str(e)[:500]}'
+      ) from e
+    return restored.state, restored.meta
+
+  def close(self) -> None:
+    """Waits for what is being saved, then lets go of the folder."""
+    self._manager.close()
+
+
+def load_variables(
+  folder: str, abstract: step.TrainState, mesh: Mesh
+) -> tuple[step.Variables, int]:
+  """Returns (variables, step) of the best checkpoint of a stage, else the last.
+
+  Raises:
+    FileNotFoundError: there is no finished checkpoint.
+    ValueError: it is of another model.
+  """
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f'No checkpoint: {folder} is not a folder.')
+  sharding = parallel.replicated(mesh)
+  with ocp.CheckpointManager(os.path.abspath(folder)) as manager:
+    at = best_step(manager)
+    if at is None:
+      raise FileNotFoundError(f'No finished checkpoint in {folder}.')
+    wanted = {'params': abstract.params, 'batch_stats': abstract.batch_stats}
+    target = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      wanted,
+    )
+    try:
+      # Only parameters and statistics are read; the optimiser's part is left.
+      restored = ocp.PyTreeCheckpointer().restore(
+        os.path.join(os.path.abspath(folder), str(at), 'state'),
+        args=ocp.args.PyTreeRestore(
+          item=target,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+          partial_restore=True,
+        ),
+      )
+    except (ValueError, KeyError) as e:
+      raise ValueError(
+        f'The checkpoint in {folder} (step {at}) is not of this model: '
+        f'{str(e)[:500]}'
+      ) from e
+  return restored, at
+
+
+def best_step(manager: ocp.CheckpointManager) -> int | None:
+  """Returns the step marked best by the stage's result, else the last."""
+  steps = manager.all_steps()
+  path = os.path.join(str(manager.directory), '..', 'result.json')
+  if os.path.exists(path):
+    import json
+
+    with open(path, encoding='utf-8') as f:
+      at = json.load(f).get('best_step')
+    if at in steps:
+      return at
+  return max(steps) if steps else None
+
+
+def check_room(folder: str, num_bytes: int) -> None:
+  """Raises OSError where a folder cannot be written or the disk is too full.
+
+  Args:
+    folder: where checkpoints will go; made where it is absent.
+    num_bytes: of one checkpoint. Three must fit: best, last, the one to come.
+  """
+  try:
+    os.makedirs(folder, exist_ok=True)
+    probe = os.path.join(folder, f'.probe{os.getpid()}')
+    with open(probe, 'wb') as f:
+      f.write(b'0' * 4096)
+    os.remove(probe)
+  except OSError as e:
+    raise OSError(f'Cannot write to {folder}: {e.strerror or e}.') from e
+  free = shutil.disk_usage(folder).free
+  if free < 3 * num_bytes:
+    raise OSError(
+      f'Not enough room in {folder}: three checkpoints need '
+      f'{3 * num_bytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free.'
+    )

@@ -1,0 +1,161 @@
+"""Batches: endless and shuffled for training, finite and padded to evaluate.
+
+Rows are read and preprocessed in threads, or in worker processes. The order
+and the random draws depend on the seed and the row's place in the run alone:
+not on workers, nor on how many processes share the batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from salflax.types import Batch, Example
+
+# What goes to the device; everything else stays with the example.
+KEYS = (
+  'image',
+  'taps',
+  'tokens',
+  'token_mask',
+  'text_tokens',
+  'sentence',
+  'saliency',
+  'fixations',
+  'box',
+  'index',
+)
+
+
+class Prepare:
+  """Turns row `index` of a source into one row of a batch; picklable."""
+
+  def __init__(
+    self,
+    source: Sequence[Example],
+    pp: Callable[..., Example],
+    finish: Sequence[Callable[[Example], Example]] = (),
+  ):
+    self.source, self.pp, self.finish = source, pp, tuple(finish)
+
+  def __call__(self, index: int, rng: np.random.Generator | None) -> Batch:
+    """Returns the keys of `KEYS` that the row has after pp and `finish`."""
+    try:
+      example = self.pp(dict(self.source[index]), rng)
+      for step in self.finish:
+        example = step(example)
+    except Exception as e:
+      e.add_note(f'while preparing row {index} ({describe(self.source, index)})')
+      raise
+    example['index'] = np.int32(index)
+    return {k: example[k] for k in KEYS if example.get(k) is not None}
+
+
+def describe(source: Sequence[Example], index: int) -> str:
+  """Returns 'image_id/condition' of a row, without decoding it if possible."""
+  row = source.meta(index) if hasattr(source, 'meta') else source[index]
+  return f'{row.get("image_id", index)}/{row.get("condition", "")}'
+
+
+def train_batches(
+  source: Sequence[Example],
+  pp: Callable[..., Example],
+  *,
+  batch_size: int,
+  seed: int,
+  shard: tuple[int, int] = (0, 1),
+  finish: Sequence[Callable[[Example], Example]] = (),
+  threads: int = 2,
+  workers: int = 0,
+) -> grain.IterDataset:
+  """Returns endless batches, shuffled anew every epoch.
+
+  Args:
+    source: random access to examples.
+    pp: (example, rng) -> example.
+    batch_size: rows of the global batch, over all processes.
+    seed: of the order and of every random op.
+    shard: (index, count) of this process; each takes every count-th row.
+    finish: applied to the example after pp, e.g. the tokenizer.
+    threads: that read and preprocess where there are no workers.
+    workers: processes that read and preprocess; 0 = threads.
+
+  Returns:
+    A dataset whose iterator has get_state and set_state.
+  """
+  index, count = shard
+  if batch_size % count:
+    raise ValueError(f'batch_size {batch_size} over {count} processes.')
+  if not len(source):
+    raise ValueError('The training split is empty.')
+  rows = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+  rows = rows.random_map(Prepare(source, pp, finish))
+  rows = rows[index::count].batch(batch_size // count)
+  read = grain.ReadOptions(
+    num_threads=0 if workers else threads, prefetch_buffer_size=2
+  )
+  batches = rows.to_iter_dataset(read)
+  if workers:
+    options = grain.MultiprocessingOptions(
+      num_workers=workers, per_worker_buffer_size=2
+    )
+    batches = batches.mp_prefetch(options)
+  return batches
+
+
+def eval_batches(
+  source: Sequence[Example],
+  pp: Callable[..., Example],
+  *,
+  batch_size: int,
+  shard: tuple[int, int] = (0, 1),
+  finish: Sequence[Callable[[Example], Example]] = (),
+  threads: int = 2,
+) -> Iterator[Batch]:
+  """Yields every row once, in order; `mask` is False for rows that only fill.
+
+  Args:
+    source: random access to examples.
+    pp: (example, None) -> example.
+    batch_size: rows of the global batch, over all processes.
+    shard: (index, count) of this process. All processes yield equally many
+      batches, as the devices must keep in step.
+    finish: applied to the example after pp, e.g. the tokenizer.
+    threads: that read and preprocess.
+  """
+  index, count = shard
+  if batch_size % count:
+    raise ValueError(f'batch_size {batch_size} over {count} processes.')
+  if not len(source):
+    raise ValueError('The split to evaluate on is empty.')
+  local = batch_size // count
+  num_batches = -(-len(source) // batch_size)
+  prepare = Prepare(source, pp, finish)
+  ids = np.arange(index, num_batches * batch_size, count)
+  # A row that only fills repeats the last real one and is masked.
+  rows = grain.MapDataset.source(np.minimum(ids, len(source) - 1))
+  rows = rows.map(lambda i: prepare(int(i), None)).batch(local)
+  read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
+  for n, batch in enumerate(rows.to_iter_dataset(read)):
+    mask = ids[n * local : (n + 1) * local] < len(source)
+    yield dict(batch, mask=mask)
+
+
+def example_batch(
+  source: Sequence[Example],
+  pp: Callable[..., Example],
+  *,
+  batch_size: int,
+  finish: Sequence[Callable[[Example], Example]] = (),
+) -> dict[str, Any]:
+  """Returns row 0 repeated: the shapes of a batch, to build a model by."""
+  rng = np.random.default_rng(0)
+  row = Prepare(source, pp, finish)(0, rng)
+
+  def repeat(x):
+    if isinstance(x, dict):
+      return {k: repeat(v) for k, v in x.items()}
+    return np.repeat(np.asarray(x)[None], batch_size, 0)
+
+  return repeat(row)

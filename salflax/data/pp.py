@@ -1,0 +1,234 @@
+"""Preprocessing: ops on one example, written as a string.
+
+    'resize_pad(288, 384)|flip(0.5)|rasterize|normalize("imagenet")'
+
+An op is `op(example, rng, **options) -> example` on NumPy arrays. Geometry ops
+move picture, map, fixation points and box together, so that a fixation stays
+where it was looked at.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from salflax import spec
+from salflax.types import Example
+
+# RGB means and deviations of pixel values 0..255, or BGR means for weights
+# that came from Caffe. Pixels are channel-ordered, then (x - mean) / std.
+NORMALIZATIONS = {
+  'imagenet': ('RGB', (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+  'unit': ('RGB', (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+  'unit_bgr': ('BGR', (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+  'caffe_vgg': ('BGR', (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
+  'caffe_resnet': ('BGR', (103.06, 115.90, 123.15), (1.0, 1.0, 1.0)),
+  'paper1': (
+    'RGB',
+    (129.7778, 125.7404, 119.7355),
+    (67.6510, 66.2943, 71.3700),
+  ),
+}
+
+_SIDES = re.compile(
+  r'\b(left|right|leftmost|rightmost|left-hand|right-hand)\b', re.IGNORECASE
+)
+
+
+def fit(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, ...]:
+  """Returns the box (top, left, height, width) of a picture in a frame.
+
+  The picture keeps its aspect and is centred, as in TranSalNet's test path.
+
+  Args:
+    size: (h, w) of the picture.
+    frame: (H, W) of the frame.
+  """
+  (h, w), (H, W) = size, frame
+  if h / H > w / W:
+    box_h, box_w = H, max(1, w * H // h)
+  else:
+    box_h, box_w = max(1, h * W // w), W
+  return (H - box_h) // 2, (W - box_w) // 2, box_h, box_w
+
+
+def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Returns a map or picture resized bilinearly; shrinking averages.
+
+  Args:
+    array: f32 [h, w] or u8 [h, w, 3].
+    size: (height, width) wanted.
+  """
+  if array.shape[:2] == tuple(size):
+    return array
+  image = Image.fromarray(array)
+  return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def resize_pad(
+  example: Example,
+  rng: np.random.Generator | None,
+  height: int,
+  width: int,
+  fill: Sequence[int] = (124, 116, 104),
+) -> Example:
+  """Fits picture, map and fixations into a frame and sets `box`.
+
+  Args:
+    example: with `image` u8 [h, w, 3]; `saliency` u8 or float [h, w(, 1)] and
+      `fixations` (row, column) [N, 2] move along where present.
+    rng: not used.
+    height: of the frame.
+    width: of the frame.
+    fill: RGB of the padding; ImageNet's mean colour, unless told otherwise.
+  """
+  del rng
+  image = example['image']
+  if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+    raise ValueError(
+      f'Expected a picture u8 [h, w, 3], found {image.dtype} {image.shape}.'
+    )
+  size = image.shape[:2]
+  top, left, h, w = box = fit(size, (height, width))
+  inside = np.s_[top : top + h, left : left + w]
+  out = dict(example, box=np.array(box, np.int32))
+  out['image'] = np.empty((height, width, 3), np.uint8)
+  out['image'][:] = np.asarray(fill, np.uint8)
+  out['image'][inside] = resize(image, (h, w))
+  if example.get('saliency') is not None:
+    saliency = np.asarray(example['saliency'], np.float32).reshape(size)
+    out['saliency'] = np.zeros((height, width), np.float32)
+    out['saliency'][inside] = resize(saliency, (h, w)).clip(min=0)
+  if example.get('fixations') is not None:
+    points = np.asarray(example['fixations'], np.int64).reshape(-1, 2)
+    scale = np.array([h, w]) / np.array(size)
+    cells = np.floor((points + 0.5) * scale).astype(np.int64)
+    out['fixations'] = cells.clip(0, np.array([h, w]) - 1) + [top, left]
+  return out
+
+
+def flip(
+  example: Example,
+  rng: np.random.Generator | None,
+  probability: float = 0.5,
+) -> Example:
+  """Mirrors the example left to right, with a probability.
+
+  An example whose sentence names a side ('the cup on the left') stays as it
+  is: mirrored, the sentence would be wrong.
+  """
+  if rng is None:
+    raise ValueError('flip is random: it belongs in pp, not in eval_pp.')
+  wanted = rng.random() < probability
+  if not wanted or _SIDES.search(str(example.get('text', ''))):
+    return example
+  return mirror(example)
+
+
+def mirror(example: Example, rng: np.random.Generator | None = None) -> Example:
+  """Returns the example mirrored left to right, and notes it in `mirrored`."""
+  del rng
+  width = example['image'].shape[1]
+  out = dict(example, mirrored=not example.get('mirrored', False))
+  out['image'] = np.ascontiguousarray(example['image'][:, ::-1])
+  if example.get('saliency') is not None:
+    saliency = np.asarray(example['saliency'])
+    out['saliency'] = np.ascontiguousarray(saliency[:, ::-1])
+  if example.get('fixations') is not None:
+    points = np.array(example['fixations'], np.int64).reshape(-1, 2)
+    points[:, 1] = width - 1 - points[:, 1]
+    out['fixations'] = points
+  if 'box' in example:
+    top, left, h, w = (int(v) for v in example['box'])
+    out['box'] = np.array([top, width - left - w, h, w], np.int32)
+  return out
+
+
+def rasterize(
+  example: Example, rng: np.random.Generator | None = None
+) -> Example:
+  """Turns fixation points into a fixation map f32 [H, W] of zeros and ones."""
+  del rng
+  out = np.zeros(example['image'].shape[:2], np.float32)
+  if example.get('fixations') is not None:
+    points = np.asarray(example['fixations'], np.int64).reshape(-1, 2)
+    out[points[:, 0], points[:, 1]] = 1
+  return dict(example, fixations=out)
+
+
+def normalize(
+  example: Example, rng: np.random.Generator | None, name: str
+) -> Example:
+  """Turns the picture into f32 [H, W, 3], as the weights `name` expect it."""
+  del rng
+  order, mean, std = spec.lookup('normalization', NORMALIZATIONS, name)
+  image = example['image'].astype(np.float32)
+  if order == 'BGR':
+    image = image[..., ::-1]
+  image = (image - np.float32(mean)) / np.float32(std)
+  return dict(example, image=np.ascontiguousarray(image, np.float32))
+
+
+OPS: dict[str, Callable] = {
+  'resize_pad': resize_pad,
+  'flip': flip,
+  'mirror': mirror,
+  'rasterize': rasterize,
+  'normalize': normalize,
+}
+
+
+def make(text: str) -> Callable[[Example, np.random.Generator | None], Example]:
+  """Returns the ops of a pp string as one function (example, rng) -> example.
+
+  Raises:
+    ValueError: for an unknown op or option, with the nearest right one.
+  """
+  for part in spec.split_chain(text):
+    call = spec.parse(part)
+    spec.check_call(spec.lookup('op', OPS, call.name), call, takes=2)
+    if call.name == 'normalize':
+      name = (list(call.args) + list(call.kwargs.values()))[0]
+      spec.lookup('normalization', NORMALIZATIONS, name)
+  return Pipeline(text)
+
+
+class Pipeline:
+  """A pp string bound to its ops; picklable, so that workers can have it."""
+
+  def __init__(self, text: str):
+    self.text = text
+    self._apply = spec.chain(OPS, text, takes=2)
+
+  def __call__(
+    self, example: Example, rng: np.random.Generator | None = None
+  ) -> Example:
+    """Returns the example with every op applied, left to right."""
+    return self._apply(example, rng)
+
+  def __reduce__(self):
+    return Pipeline, (self.text,)
+
+
+def is_random(text: str) -> bool:
+  """Tells whether a pp string has an op that draws."""
+  return any(spec.parse(p).name == 'flip' for p in spec.split_chain(text))
+
+
+def unletterbox(
+  pred: np.ndarray, box: Sequence[int], size: tuple[int, int]
+) -> np.ndarray:
+  """Returns the map of the picture itself: the inverse of `resize_pad`.
+
+  Args:
+    pred: f32 [H, W], a map of the whole frame.
+    box: top, left, height, width of the picture inside the frame.
+    size: (h, w) of the picture.
+
+  Returns:
+    f32 [h, w]: the box, resized bilinearly.
+  """
+  top, left, h, w = (int(v) for v in box)
+  cut = np.asarray(pred, np.float32)[top : top + h, left : left + w]
+  return resize(np.ascontiguousarray(cut), tuple(size))
