@@ -289,6 +289,9 @@ class _Machine:
         raise Refused(f'opcode {name} is not part of a state dict')
     raise EOFError('no STOP')
 
+  def push(self, item: Any) -> None:
+    self.stack.append(item)
+
   def pop_mark(self) -> list[Any]:
     items, self.stack = self.stack, self.marks.pop()
     return items
@@ -395,9 +398,9 @@ _OPCODES: dict[str, Callable[[_Machine, Any], Any]] = {
   'MARK': _Machine.mark,
   'POP_MARK': lambda m, _: m.pop_mark(),
   'POP': lambda m, _: m.stack.pop(),
-  'DUP': lambda m, _: m.stack.append(m.stack[-1]),
-  'TUPLE': lambda m, _: m.stack.append(tuple(m.pop_mark())),
-  'LIST': lambda m, _: m.stack.append(m.pop_mark()),
+  'DUP': lambda m, _: m.push(m.stack[-1]),
+  'TUPLE': lambda m, _: m.push(tuple(m.pop_mark())),
+  'LIST': lambda m, _: m.push(m.pop_mark()),
   'TUPLE1': lambda m, _: m.tuple_of(1),
   'TUPLE2': lambda m, _: m.tuple_of(2),
   'TUPLE3': lambda m, _: m.tuple_of(3),
