@@ -1,8 +1,18 @@
-"""Layers that every network shares."""
+"""Layers that every network shares.
 
-from typing import NamedTuple
+Pictures and maps are NHWC. Parameters are float32 whatever `dtype` the layer
+computes in, and are named and shaped so that a published PyTorch state dict
+maps onto them name by name: `kernel` [h, w, in, out] for every convolution,
+`kernel` [in, out] for every linear map, `scale` and `bias` for every norm.
+Three operations are written out where the direct call trains several times
+slower on a CPU: 1x1 convolution, max-pooling, nearest upsampling.
+"""
 
+from typing import Any, NamedTuple
+
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 class TextFeatures(NamedTuple):
@@ -10,10 +20,322 @@ class TextFeatures(NamedTuple):
 
   Attributes:
     tokens: f32 [B, L, D], one vector per word piece.
-    mask: bool [B, L], True for real word pieces.
+    mask: bool [B, L], True for real word pieces. A row without any has no
+      text.
     sentence: f32 [B, S], one vector per sentence.
   """
 
   tokens: jax.Array
   mask: jax.Array
   sentence: jax.Array
+
+
+# PyTorch's default for convolutions and linears: U(-b, b), b = fan_in^-1/2.
+torch_kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+def torch_bias_init(fan_in: int):
+  """Returns PyTorch's default initialiser of the bias beside `fan_in`."""
+  bound = fan_in**-0.5
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+def channels(x: jax.Array, like: jax.Array) -> jax.Array:
+  """Returns the vector `x` [C] with leading axes, to act on `like` [..., C]."""
+  return x.reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+class Dense(nn.Module):
+  """Linear map of the last axis, [..., I] -> [..., features].
+
+  Attributes:
+    features: number of output channels.
+    use_bias: whether a bias is added.
+    kernel_init: initialiser of the kernel; PyTorch's default.
+    bias_init: initialiser of the bias; None is PyTorch's default.
+    dtype: what it computes in.
+  """
+
+  features: int
+  use_bias: bool = True
+  kernel_init: Any = torch_kernel_init
+  bias_init: Any = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (x.shape[-1], self.features)
+    kernel = self.param('kernel', self.kernel_init, shape)
+    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    if self.use_bias:
+      init = self.bias_init or torch_bias_init(shape[0])
+      bias = self.param('bias', init, (self.features,))
+      y = y + channels(bias.astype(self.dtype), y)
+    return y
+
+
+class Conv(nn.Module):
+  """Convolution of [B, H, W, I] to [B, H', W', features].
+
+  The padding is PyTorch's, explicit and the same on both sides: 'SAME' would
+  shift a convolution of stride 2 by a pixel.
+
+  Attributes:
+    features: number of output channels.
+    kernel_size: side of the square kernel.
+    stride: step in both directions.
+    padding: zeros on each side; None keeps the size at stride 1.
+    dilation: distance between the taps of the kernel.
+    use_bias: whether a bias is added.
+    kernel_init: initialiser of the kernel; PyTorch's default.
+    dtype: what it computes in.
+  """
+
+  features: int
+  kernel_size: int = 3
+  stride: int = 1
+  padding: int | None = None
+  dilation: int = 1
+  use_bias: bool = True
+  kernel_init: Any = torch_kernel_init
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    k, s = self.kernel_size, self.stride
+    shape = (k, k, x.shape[-1], self.features)
+    kernel = self.param('kernel', self.kernel_init, shape).astype(self.dtype)
+    x = x.astype(self.dtype)
+    if k == 1 and not self.padding:
+      y = jnp.einsum('bhwi,io->bhwo', x[:, ::s, ::s], kernel[0, 0])
+    else:
+      pad = self.padding
+      pad = self.dilation * (k // 2) if pad is None else pad
+      y = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(s, s),
+        padding=((pad, pad), (pad, pad)),
+        rhs_dilation=(self.dilation, self.dilation),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      )
+    if self.use_bias:
+      init = torch_bias_init(k * k * shape[2])
+      bias = self.param('bias', init, (self.features,))
+      y = y + channels(bias.astype(self.dtype), y)
+    return y
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation of [..., C] with PyTorch's conventions.
+
+  The batch is normalised by its biased variance while the running variance
+  takes the unbiased one. Statistics are float32 and, under jit over a sharded
+  batch, those of the global batch.
+
+  Attributes:
+    mode: 'train' normalises by the batch when training; 'frozen' always
+      normalises by the running statistics and never moves them.
+    momentum: share of the running statistics that is kept at each step
+      (PyTorch writes 1 - momentum).
+    epsilon: added to the variance.
+    dtype: what comes out.
+  """
+
+  mode: str = 'train'
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    if self.mode not in ('train', 'frozen'):
+      raise ValueError(f"bn must be 'train' or 'frozen', not {self.mode!r}.")
+    shape = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)
+    running_var = self.variable('batch_stats', 'var', jnp.ones, shape)
+    x = x.astype(jnp.float32)
+    if self.mode == 'frozen' or not train:
+      mean, var = running_mean.value, running_var.value
+    else:
+      axes = tuple(range(x.ndim - 1))
+      mean = x.mean(axes)
+      var = jnp.square(x - channels(mean, x)).mean(axes)
+      if not self.is_initializing():
+        count = x.size // x.shape[-1]
+        unbiased = var * (count / max(count - 1, 1))
+        keep = self.momentum
+        running_mean.value = keep * running_mean.value + (1 - keep) * mean
+        running_var.value = keep * running_var.value + (1 - keep) * unbiased
+    factor = scale * jax.lax.rsqrt(var + self.epsilon)
+    y = x * channels(factor, x) + channels(bias - mean * factor, x)
+    return y.astype(self.dtype)
+
+
+def max_pool(
+  x: jax.Array,
+  *,
+  window: int = 3,
+  stride: int = 2,
+  padding: int = 1,
+  ceil: bool = False,
+) -> jax.Array:
+  """Returns the largest value in each window, [B, H, W, C] -> [B, H', W', C].
+
+  Args:
+    x: [B, H, W, C].
+    window: side of the square window.
+    stride: step in both directions.
+    padding: rows and columns of -inf on each side.
+    ceil: whether a window that leaves the picture at the bottom or right still
+      counts (Caffe) or not (PyTorch's default).
+  """
+  pads, outs = [], []
+  for size in x.shape[1:3]:
+    room = size + 2 * padding - window
+    out = (-(-room // stride) if ceil else room // stride) + 1
+    if ceil and (out - 1) * stride >= size + padding:
+      out -= 1  # The window would start beyond the picture.
+    outs.append(out)
+    end = (out - 1) * stride + window - size - padding
+    pads.append((padding, max(end, 0)))
+  x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+  y = None
+  for i in range(window):
+    for j in range(window):
+      rows = slice(i, i + (outs[0] - 1) * stride + 1, stride)
+      columns = slice(j, j + (outs[1] - 1) * stride + 1, stride)
+      part = x[:, rows, columns]
+      y = part if y is None else jnp.maximum(y, part)
+  return y
+
+
+def upsample(x: jax.Array, *, factor: int = 2) -> jax.Array:
+  """Returns [B, H, W, C] enlarged to [B, fH, fW, C], nearest neighbour."""
+  b, h, w, c = x.shape
+  x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, factor, w, factor, c))
+  return x.reshape(b, h * factor, w * factor, c)
+
+
+def attention(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  *,
+  heads: int,
+  mask: jax.Array | None = None,
+) -> jax.Array:
+  """Scaled dot-product attention with a float32 softmax.
+
+  The weights are recomputed for the gradient, not kept: at 1,728 image tokens
+  they are 95 MB per picture and layer.
+
+  Args:
+    query: [B, N, D].
+    key: [B, M, D].
+    value: [B, M, D].
+    heads: number of heads; divides D.
+    mask: bool [B, M], False for keys that must not count. A row without any
+      True attends to all alike.
+
+  Returns:
+    [B, N, D].
+
+  Raises:
+    ValueError: if `heads` does not divide D.
+  """
+  d = query.shape[-1]
+  if heads < 1 or d % heads:
+    raise ValueError(f'{heads} heads do not divide a width of {d}.')
+
+  @jax.checkpoint
+  def attend(q, k, v):
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (q, k, v))
+    scores = jnp.einsum(
+      'bnhd,bmhd->bhnm', q, k, preferred_element_type=jnp.float32
+    )
+    scores = scores * (d // heads) ** -0.5
+    if mask is not None:
+      # Finite, so that a row without any key stays free of NaN.
+      scores = jnp.where(mask[:, None, None], scores, -1e30)
+    weights = jax.nn.softmax(scores).astype(v.dtype)
+    return jnp.einsum('bhnm,bmhd->bnhd', weights, v)
+
+  return attend(query, key, value).reshape(query.shape)
+
+
+class SelfAttention(nn.Module):
+  """Multi-head self-attention, [B, N, D] -> [B, N, D].
+
+  Attributes:
+    heads: number of heads.
+    dtype: what it computes in.
+  """
+
+  heads: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    d = x.shape[-1]
+    q, k, v = (
+      Dense(d, dtype=self.dtype, name=name)(x)
+      for name in ('query', 'key', 'value')
+    )
+    y = attention(q, k, v, heads=self.heads)
+    return Dense(d, dtype=self.dtype, name='out')(y)
+
+
+class Mlp(nn.Module):
+  """Two linear maps with an exact GELU between, [..., D] -> [..., features].
+
+  Attributes:
+    hidden_dim: width between the two.
+    features: output width; None is the input's.
+    dtype: what it computes in.
+  """
+
+  hidden_dim: int
+  features: int | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    options = dict(
+      kernel_init=nn.initializers.xavier_uniform(),
+      bias_init=nn.initializers.normal(1e-6),
+      dtype=self.dtype,
+    )
+    features = self.features or x.shape[-1]
+    x = Dense(self.hidden_dim, **options, name='fc1')(x)
+    # PyTorch's GELU is the exact one; Flax defaults to the tanh form.
+    x = nn.gelu(x, approximate=False)
+    return Dense(features, **options, name='fc2')(x)
+
+
+class EncoderBlock(nn.Module):
+  """Pre-norm transformer block: x + Attn(LN(x)), then x + MLP(LN(x)).
+
+  Attributes:
+    heads: number of attention heads.
+    mlp_dim: width inside the MLP.
+    dtype: what it computes in.
+  """
+
+  heads: int
+  mlp_dim: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    options = dict(epsilon=1e-6, dtype=self.dtype)
+    y = nn.LayerNorm(**options, name='attention_norm')(x)
+    x = x + SelfAttention(self.heads, self.dtype, name='attn')(y)
+    y = nn.LayerNorm(**options, name='ffn_norm')(x)
+    return x + Mlp(self.mlp_dim, dtype=self.dtype, name='ffn')(y)

@@ -1,0 +1,139 @@
+"""Bottleneck residual networks as feature extractors.
+
+Names are torchvision's: `layer1_0/conv1`, `layer1_0/downsample_0`.
+
+References:
+  He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from salflax import spec
+from salflax.models import layers
+
+# Where a stage's output stands, as a share of the picture's side.
+SCALES = ('1/4', '1/8', '1/16', '1/32')
+VARIANTS = ('v1', 'v1.5')
+
+_kernel_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+class Bottleneck(nn.Module):
+  """1x1, 3x3, 1x1 convolutions beside a shortcut, then ReLU.
+
+  Attributes:
+    width: channels of the 3x3 convolution; four times as many come out.
+    stride: of the block.
+    variant: 'v1' strides in the first 1x1, 'v1.5' in the 3x3.
+    bn: mode of `layers.BatchNorm`.
+    dtype: what it computes in.
+  """
+
+  width: int
+  stride: int = 1
+  variant: str = 'v1.5'
+  bn: str = 'train'
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def conv(x, features, size, stride, name):
+      return layers.Conv(
+        features,
+        size,
+        stride,
+        use_bias=False,
+        kernel_init=_kernel_init,
+        dtype=self.dtype,
+        name=name,
+      )(x)
+
+    def norm(x, name):
+      return layers.BatchNorm(self.bn, dtype=self.dtype, name=name)(
+        x, train=train
+      )
+
+    first = self.stride if self.variant == 'v1' else 1
+    y = nn.relu(norm(conv(x, self.width, 1, first, 'conv1'), 'bn1'))
+    y = conv(y, self.width, 3, self.stride // first, 'conv2')
+    y = nn.relu(norm(y, 'bn2'))
+    y = norm(conv(y, 4 * self.width, 1, 1, 'conv3'), 'bn3')
+    if self.stride > 1 or x.shape[-1] != y.shape[-1]:
+      x = conv(x, 4 * self.width, 1, self.stride, 'downsample_0')
+      x = norm(x, 'downsample_1')
+    return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+  """A picture's features at several scales; ResNet-50 by default.
+
+  Stages deeper than the deepest tap are not built, so weights that end early
+  fit too.
+
+  Attributes:
+    depths: blocks in each of the four stages.
+    width: channels of the stem, and of the first stage's 3x3 convolutions.
+    variant: 'v1.5' is torchvision's; 'v1' is the original (Caffe): stride on
+      the first 1x1 of a stage, max-pool without padding, last window partial.
+    taps: scales to return, out of '1/4', '1/8', '1/16', '1/32'.
+    bn: 'train' normalises by the batch when training, 'frozen' never does and
+      never moves the running statistics.
+    dtype: what it computes in.
+  """
+
+  depths: tuple[int, ...] = (3, 4, 6, 3)
+  width: int = 64
+  variant: str = 'v1.5'
+  taps: tuple[str, ...] = ('1/8', '1/16', '1/32')
+  bn: str = 'train'
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+    """Returns {tap: [B, h, w, C]} after the ReLU, for image [B, H, W, 3].
+
+    Raises:
+      ValueError: for an unknown variant or tap, or for one whose stage has no
+        depth.
+    """
+    self._check()
+    x = layers.Conv(
+      self.width,
+      7,
+      2,
+      use_bias=False,
+      kernel_init=_kernel_init,
+      dtype=self.dtype,
+      name='conv1',
+    )(image)
+    x = layers.BatchNorm(self.bn, dtype=self.dtype, name='bn1')(x, train=train)
+    caffe = self.variant == 'v1'
+    x = layers.max_pool(nn.relu(x), padding=0 if caffe else 1, ceil=caffe)
+    features = {}
+    deepest = max(SCALES.index(t) for t in self.taps)
+    for i, scale in enumerate(SCALES[: deepest + 1]):
+      for j in range(self.depths[i]):
+        x = Bottleneck(
+          self.width * 2**i,
+          stride=2 if i > 0 and j == 0 else 1,
+          variant=self.variant,
+          bn=self.bn,
+          dtype=self.dtype,
+          name=f'layer{i + 1}_{j}',
+        )(x, train=train)
+      if scale in self.taps:
+        features[scale] = x
+    return features
+
+  def _check(self):
+    if self.variant not in VARIANTS:
+      raise spec.unknown('variant of ResNet', self.variant, VARIANTS)
+    if not self.taps:
+      raise ValueError(f'ResNet needs a tap out of {", ".join(SCALES)}.')
+    for tap in self.taps:
+      if tap not in SCALES[: len(self.depths)]:
+        raise spec.unknown('tap', tap, SCALES[: len(self.depths)])
