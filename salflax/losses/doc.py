@@ -1,0 +1,88 @@
+"""Prints docs/losses.md: `python -m salflax.losses.doc > docs/losses.md`."""
+
+import inspect
+
+from salflax.losses import LOSSES, PRESETS
+
+_HEAD = """\
+# Losses
+
+Made from the tables in `salflax/losses/__init__.py` by
+`python -m salflax.losses.doc > docs/losses.md`.
+
+A loss takes `pred` and `target`, both [B, H, W], and returns one number a
+picture, [B]. P is the prediction, S the saliency map (blurred fixations), F the
+fixation map. **Lower is always better**: `cc` is 1 - CC, `sim` is 1 - SIM,
+`nss` is -NSS. A loss is logged as `loss/cc` and never stands for a score; those
+come from `salflax.metrics`.
+
+A config names a weighted sum, `'10*kld + 2*cc + sim(minmax=False)'`, or one of
+the presets below. There is no minus: every term is minimised.
+"""
+
+_NOTES = """\
+* **Scale.** Only the losses on pixels read P as it is, which then has to be in
+  [0, 1], as from a sigmoid; they scale S to a maximum of 1. All others
+  normalise both maps for themselves. The column *ignores* says what may be done
+  to P without changing the value.
+* **Padding.** `where` marks the pixels that count. `make_loss` derives it from
+  the batch's `box`, so that the border of a letterbox weighs zero in every sum,
+  mean, minimum, maximum and deviation: the value is that of the cropped maps.
+* **Batch mean.** Each term is averaged over the rows whose `mask` is True. A
+  picture without fixations has `nss` 0 and is left out of that term's mean.
+* **Limiting maps.** Values and gradients are finite for flat, zero and
+  one-hot maps. An empty map stays empty, as in the MIT benchmark's code: a
+  prediction of zero costs `kld` about -log eps. A flat map has CC 0 and NSS 0,
+  and SIM 0 under `minmax`.
+* **Precision.** bfloat16 maps are lifted to float32 first.
+* **kld, eps.** A pixel predicted as exactly 0 has a gradient of the order of
+  s / eps. That is harmless behind a sigmoid; behind a ReLU, `kld(eps=1e-7)` is
+  milder.
+* **Constants.** The additive constant b in the text-guided paper's eq. 5 has no
+  gradient and so no effect on training: it is left out. So are the constants by
+  which 1 - CC and 1 - SIM differ from -CC and -SIM.
+* **paper1_released** reproduces that paper's published code, in which `cc`,
+  `nss`, `sim` and `mse` carry no gradient and the divergence is given P where
+  it expects log P. It is for comparison; nothing should be trained with it.
+"""
+
+
+def _options(fn) -> str:
+  parameters = inspect.signature(fn).parameters
+  found = [
+    f'{name}={p.default!r}'
+    for name, p in parameters.items()
+    if name not in ('pred', 'target', 'where')
+  ]
+  return f'`{", ".join(found)}`' if found else '–'
+
+
+def render() -> str:
+  """Returns the text of docs/losses.md."""
+  lines = [
+    _HEAD,
+    '| name | target | formula | options | range | at P = S | ignores '
+    '| reference |',
+    '|---|---|---|---|---|---|---|---|',
+  ]
+  for name, loss in LOSSES.items():
+    minimum = '–' if loss.minimum is None else f'{loss.minimum:g}'
+    cells = [
+      f'`{name}`',
+      loss.target,
+      loss.formula,
+      _options(loss.fn),
+      loss.range,
+      minimum,
+      loss.ignores or '–',
+      loss.reference,
+    ]
+    lines.append(f'| {" | ".join(cells)} |')
+  lines += ['', '## Presets', '', '| name | sum |', '|---|---|']
+  lines += [f'| `{name}` | `{text}` |' for name, text in PRESETS.items()]
+  lines += ['', '## Notes', '', _NOTES]
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  print(render(), end='')

@@ -1,0 +1,136 @@
+"""Arithmetic that the losses on saliency maps share.
+
+Every function works on [B, H, W] with `valid` (bool [B, H, W], False in the
+padding of a letterbox) and reduces over a picture with the axes kept, so that
+results broadcast without changing rank. Denominators are replaced *before* a
+division or a root: a `where` around the result alone would still let NaN into
+the gradient.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+PICTURE = (1, 2)
+# A sum or a range at or below this is that of an empty or flat map. It is
+# compared, never added, so float32 cannot round it away; it bounds gradients
+# by about its inverse.
+TINY = 1e-12
+
+
+def prepare(
+  pred: Array, target: Array, where: Array | None
+) -> tuple[Array, Array, Array]:
+  """Checks what every loss expects and lifts it to at least float32.
+
+  Args:
+    pred: floating [B, H, W].
+    target: real or bool [B, H, W].
+    where: None, or [B, H, W], nonzero for the pixels that count.
+
+  Returns:
+    `pred` and `target` in float32 (float64 where either comes so) and `valid`,
+    bool [B, H, W].
+
+  Raises:
+    ValueError: for another rank, another shape or another kind of number.
+  """
+  pred, target = jnp.asarray(pred), jnp.asarray(target)
+  valid = None if where is None else jnp.asarray(where)
+  found = f'pred {pred.dtype}{list(pred.shape)}, '
+  found += f'target {target.dtype}{list(target.shape)}'
+  if valid is not None:
+    found += f', where {valid.dtype}{list(valid.shape)}'
+  if pred.ndim != 3:
+    raise ValueError(f'A loss takes maps [B, H, W]; found {found}.')
+  if target.shape != pred.shape:
+    raise ValueError(f'pred and target differ in shape: {found}.')
+  if valid is not None and valid.shape != pred.shape:
+    raise ValueError(f'where must have the shape of pred: {found}.')
+  if not jnp.issubdtype(pred.dtype, jnp.floating):
+    raise ValueError(f'pred must be floating: {found}.')
+  if jnp.issubdtype(target.dtype, jnp.complexfloating):
+    raise ValueError(f'target must be real: {found}.')
+  if valid is None:
+    valid = jnp.ones(pred.shape, bool)
+  dtype = jnp.promote_types(pred.dtype, jnp.float32)
+  if jnp.issubdtype(target.dtype, jnp.floating):
+    dtype = jnp.promote_types(dtype, target.dtype)
+  return pred.astype(dtype), target.astype(dtype), valid.astype(bool)
+
+
+def total(x: Array, valid: Array) -> Array:
+  """Sum over the valid pixels of each picture, [B, 1, 1]."""
+  return jnp.where(valid, x, 0).sum(PICTURE, keepdims=True)
+
+
+def count(valid: Array, dtype) -> Array:
+  """Number of valid pixels of each picture, [B, 1, 1], at least 1."""
+  return jnp.maximum(valid.sum(PICTURE, keepdims=True), 1).astype(dtype)
+
+
+def mean(x: Array, valid: Array) -> Array:
+  """Mean over the valid pixels of each picture, [B, 1, 1]."""
+  return total(x, valid) / count(valid, x.dtype)
+
+
+def bounds(x: Array, valid: Array) -> tuple[Array, Array]:
+  """Least and greatest valid value of each picture, [B, 1, 1] each.
+
+  Both are 0 where a picture has no valid pixel.
+  """
+  some = valid.any(PICTURE, keepdims=True)
+  low = jnp.where(valid, x, jnp.inf).min(PICTURE, keepdims=True)
+  high = jnp.where(valid, x, -jnp.inf).max(PICTURE, keepdims=True)
+  return jnp.where(some, low, 0), jnp.where(some, high, 0)
+
+
+def sum_to_one(x: Array, valid: Array) -> Array:
+  """`x` divided by its sum over the valid pixels, 0 elsewhere, [B, H, W].
+
+  An all-zero map stays zero, as in the MIT benchmark's code.
+  """
+  x = jnp.where(valid, x, 0)
+  mass = x.sum(PICTURE, keepdims=True)
+  return x / jnp.where(mass > TINY, mass, 1)
+
+
+def max_to_one(x: Array, valid: Array) -> Array:
+  """`x` divided by its greatest valid value, 0 elsewhere, [B, H, W].
+
+  An all-zero map stays zero.
+  """
+  _, high = bounds(x, valid)
+  return jnp.where(valid, x, 0) / jnp.where(high > TINY, high, 1)
+
+
+def centre(x: Array, valid: Array) -> Array:
+  """`x` scaled to a range of 1 with mean 0, 0 elsewhere, [B, H, W].
+
+  For measures that no affine change of `x` alters: the offset and the scale
+  are therefore constants to the gradient. The range comes first so that a flat
+  map is 0 exactly, whatever the rounding of its mean.
+  """
+  low, high = jax.lax.stop_gradient(bounds(x, valid))
+  span = high - low
+  x = (x - low) / jnp.where(span > TINY, span, 1)
+  return jnp.where(valid, x - mean(x, valid), 0)
+
+
+def root(x: Array) -> Array:
+  """Square root for use as a denominator: 1 where `x` is not positive."""
+  positive = x > 0
+  return jnp.sqrt(jnp.where(positive, x, 1))
+
+
+def detached(fn: Callable) -> Callable:
+  """`fn` with its value but no gradient."""
+
+  @functools.wraps(fn)
+  def value_only(*args, **kwargs):
+    return jax.lax.stop_gradient(fn(*args, **kwargs))
+
+  return value_only
