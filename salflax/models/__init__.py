@@ -1,0 +1,62 @@
+"""Networks: tables of what there is, and how a config record becomes one.
+
+Every network is called as `model(image, tokens, token_mask, train=...)` and
+returns saliency [B, H, W]; those without text ignore the sentence. Their
+attributes are the config's keys.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from salflax import spec
+from salflax.models.resnet import ResNet
+from salflax.models.transalnet import TranSalNet
+
+# Maps an image to {level: features}.
+BACKBONES = {
+  'resnet': ResNet,
+  'resnet50': ResNet,
+  'resnet50_v1': functools.partial(ResNet, variant='v1'),
+}
+
+# Maps token ids and mask to TextFeatures.
+TEXT_ENCODERS = {}
+
+MODELS = {
+  'transalnet': TranSalNet,
+}
+
+
+def build(node: Mapping[str, Any]) -> nn.Module:
+  """Returns the network that a config record describes.
+
+  Args:
+    node: {'name': name in MODELS, **attributes}. `backbone` and `text` may be
+      records of their own; they inherit `dtype`, and the backbone taps the
+      network's `levels`, unless they say otherwise.
+
+  Raises:
+    ValueError: for an unknown name or attribute, naming the nearest one.
+  """
+  node = _plain(node)
+  inherited = {k: node[k] for k in ('dtype',) if k in node}
+  if isinstance(backbone := node.get('backbone'), Mapping):
+    taps = {'taps': node['levels']} if 'levels' in node else {}
+    node['backbone'] = spec.build(
+      BACKBONES, {**inherited, **taps, **backbone}, kind='backbone'
+    )
+  if isinstance(text := node.get('text'), Mapping):
+    node['text'] = spec.build(
+      TEXT_ENCODERS, {**inherited, **text}, kind='text encoder'
+    )
+  return spec.build(MODELS, node, kind='model')
+
+
+def _plain(node: Any) -> Any:
+  """Returns records as dicts and lists (from JSON) as tuples: hashable."""
+  if isinstance(node, Mapping):
+    return {key: _plain(value) for key, value in node.items()}
+  return tuple(map(_plain, node)) if isinstance(node, list | tuple) else node

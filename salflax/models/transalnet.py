@@ -1,0 +1,342 @@
+"""TranSalNet, with a sentence joined to the picture's features.
+
+References:
+  Lou et al., TranSalNet: Towards perceptually relevant visual saliency
+    prediction, Neurocomputing 2022.
+  Huang, Text-Guided Saliency Prediction Model, 2024.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from salflax import spec
+from salflax.models import fusion as fusions
+from salflax.models import layers
+from salflax.models.layers import TextFeatures
+
+STRIDES = (32, 16, 8, 4, 2, 1)  # of conv1 to conv6
+PLACES = ('backbone', 'encoder')
+
+
+def _stride(level: str) -> int:
+  return int(level.removeprefix('1/'))
+
+
+class TransEncoder(nn.Module):
+  """1x1 convolution, learned positions, pre-norm transformer, LayerNorm.
+
+  Attributes:
+    width: D.
+    depth: number of blocks.
+    head_dim: channels per attention head; divides `width`.
+    mlp_ratio: width inside the MLP, in widths.
+    dtype: what it computes in.
+  """
+
+  width: int
+  depth: int = 2
+  head_dim: int = 64
+  mlp_ratio: int = 4
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, fuse=None) -> jax.Array:
+    """Returns [B, h, w, D].
+
+    Args:
+      x: [B, h, w, C].
+      fuse: function of [B, h, w, D], applied in front of the first block.
+    """
+    x = layers.Conv(self.width, 1, dtype=self.dtype, name='patch_embeddings')(x)
+    b, h, w, d = x.shape
+    table = self.param(
+      'position_embeddings', nn.initializers.zeros, (1, h * w, d)
+    )
+    x = x + table.astype(self.dtype).reshape(1, h, w, d)
+    x = x if fuse is None else fuse(x)
+    x = x.reshape(b, h * w, d)
+    for i in range(self.depth):
+      x = layers.EncoderBlock(
+        d // self.head_dim,
+        d * self.mlp_ratio,
+        dtype=self.dtype,
+        name=f'layer_{i}',
+      )(x)
+    x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='encoder_norm')(x)
+    return x.reshape(b, h, w, d)
+
+
+class Decoder(nn.Module):
+  """From coarse to fine: multiply, ReLU, 3x3 convolution, norm, ReLU, double.
+
+  A convolution has the number of its scale, conv1 at 1/32 to conv6 at 1/1,
+  whichever are there; conv7 makes the map.
+
+  Attributes:
+    widths: channels after the convolution at each stride that is used.
+    bn: mode of `layers.BatchNorm`.
+    dtype: what it computes in.
+  """
+
+  widths: Mapping[int, int]
+  bn: str = 'train'
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, encoded: dict[str, jax.Array], *, train: bool):
+    """Returns logits [B, h, w], for {level: [B, h, w, D]}."""
+    x = None
+    for stride in sorted(self.widths, reverse=True):
+      number = STRIDES.index(stride) + 1
+      level = encoded.get(f'1/{stride}')
+      if x is None:
+        x = level
+      else:
+        x = layers.upsample(x)
+        x = x if level is None else nn.relu(x * level)
+      x = layers.Conv(
+        self.widths[stride], dtype=self.dtype, name=f'conv{number}'
+      )(x)
+      x = layers.BatchNorm(
+        self.bn, dtype=self.dtype, name=f'batchnorm{number}'
+      )(x, train=train)
+      x = nn.relu(x)
+    return layers.Conv(1, dtype=self.dtype, name='conv7')(x)[..., 0]
+
+
+class TranSalNet(nn.Module):
+  """Saliency of a picture, or of a picture seen with a sentence.
+
+  The defaults are the published network: 72,510,977 parameters with a
+  ResNet-50. Text forms that start as the identity, rows without a real word
+  and calls without tokens all give the network without text.
+
+  Attributes:
+    backbone: maps an image to {level: features}, e.g. `resnet.ResNet`.
+    text: maps token ids and mask to `TextFeatures`; None takes those ready
+      made, or no text at all.
+    fuse: levels that the sentence joins, out of `levels`.
+    fusion: form in `fusion.FORMS`, with options: 'lowrank(dim=128)'.
+    place: 'backbone' joins the text to the backbone's features (the paper's
+      scheme 1), 'encoder' to those in front of the first transformer block
+      (scheme 2; with `token` a standard cross-attention).
+    size: (H, W) of the picture, multiples of the coarsest level's stride.
+    levels: backbone levels used, each through an encoder of its own.
+    widths: width of each level's encoder.
+    depth: transformer blocks in each encoder.
+    head_dim: channels per attention head.
+    mlp_ratio: width inside the MLPs, in encoder widths.
+    decoder_widths: channels after the convolution at the finest level, and at
+      each finer scale down to `out_stride`. At coarser ones they are the next
+      level's width, which the product asks for.
+    out_stride: the decoder stops at 1/out_stride; its logits are enlarged
+      bilinearly.
+    bn: batch normalisation of the decoder: 'train', or 'frozen' for running
+      statistics that never move. The backbone has its own.
+    dtype: what it computes in; parameters and output are float32.
+  """
+
+  backbone: nn.Module
+  text: nn.Module | None = None
+  fuse: tuple[str, ...] = ()
+  fusion: str = 'lowrank'
+  place: str = 'backbone'
+  size: tuple[int, int] = (288, 384)
+  levels: tuple[str, ...] = ('1/8', '1/16', '1/32')
+  widths: tuple[int, ...] = (512, 768, 768)
+  depth: int = 2
+  head_dim: int = 64
+  mlp_ratio: int = 4
+  decoder_widths: tuple[int, ...] = (256, 128, 64, 32)
+  out_stride: int = 1
+  bn: str = 'train'
+  dtype: Any = jnp.float32
+
+  def __call__(
+    self, image, tokens=None, token_mask=None, *, train: bool
+  ) -> jax.Array:
+    """Returns saliency in [0, 1], f32 [B, H, W]; arguments as `logits`."""
+    return nn.sigmoid(self.logits(image, tokens, token_mask, train=train))
+
+  @nn.compact
+  def logits(
+    self, image, tokens=None, token_mask=None, *, train: bool
+  ) -> jax.Array:
+    """Returns the map before the sigmoid, f32 [B, H, W].
+
+    Args:
+      image: f32 [B, H, W, 3], or the backbone's features {level: [B, h, w, C]}
+        of any float type.
+      tokens: i32 [B, L], or `TextFeatures`; None for no text.
+      token_mask: bool [B, L], True for real words; None means all are.
+      train: whether batch normalisation takes the batch's statistics.
+
+    Raises:
+      ValueError: for attributes that do not fit together, or an input of
+        another size than `size`.
+    """
+    self._check()
+    if isinstance(image, Mapping):
+      taps = {level: image[level].astype(self.dtype) for level in self.levels}
+    else:
+      taps = self.encode_image(image, train=train)
+    text = None
+    if self.fuse and tokens is not None:
+      text = tokens
+      if not isinstance(tokens, TextFeatures):
+        text = self.encode_text(tokens, token_mask)
+    encoded = {
+      level: self._encode(level, width, taps[level], text)
+      for level, width in zip(self.levels, self.widths)
+    }
+    x = Decoder(self._conv_widths(), self.bn, dtype=self.dtype, name='decoder')(
+      encoded, train=train
+    )
+    x = x.astype(jnp.float32)
+    shape = (x.shape[0], *self.size)
+    if x.shape == shape:
+      return x
+    return jax.image.resize(x, shape, 'bilinear', antialias=False)
+
+  def encode_image(self, image, *, train: bool = False) -> dict:
+    """Returns the backbone's {level: [B, h, w, C]} of image [B, H, W, 3]."""
+    if tuple(image.shape[1:3]) != tuple(self.size):
+      raise ValueError(
+        f'The network was made for pictures of size {tuple(self.size)}, found '
+        f'{tuple(image.shape[1:3])}: set `size`, or resize.'
+      )
+    return self.backbone(image, train=train)
+
+  def encode_text(self, tokens, token_mask=None) -> TextFeatures:
+    """Returns the features of tokens i32 [B, L], token_mask bool [B, L].
+
+    Raises:
+      ValueError: if the network has no text encoder.
+    """
+    if self.text is None:
+      raise ValueError(
+        'Found token ids, but the network has no text encoder: set `text`, or '
+        'pass TextFeatures.'
+      )
+    if token_mask is None:
+      token_mask = jnp.ones(tokens.shape, bool)
+    return self.text(tokens, token_mask)
+
+  def _encode(self, level, width, tap, text):
+    stride = _stride(level)
+    cells = tuple(s // stride for s in self.size)
+    if tap.shape[1:3] != cells:
+      raise ValueError(
+        f'Features at {level} of a picture of size {tuple(self.size)} are '
+        f'{cells}, found {tap.shape[1:3]}.'
+      )
+    fuse = None
+    if text is not None and level in self.fuse:
+      form = fusions.make(
+        self.fusion, dtype=self.dtype, name=f'fusion_{stride}'
+      )
+      fuse = lambda x: fusions.fuse(form, x, text)
+    if fuse is not None and self.place == 'backbone':
+      tap, fuse = fuse(tap), None
+    return TransEncoder(
+      width,
+      self.depth,
+      self.head_dim,
+      self.mlp_ratio,
+      dtype=self.dtype,
+      name=f'encoder_{stride}',
+    )(tap, fuse)
+
+  def _conv_widths(self) -> dict[int, int]:
+    """Returns the channels after the convolution at each stride used."""
+    level_widths = {_stride(v): w for v, w in zip(self.levels, self.widths)}
+    coarsest, finest = max(level_widths), min(level_widths)
+    strides = [s for s in STRIDES if self.out_stride <= s <= coarsest]
+    rest = iter(self.decoder_widths)
+    widths = {}
+    for stride in strides:
+      finer = [s for s in level_widths if s < stride]
+      if stride > finest:
+        widths[stride] = level_widths[max(finer)]
+      else:
+        widths[stride] = next(rest, 0)
+    if not all(widths.values()):
+      raise ValueError(
+        f'decoder_widths={tuple(self.decoder_widths)} is too short: strides '
+        f'{[s for s in strides if s <= finest]} need a width each.'
+      )
+    return widths
+
+  def _check(self):
+    known = tuple(f'1/{s}' for s in STRIDES)
+    for level in self.levels:
+      if level not in known:
+        raise spec.unknown('level', level, known)
+    for level in self.fuse:
+      if level not in self.levels:
+        raise spec.unknown('level in fuse', level, self.levels)
+    if self.place not in PLACES:
+      raise spec.unknown('place', self.place, PLACES)
+    if not self.levels or len(set(self.levels)) != len(self.levels):
+      raise ValueError(f'levels={self.levels} must be different, and some.')
+    if len(self.widths) != len(self.levels):
+      raise ValueError(
+        f'{len(self.levels)} levels need as many widths, found {self.widths}.'
+      )
+    strides = [_stride(level) for level in self.levels]
+    if self.out_stride not in STRIDES or self.out_stride > min(strides):
+      raise ValueError(
+        f'out_stride={self.out_stride} must be a power of two up to the finest '
+        f"level's stride, {min(strides)}."
+      )
+    if any(s % max(strides) for s in self.size):
+      raise ValueError(
+        f'size={tuple(self.size)} must be multiples of {max(strides)}, the '
+        'stride of the coarsest level.'
+      )
+    for width in self.widths:
+      if width % self.head_dim:
+        raise ValueError(f'head_dim={self.head_dim} does not divide {width}.')
+
+
+# The published backbone is a list of ResNet's children.
+_CHILDREN = {
+  '0': 'conv1',
+  '1': 'bn1',
+  '4': 'layer1',
+  '5': 'layer2',
+  '6': 'layer3',
+  '7': 'layer4',
+}
+_ENCODERS = {'1': 'encoder_32', '2': 'encoder_16', '3': 'encoder_8'}
+
+
+def rename(state: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the published TranSalNet_Res state dict under our names.
+
+  Args:
+    state: {name: array}, as published: 'encoder.encoder.4.0.conv1.weight',
+      'decoder.TransEncoder1.patch_embeddings.bias', 'decoder.conv1.weight'.
+
+  Returns:
+    {name: array} as `pretrained.convert` takes it: 'backbone.layer1.0…',
+    'encoder_32.patch_embeddings.bias', 'decoder.conv1.weight'. Names that are
+    not part of the published layout stay as they are.
+  """
+  return {_rename(name): value for name, value in state.items()}
+
+
+def _rename(name: str) -> str:
+  if match := re.fullmatch(r'encoder\.encoder\.(\d)\.(.+)', name):
+    child, rest = match.groups()
+    if child in _CHILDREN:
+      return f'backbone.{_CHILDREN[child]}.{rest}'
+  if match := re.fullmatch(r'decoder\.TransEncoder([123])\.(.+)', name):
+    encoder, rest = match.groups()
+    return f'{_ENCODERS[encoder]}.{rest.removeprefix("transformer_encoder.")}'
+  return name
