@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 
 from salflax import spec
+from salflax.models.bert import Bert
 from salflax.models.resnet import ResNet
 from salflax.models.transalnet import TranSalNet
 
@@ -23,7 +24,9 @@ BACKBONES = {
 }
 
 # Maps token ids and mask to TextFeatures.
-TEXT_ENCODERS = {}
+TEXT_ENCODERS = {
+  'bert': Bert,
+}
 
 MODELS = {
   'transalnet': TranSalNet,
