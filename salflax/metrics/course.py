@@ -1,0 +1,160 @@
+"""The scores behind the tables of the text-guided paper, `course_*`.
+
+They are its own, and comparable with nothing else: both maps are cut to their
+upper fifth before an AUC is taken, and its shuffled AUC is a noisy copy of that
+AUC. Here to compare with those tables only.
+
+`size` is (height, width) that the maps are resized to first, by Pillow's
+bilinear filter as the released code does; None leaves them alone. A truth that
+is zero everywhere scores NaN.
+
+Reference: Huang and Li, "Text-guided saliency prediction", released code.
+"""
+
+import numpy as np
+
+from salflax.metrics import distribution
+from salflax.metrics.arrays import as_cells, as_map, as_pair, is_flat, need_rng
+
+NAN = float('nan')
+SIZE = (288, 384)
+Size = tuple[int, int] | None
+
+
+def _resize(x: np.ndarray, size: Size) -> np.ndarray:
+  if size is None or x.shape == tuple(size):
+    return x
+  from PIL import Image
+
+  image = Image.fromarray(x if x.dtype == np.uint8 else x.astype(np.float32))
+  small = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+  return np.asarray(small, np.float64)
+
+
+def _maps(pred, saliency, size: Size) -> tuple[np.ndarray, np.ndarray]:
+  pred, saliency = as_pair(pred, saliency)
+  return _resize(pred, size), _resize(saliency, size)
+
+
+def _upper_fifth(x: np.ndarray) -> np.ndarray:
+  """True above the value of rank floor(0.8 n); ties with it are left out."""
+  values = x.ravel()
+  rank = int(0.8 * values.size)
+  return values > np.partition(values, rank)[rank]
+
+
+def _binary_auc(found: np.ndarray, target: np.ndarray) -> float:
+  """1/2 + (hit rate inside the target - rate outside) / 2."""
+  if target.all() or not target.any():
+    return NAN
+  return float(0.5 + (found[target].mean() - found[~target].mean()) / 2)
+
+
+def course_auc(
+  pred: np.ndarray, saliency: np.ndarray, *, size: Size = SIZE
+) -> float:
+  """AUC80: how well the map's upper fifth finds the truth's, in [0, 1].
+
+  With exact fifths that overlap by a share k it is 0.375 + 0.625 k. 0.5 for a
+  flat prediction, NaN for a flat truth.
+
+  Args:
+    pred: f64 [h, w].
+    saliency: f64 [h, w].
+    size: (height, width) to resize both to, or None.
+  """
+  pred, saliency = _maps(pred, saliency, size)
+  return _binary_auc(_upper_fifth(pred), _upper_fifth(saliency))
+
+
+def course_sauc(
+  pred: np.ndarray,
+  saliency: np.ndarray,
+  rng: np.random.Generator,
+  *,
+  size: Size = SIZE,
+  draws: int = 1,
+) -> float:
+  """sAUC80: AUC80 after as many negatives as positives are called positive.
+
+  Relabelling at random halves the difference of the rates: the expected value
+  is 0.25 + 0.5 * AUC80. It says nothing that AUC80 does not and cannot be above
+  0.75.
+
+  Args:
+    pred: f64 [h, w].
+    saliency: f64 [h, w].
+    rng: draws the negatives.
+    size: (height, width) to resize both to, or None.
+    draws: number of draws to average, 1 in the released code.
+  """
+  need_rng(rng, 'course_sauc')
+  if draws < 1:
+    raise ValueError(f'Expected draws >= 1, found {draws}.')
+  pred, saliency = _maps(pred, saliency, size)
+  found, target = _upper_fifth(pred), _upper_fifth(saliency)
+  rest = np.flatnonzero(~target)
+  count = min(int(target.sum()), len(rest))
+  scores = []
+  for _ in range(draws):
+    relabelled = target.copy()
+    relabelled[rng.choice(rest, count, replace=False, shuffle=False)] = True
+    scores.append(_binary_auc(found, relabelled))
+  return float(np.mean(scores))
+
+
+def course_cc(
+  pred: np.ndarray, saliency: np.ndarray, *, size: Size = SIZE
+) -> float:
+  """Correlation of the resized maps, in [-1, 1]; 0 where one is flat.
+
+  Args:
+    pred: f64 [h, w].
+    saliency: f64 [h, w].
+    size: (height, width) to resize both to, or None.
+  """
+  return distribution.cc(*_maps(pred, saliency, size))
+
+
+def course_sim(
+  pred: np.ndarray, saliency: np.ndarray, *, size: Size = SIZE
+) -> float:
+  """Histogram intersection of the resized, min-max scaled maps, in [0, 1].
+
+  The paper's training objective has it; its tables do not.
+
+  Args:
+    pred: f64 [h, w].
+    saliency: f64 [h, w].
+    size: (height, width) to resize both to, or None.
+  """
+  return distribution.sim(*_maps(pred, saliency, size), minmax=True)
+
+
+def course_nss(
+  pred: np.ndarray, fixations: np.ndarray, *, size: Size = SIZE
+) -> float:
+  """Mean z-score, by the unbiased deviation, where the fixation map is above 0.
+
+  The map of fixated pixels is resized like a picture, so that each fixation
+  grows to a patch of a few pixels. 0 for a flat prediction.
+
+  Args:
+    pred: f64 [h, w].
+    fixations: i64 [N, 2]; a pixel counts once. NaN where empty.
+    size: (height, width) to resize both to, or None.
+  """
+  pred = as_map(pred)
+  cells = as_cells(fixations, pred.shape)
+  if not len(cells):
+    return NAN
+  # Eight bits, as the released code reads it: faint edges round to 0.
+  image = np.zeros(pred.size, np.uint8)
+  image[cells] = 255
+  fixated = _resize(image.reshape(pred.shape), size) > 0
+  pred = _resize(pred, size)
+  if is_flat(pred):
+    return 0.0
+  if not fixated.any():
+    return NAN
+  return float((pred[fixated].mean() - pred.mean()) / pred.std(ddof=1))

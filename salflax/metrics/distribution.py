@@ -1,0 +1,152 @@
+"""Scores of one map against another: CC, SIM, KL, EMD.
+
+All take a prediction and a ground-truth saliency map, f64 [h, w] of any scale.
+A flat map, all-zero too, is read as the uniform density; a truth that is zero
+everywhere records no gaze, and scores NaN. Each raises ValueError for maps of
+different shapes and for values that are not finite.
+
+Reference: Bylinskii et al. 2018, "What do different evaluation metrics tell us
+about saliency models?"
+"""
+
+import numpy as np
+
+from salflax.metrics.arrays import EPS, as_density, as_pair, is_flat
+
+NAN = float('nan')
+
+
+def cc(pred: np.ndarray, saliency: np.ndarray) -> float:
+  """Pearson's correlation coefficient of the two maps, in [-1, 1].
+
+  0 where either map is flat.
+
+  Args:
+    pred: f64 [h, w].
+    saliency: f64 [h, w].
+  """
+  pred, saliency = as_pair(pred, saliency)
+  if not saliency.any():
+    return NAN
+  if is_flat(pred) or is_flat(saliency):
+    return 0.0
+  # Scaled first, so that the squares neither overflow nor vanish.
+  x = pred - pred.mean()
+  y = saliency - saliency.mean()
+  x, y = (x / np.abs(x).max()).ravel(), (y / np.abs(y).max()).ravel()
+  return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+def sim(
+  pred: np.ndarray, saliency: np.ndarray, *, minmax: bool = False
+) -> float:
+  """Histogram intersection of the two maps as densities, in [0, 1].
+
+  Args:
+    pred: f64 [h, w].
+    saliency: f64 [h, w].
+    minmax: subtract each map's minimum first (MIT). Without it (Tuebingen) a
+      floor under the map costs score.
+  """
+  pred, saliency = as_pair(pred, saliency)
+  if not saliency.any():
+    return NAN
+  p = as_density(pred, minmax=minmax)
+  s = as_density(saliency, minmax=minmax)
+  return float(min(np.minimum(p, s).sum(), 1.0))
+
+
+def kl(
+  pred: np.ndarray,
+  saliency: np.ndarray,
+  *,
+  eps: float = EPS,
+  floor: float = 0.0,
+) -> float:
+  """Kullback-Leibler divergence of the prediction from the truth, in nats.
+
+  sum of s * log(eps + s / (p + eps)), with p and s the maps plus `floor`,
+  scaled to sum 1. Never below 0; a constant `eps` dominates it where the
+  prediction is zero under gaze, so it means nothing without its constants.
+
+  Args:
+    pred: f64 [h, w].
+    saliency: f64 [h, w].
+    eps: added in both places: 2^-52 in MATLAB, 2.2204e-16 in pysaliency's form
+      for the MIT/Tuebingen benchmark, 0 with pysaliency's general form.
+    floor: added to both maps before scaling: 1e-20 in pysaliency's general
+      form.
+  """
+  pred, saliency = as_pair(pred, saliency)
+  if not saliency.any():
+    return NAN
+  p, s = as_density(pred + floor), as_density(saliency + floor)
+  seen = s > 0
+  p, s = p[seen], s[seen]
+  with np.errstate(divide='ignore'):
+    total = (s * np.log(eps + s / (p + eps))).sum()
+  # The constant can push a perfect prediction below 0, by about eps * h * w.
+  return float(max(total, 0.0))
+
+
+def _block_sums(x: np.ndarray, cell: int) -> np.ndarray:
+  for axis in (0, 1):
+    x = np.add.reduceat(x, np.arange(0, x.shape[axis], cell), axis=axis)
+  return x
+
+
+def emd(pred: np.ndarray, saliency: np.ndarray, *, cell: int = 32) -> float:
+  """Earth mover's distance of the maps on a coarse grid, in its cells.
+
+  Both maps are summed over blocks of `cell` x `cell` pixels, those at the right
+  and lower edge being smaller where the size does not divide, and scaled to sum
+  1; then the cheapest transport of one into the other is solved exactly, the
+  cost being the Euclidean distance in cells. Multiply by `cell` for pixels. 0
+  where the picture is a single block.
+
+  Args:
+    pred: f64 [h, w] >= 0.
+    saliency: f64 [h, w] >= 0.
+    cell: pixels along the side of a block.
+
+  Raises:
+    ImportError: where POT is not installed.
+    RuntimeError: where the solver stops early.
+
+  References: Rubner et al. 2000; Pele and Werman 2009.
+  """
+  if cell < 1:
+    raise ValueError(f'Expected cell >= 1 pixel, found {cell}.')
+  pred, saliency = as_pair(pred, saliency)
+  if not saliency.any():
+    return NAN
+  p = as_density(_block_sums(as_density(pred), cell))
+  s = as_density(_block_sums(as_density(saliency), cell))
+  return _transport(p, s)
+
+
+def _transport(p: np.ndarray, s: np.ndarray) -> float:
+  """Cheapest transport of density `p` into `s`, both [rows, columns]."""
+  try:
+    import ot
+  except ImportError as e:
+    raise ImportError(
+      "emd needs POT: pip install 'salflax[emd]', or leave emd out."
+    ) from e
+  # Mass on both sides may stay where it is, since the cost is a metric.
+  surplus, lack = np.maximum(p - s, 0), np.maximum(s - p, 0)
+  mass = surplus.sum()
+  if mass <= EPS * p.size:
+    return 0.0
+  source, sink = np.argwhere(surplus > 0), np.argwhere(lack > 0)
+  cost = np.linalg.norm(source[:, None] - sink[None], axis=-1)
+  value, log = ot.emd2(
+    surplus[surplus > 0] / mass,
+    lack[lack > 0] / lack.sum(),
+    cost,
+    numItermax=10_000_000,
+    log=True,
+  )
+  if log['warning']:
+    raise RuntimeError(f'Optimal transport did not finish: {log["warning"]}')
+  return float(value * mass)

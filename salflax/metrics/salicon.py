@@ -1,0 +1,97 @@
+"""Scores of the SALICON toolkit (2015), where they differ from the others.
+
+Its NSS is `nss()`. The toolkit first resizes a prediction to the picture by
+cubic splines; here every map has the picture's own size already.
+
+Reference: NUS-VIP/salicon-evaluation, saliconeval/.
+"""
+
+import numpy as np
+
+from salflax.metrics.arrays import as_cells, as_map, need_rng, scale_to_unit
+from salflax.metrics.distribution import cc
+from salflax.metrics.location import NAN, stepped_auc
+
+
+def salicon_auc(
+  pred: np.ndarray,
+  fixations: np.ndarray,
+  rng: np.random.Generator,
+  *,
+  samples: int = 100_000,
+  step: float = 0.01,
+) -> float:
+  """Area under the ROC curve against one draw of random pixels, in [0, 1].
+
+  Args:
+    pred: f64 [h, w].
+    fixations: i64 [N, 2]; repeats count. NaN where empty.
+    rng: draws the pixels, with replacement.
+    samples: number of pixels drawn.
+    step: distance of thresholds, the highest value excluded.
+  """
+  need_rng(rng, 'salicon_auc')
+  if samples < 1 or not 0 < step <= 1:
+    raise ValueError(
+      f'Expected samples >= 1 and 0 < step <= 1, found {samples} and {step}.'
+    )
+  pred = as_map(pred)
+  cells = as_cells(fixations, pred.shape)
+  if not len(cells):
+    return NAN
+  values = scale_to_unit(pred).ravel()
+  drawn = values[rng.integers(values.size, size=samples)]
+  return stepped_auc(values[cells], drawn, step=step, closed=False)
+
+
+def salicon_sauc(
+  pred: np.ndarray,
+  fixations: np.ndarray,
+  other_fixations: np.ndarray,
+  *,
+  step: float = 0.01,
+) -> float:
+  """Shuffled AUC against all pixels fixated on other pictures, in [0, 1].
+
+  A negative counts once however often it was fixated, and pixels fixated on
+  this picture are taken out. NaN where nothing remains.
+
+  Args:
+    pred: f64 [h, w].
+    fixations: i64 [N, 2]; repeats count.
+    other_fixations: i64 [M, 2], of other pictures, rescaled to this size.
+    step: distance of thresholds, the highest value excluded.
+  """
+  if not 0 < step <= 1:
+    raise ValueError(f'Expected 0 < step <= 1, found {step}.')
+  pred = as_map(pred)
+  cells = as_cells(fixations, pred.shape)
+  others = np.setdiff1d(as_cells(other_fixations, pred.shape), cells)
+  if not len(cells) or not len(others):
+    return NAN
+  values = scale_to_unit(pred).ravel()
+  return stepped_auc(values[cells], values[others], step=step, closed=False)
+
+
+def salicon_cc(
+  pred: np.ndarray, fixations: np.ndarray, *, sigma: float = 19.0
+) -> float:
+  """Correlation with the toolkit's own blur of the fixated pixels, in [-1, 1].
+
+  Args:
+    pred: f64 [h, w].
+    fixations: i64 [N, 2]; a pixel counts once. NaN where empty.
+    sigma: of the Gaussian, in pixels; borders are mirrored, and the kernel ends
+      at 4 sigma.
+  """
+  # SciPy's image filters take long to import, and few runs ask for this score.
+  from scipy import ndimage
+
+  pred = as_map(pred)
+  cells = as_cells(fixations, pred.shape)
+  if not len(cells):
+    return NAN
+  saliency = np.zeros(pred.size)
+  saliency[cells] = 1
+  blurred = ndimage.gaussian_filter(saliency.reshape(pred.shape), sigma)
+  return cc(pred, blurred)
