@@ -34,7 +34,12 @@ def weights_dir() -> pathlib.Path:
   return pathlib.Path(os.environ.get('SALFLAX_WEIGHTS', default))
 
 
-def locate(name: str | os.PathLike, *, files: Sequence[str]) -> pathlib.Path:
+def locate(
+  name: str | os.PathLike,
+  *,
+  files: Sequence[str],
+  beside: Sequence[str] = (),
+) -> pathlib.Path:
   """Returns the path of the first of `files` that is found under `name`.
 
   Args:
@@ -43,6 +48,7 @@ def locate(name: str | os.PathLike, *, files: Sequence[str]) -> pathlib.Path:
       where it is one of `files` or weights with the ending of one of them,
       and for its folder otherwise.
     files: the file names that would do, the best one first.
+    beside: what else the user has to put there, for the advice on absence.
 
   Raises:
     FileNotFoundError: saying which files to put where. It comes within
@@ -71,7 +77,7 @@ def locate(name: str | os.PathLike, *, files: Sequence[str]) -> pathlib.Path:
     near = difflib.get_close_matches(path.name, [p.name for p in around], n=1)
     hint = f' Did you mean {path.parent / near[0]}?' if near else ''
     _fail(f'No file or folder {name}.{hint}')
-  return _from_hub(name, files)
+  return _from_hub(name, files, beside)
 
 
 def _fail(message: str) -> None:
@@ -91,11 +97,14 @@ def _package(name: str) -> pathlib.Path | None:
   return pathlib.Path(list(spec.submodule_search_locations)[0]) / folder
 
 
-def _from_hub(name: str, files: Sequence[str]) -> pathlib.Path:
+def _from_hub(
+  name: str, files: Sequence[str], beside: Sequence[str]
+) -> pathlib.Path:
   """Returns the file in the Hub's cache, downloading it where it is not."""
   import huggingface_hub
   from huggingface_hub import errors
 
+  wanted = ' or '.join(files) + ''.join(f', {b}' for b in beside)
   try:
     for file in files:
       cached = huggingface_hub.try_to_load_from_cache(name, file)
@@ -107,7 +116,9 @@ def _from_hub(name: str, files: Sequence[str]) -> pathlib.Path:
     ) from e
   endpoint = huggingface_hub.constants.ENDPOINT
   if not _reachable(endpoint):
-    raise FileNotFoundError(_advice(name, files, f'{endpoint} is out of reach'))
+    raise FileNotFoundError(
+      _advice(name, wanted, f'{endpoint} is out of reach')
+    )
   for file in files:
     try:
       return pathlib.Path(
@@ -117,8 +128,8 @@ def _from_hub(name: str, files: Sequence[str]) -> pathlib.Path:
       continue
     except (errors.HfHubHTTPError, OSError, ValueError) as e:
       reason = str(e).strip().splitlines()[0] if str(e).strip() else repr(e)
-      raise FileNotFoundError(_advice(name, files, reason)) from e
-  raise FileNotFoundError(_advice(name, files, 'the repository has none'))
+      raise FileNotFoundError(_advice(name, wanted, reason)) from e
+  raise FileNotFoundError(_advice(name, wanted, 'the repository has none'))
 
 
 def _reachable(endpoint: str) -> bool:
@@ -147,14 +158,14 @@ def _reachable(endpoint: str) -> bool:
   return answered.is_set()
 
 
-def _advice(name: str, files: Sequence[str], reason: str) -> str:
+def _advice(name: str, wanted: str, reason: str) -> str:
   """Returns what a user can do about weights that are not there."""
   folder = weights_dir() / name
   lines = [
     f'No weights {name!r} here: {reason}.',
-    f'Download {" or ".join(files)} from https://huggingface.co/{name} and '
-    f'put it into {folder}, or give the path of the file or of its folder '
-    f'instead of the name.',
+    f'Download {wanted} from https://huggingface.co/{name} and '
+    f'put it into {folder}/, or give the path of that folder '
+    'instead of the name.',
   ]
   if package := PACKAGES.get(name.split('/')[-1]):
     lines.append(

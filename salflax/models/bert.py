@@ -1,157 +1,56 @@
 """BERT as a text encoder: bert-base, MiniLM and the text tower of BLIP.
 
-One post-norm transformer encoder (Devlin et al. 2019) with sizes from the
-checkpoint's config.json. Scopes are named after the published weights, e.g.
-encoder/layer_3/attention/self/query. There is no dropout: the encoder is
-frozen by default, and fine-tuned gently if at all.
+One network with sizes from the checkpoint's config.json:
+
+  module, variables, folder = bert.load('all-MiniLM-L6-v2')
+  ids, mask = tokenizer.Tokenizer(folder)(['a red umbrella'])
+  features = module.apply(variables, ids, mask)
+
+There is no dropout: the encoder is frozen by default, and fine-tuned gently if
+at all.
 """
 
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from salflax import spec
+from salflax import hub, spec
+from salflax.models import pretrained
+from salflax.models.bert_layers import Embeddings, Encoder, Pooler, dense
 from salflax.models.layers import TextFeatures
 
 POOLS = ('cls', 'mean', 'pooler')
-# Masked logits: their exponential is 0 beside any real one, yet a row that is
-# masked throughout stays finite.
-MASKED = -1e9
+WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
+TOKENIZER_FILES = ('tokenizer.json', 'vocab.txt')
+# BLIP and bert-base share their word pieces with this package.
+UNCASED = ('all-MiniLM-L6-v2', 'bert-base-uncased')
 
-
-class Embeddings(nn.Module):
-  """Word, position and token-type embeddings, added and normalised."""
-
-  vocab_size: int
-  hidden_dim: int
-  max_len: int
-  type_vocab: int
-  eps: float
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, tokens: jax.Array) -> jax.Array:  # [B, L] -> [B, L, D]
-    def table(size, name):
-      return nn.Embed(
-        size,
-        self.hidden_dim,
-        dtype=self.dtype,
-        embedding_init=nn.initializers.normal(0.02),
-        name=name,
-      )
-
-    x = table(self.vocab_size, 'word_embeddings')(tokens)
-    positions = jnp.arange(tokens.shape[1])[None]  # [1, L]
-    x = x + table(self.max_len, 'position_embeddings')(positions)
-    if self.type_vocab:
-      types = jnp.zeros((1, 1), jnp.int32)  # every sentence is the first one
-      x = x + table(self.type_vocab, 'token_type_embeddings')(types)
-    return _norm(self.eps, self.dtype)(x)
-
-
-class SelfAttention(nn.Module):
-  """Multi-head attention of a sentence to itself, without output layer."""
-
-  num_heads: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    batch, length, dim = x.shape
-    heads = (batch, length, self.num_heads, dim // self.num_heads)
-
-    def project(name):
-      return _dense(dim, self.dtype, name)(x).reshape(heads)
-
-    query, key, value = project('query'), project('key'), project('value')
-    logits = jnp.einsum('bqhd,bkhd->bhqk', query, key).astype(jnp.float32)
-    logits = logits / heads[-1] ** 0.5
-    logits = jnp.where(mask[:, None, None, :], logits, MASKED)
-    weights = nn.softmax(logits).astype(value.dtype)
-    return jnp.einsum('bhqk,bkhd->bqhd', weights, value).reshape(x.shape)
-
-
-class Output(nn.Module):
-  """LayerNorm(residual + dense(x)), which closes both halves of a layer."""
-
-  eps: float
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array, residual: jax.Array) -> jax.Array:
-    x = _dense(residual.shape[-1], self.dtype, 'dense')(x)
-    return _norm(self.eps, self.dtype)(residual + x)
-
-
-class Attention(nn.Module):
-  """Self-attention and its output layer."""
-
-  num_heads: int
-  eps: float
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    y = SelfAttention(self.num_heads, self.dtype, name='self')(x, mask)
-    return Output(self.eps, self.dtype, name='output')(y, x)
-
-
-class Intermediate(nn.Module):
-  """The widening half of the MLP, with the exact (erf) GELU."""
-
-  mlp_dim: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    x = _dense(self.mlp_dim, self.dtype, 'dense')(x)
-    return nn.gelu(x, approximate=False)
-
-
-class Layer(nn.Module):
-  """One post-norm transformer layer."""
-
-  num_heads: int
-  mlp_dim: int
-  eps: float
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    attend = Attention(self.num_heads, self.eps, self.dtype, name='attention')
-    x = attend(x, mask)
-    y = Intermediate(self.mlp_dim, self.dtype, name='intermediate')(x)
-    return Output(self.eps, self.dtype, name='output')(y, x)
-
-
-class Encoder(nn.Module):
-  """The stack of layers."""
-
-  num_layers: int
-  num_heads: int
-  mlp_dim: int
-  eps: float
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    for i in range(self.num_layers):
-      x = Layer(
-        self.num_heads, self.mlp_dim, self.eps, self.dtype, name=f'layer_{i}'
-      )(x, mask)
-    return x
-
-
-class Pooler(nn.Module):
-  """BERT's own sentence vector: tanh of a linear map of [CLS]."""
-
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:  # [B, D]
-    return nn.tanh(_dense(x.shape[-1], self.dtype, 'dense')(x))
+# Attribute of Bert, key of config.json, value where the file is silent.
+_CONFIG = (
+  ('vocab_size', 'vocab_size', 30522),
+  ('hidden_dim', 'hidden_size', 768),
+  ('num_layers', 'num_hidden_layers', 12),
+  ('num_heads', 'num_attention_heads', 12),
+  ('mlp_dim', 'intermediate_size', 3072),
+  ('max_len', 'max_position_embeddings', 512),
+  ('type_vocab', 'type_vocab_size', 2),
+  ('eps', 'layer_norm_eps', 1e-12),
+)
+# BLIP's text tower, whatever config.json says: some published copies state 8
+# heads (huggingface/transformers #22625), and none has token types.
+_BLIP = dict(num_heads=12, type_vocab=0, pool='cls', normalize=True)
+_BLIP_VOCAB = 30524
+_BLIP_PROJ = 256
+_BLIP_WORDS = 'text_encoder.embeddings.word_embeddings.weight'
 
 
 class Bert(nn.Module):
@@ -214,7 +113,7 @@ class Bert(nn.Module):
     )(x, mask)
     sentence = self._pooled(x, mask)
     if self.proj_dim is not None:
-      sentence = _dense(self.proj_dim, self.dtype, 'text_proj')(sentence)
+      sentence = dense(self.proj_dim, self.dtype, 'text_proj')(sentence)
     sentence = sentence.astype(jnp.float32)
     if self.normalize:
       square = jnp.sum(sentence**2, axis=-1, keepdims=True)
@@ -249,13 +148,174 @@ class Bert(nn.Module):
       )
 
 
-def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
-  init = nn.initializers.normal(0.02)
-  return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+def from_config(
+  folder_or_json: str | os.PathLike, **overrides
+) -> dict[str, Any]:
+  """Returns the attributes of `Bert` that a config.json stands for.
+
+  A folder of sentence-transformers also says how its sentence vector is made
+  (1_Pooling/config.json, modules.json).
+
+  Args:
+    folder_or_json: the file, its folder, or a name `hub.locate` knows.
+    **overrides: attributes of `Bert` that replace the file's.
+
+  Raises:
+    FileNotFoundError: where there is no config.json.
+    ValueError: for a network that is not BERT's, or an unknown attribute.
+  """
+  path = hub.locate(folder_or_json, files=('config.json',))
+  config = _json(path)
+  kind = str(config.get('model_type', 'bert'))
+  if kind not in ('bert', 'blip', 'blip_text_model'):
+    raise ValueError(
+      f"{path} describes a {kind!r}; text encoders are 'bert' and 'blip'."
+    )
+  text = config.get('text_config') or config
+  for key, only in (
+    ('hidden_act', 'gelu'),
+    ('position_embedding_type', 'absolute'),
+  ):
+    if text.get(key, only) != only:
+      raise ValueError(f'{path}: {key} {text[key]!r} is not {only!r}.')
+  sizes = {name: text.get(key, default) for name, key, default in _CONFIG}
+  if kind == 'bert':
+    sizes |= _pooling(path.parent)
+  else:
+    proj = config.get('image_text_hidden_size', _BLIP_PROJ)
+    vocab = text.get('vocab_size', _BLIP_VOCAB)
+    sizes |= {**_BLIP, 'vocab_size': vocab, 'proj_dim': proj}
+  return sizes | _checked(overrides)
 
 
-def _norm(eps: float, dtype: Any) -> nn.LayerNorm:
-  # The fast variance, E[x^2] - E[x]^2, loses digits that eps 1e-12 needs.
-  return nn.LayerNorm(
-    epsilon=eps, dtype=dtype, use_fast_variance=False, name='LayerNorm'
+def _json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as e:
+    raise ValueError(f'{path} is not JSON: {e}.') from e
+
+
+def _checked(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+  fields = {f.name for f in dataclasses.fields(Bert)} - {'parent', 'name'}
+  for key in overrides:
+    if key not in fields:
+      raise spec.unknown('attribute of Bert', key, fields)
+  return overrides
+
+
+def _pooling(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns how sentence-transformers makes the sentence vector, if it does."""
+  path = folder / '1_Pooling' / 'config.json'
+  if not path.is_file():
+    return {}
+  mean = _json(path).get('pooling_mode_mean_tokens')
+  modules = folder / 'modules.json'
+  steps = _json(modules) if modules.is_file() else []
+  normalize = any(str(m.get('type')).endswith('Normalize') for m in steps)
+  return {'pool': 'mean' if mean else 'cls', 'normalize': normalize}
+
+
+def load(
+  name: str | os.PathLike, **overrides
+) -> tuple[Bert, dict[str, Any], pathlib.Path]:
+  """Returns a text encoder with its published weights.
+
+  Takes BERT (with and without the prefix 'bert.', LayerNorm as weight and bias
+  or gamma and beta), MiniLM, and the text tower of BLIP (Hugging Face's files
+  and the original .pth, whose config is known).
+
+  Args:
+    name: a weight file, its folder, or a name `hub.locate` knows, such as
+      'all-MiniLM-L6-v2'.
+    **overrides: attributes of `Bert`, e.g. pool='mean'.
+
+  Returns:
+    The module, its variables {'params': ...}, and the folder for `Tokenizer`.
+
+  Raises:
+    FileNotFoundError: where weights or config.json are absent.
+    ValueError: where a tensor is missing, left over or of another shape.
+  """
+  beside = ('config.json', TOKENIZER_FILES[0])
+  path = hub.locate(name, files=WEIGHT_FILES, beside=beside)
+  state = pretrained.read(path)
+  blip = _BLIP_WORDS in state
+  try:
+    attributes = from_config(name, **overrides)
+  except FileNotFoundError:
+    if not blip:
+      raise
+    attributes = _blip_sizes(state) | _checked(overrides)
+  if blip != (attributes['type_vocab'] == 0):
+    raise ValueError(
+      f'{path} holds {"BLIP" if blip else "BERT"}, but its config.json '
+      'describes the other.'
+    )
+  module = Bert(**attributes)
+  shapes = jax.eval_shape(
+    module.init,
+    jax.random.key(0),
+    jnp.zeros((1, 2), jnp.int32),
+    jnp.ones((1, 2), bool),
+  )
+  loaded = pretrained.convert(_text_only(state, module))
+  variables = pretrained.merge(shapes, loaded, source=str(path))
+  return module, variables, _tokenizer_folder(name)
+
+
+def _blip_sizes(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Returns the sizes of BLIP's text tower, from its tensors."""
+  layer = re.compile(r'text_encoder\.encoder\.layer\.(\d+)\.')
+  vocab, dim = state[_BLIP_WORDS].shape
+  wide = state.get('text_encoder.encoder.layer.0.intermediate.dense.bias')
+  proj = state.get('text_proj.bias')
+  places = state.get('text_encoder.embeddings.position_embeddings.weight')
+  # What the file lacks keeps the usual size, and `merge` names it.
+  return _BLIP | {
+    'vocab_size': vocab,
+    'hidden_dim': dim,
+    'num_layers': len({m[1] for m in map(layer.match, state) if m}),
+    'mlp_dim': 4 * dim if wide is None else len(wide),
+    'max_len': 512 if places is None else len(places),
+    'proj_dim': None if proj is None else len(proj),
+  }
+
+
+def _text_only(
+  state: Mapping[str, np.ndarray], module: Bert
+) -> dict[str, np.ndarray]:
+  """Returns the tensors the module is made of, without their prefix.
+
+  Left out are heads ('cls.'), an unused pooler, and of BLIP the picture side,
+  the momentum copies (*_m), the queues, and the cross-attention that reads
+  pictures. Everything else stays, so that `merge` can name it.
+  """
+  blip = module.type_vocab == 0
+  prefix = 'text_encoder.' if blip else 'bert.'
+  kept = {}
+  for name, tensor in state.items():
+    if name.startswith(prefix):
+      name = name.removeprefix(prefix)
+    elif blip and not name.startswith('text_proj.'):
+      continue
+    if name.startswith('cls.') or '.crossattention.' in name:
+      continue
+    if name.startswith('pooler.') and module.pool != 'pooler':
+      continue
+    if name.startswith('text_proj.') and module.proj_dim is None:
+      continue
+    kept[name] = tensor
+  return kept
+
+
+def _tokenizer_folder(name: str | os.PathLike) -> pathlib.Path:
+  """Returns the folder of the vocabulary, which BLIP's .pth comes without."""
+  for place in (name, *UNCASED):
+    try:
+      return hub.locate(place, files=TOKENIZER_FILES).parent
+    except FileNotFoundError:
+      continue
+  raise FileNotFoundError(
+    f'No {" or ".join(TOKENIZER_FILES)} beside {name}: put the one of '
+    f'{UNCASED[-1]} there.'
   )
