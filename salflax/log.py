@@ -7,7 +7,8 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+
+from salflax import files
 
 
 def peak_memory_mb() -> float:
@@ -77,27 +78,7 @@ def _drop_after(path: str, step: int) -> None:
     except (ValueError, KeyError):
       continue  # a line cut short by a kill
   if len(kept) < len(rows):
-    write_atomic(path, ''.join(kept))
-
-
-def write_atomic(path: str, text: str) -> None:
-  """Writes a text file whole or not at all."""
-  temporary = f'{path}.tmp{os.getpid()}'
-  try:
-    with open(temporary, 'w', encoding='utf-8') as f:
-      f.write(text)
-      f.flush()
-      os.fsync(f.fileno())
-    os.replace(temporary, path)
-  except OSError:
-    if os.path.exists(temporary):
-      os.remove(temporary)
-    raise
-
-
-def write_json(path: str, value: Any) -> None:
-  """Writes JSON whole or not at all."""
-  write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
+    files.write_text(path, ''.join(kept))
 
 
 class Clock:

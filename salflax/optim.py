@@ -84,29 +84,42 @@ def path_names(tree: Any) -> list[str]:
   ]
 
 
-def frozen_names(params: Any, patterns: Sequence[str]) -> set[str]:
+def matches(params: Any, pattern: str) -> set[str]:
   """Returns the names of the parameters that a pattern matches whole.
+
+  Raises:
+    ValueError: the pattern is not a regular expression, or matches nothing.
+  """
+  names = path_names(params)
+  try:
+    hits = {n for n in names if re.fullmatch(pattern, n)}
+  except re.error as e:
+    raise ValueError(f'Pattern {pattern!r}: {e}.') from e
+  if not hits:
+    scopes = {n.rsplit('/', k)[0] for n in names for k in (1, 2)}
+    scopes = sorted(
+      f'{s}/.*'
+      for s in scopes | {n.split('/')[0] for n in names}
+      if s.count('/') < 2
+    )
+    raise spec.unknown(
+      'parameter pattern (it matches nothing)', pattern, scopes
+    )
+  return hits
+
+
+def frozen_names(params: Any, patterns: Sequence[str]) -> set[str]:
+  """Returns the names of the parameters that the patterns freeze.
 
   Raises:
     ValueError: a pattern is not a regular expression, or matches nothing, or
       all of them together leave nothing to train.
   """
-  names = path_names(params)
-  frozen = set()
-  for pattern in patterns:
-    try:
-      hits = {n for n in names if re.fullmatch(pattern, n)}
-    except re.error as e:
-      raise ValueError(f'Freeze pattern {pattern!r}: {e}.') from e
-    if not hits:
-      scopes = sorted({'/'.join(n.split('/')[:k]) + '/.*' for n in names
-                       for k in (1, 2) if n.count('/') >= k})
-      raise spec.unknown('freeze pattern (it matches no parameter)',
-                         pattern, scopes)
-    frozen |= hits
-  if len(frozen) == len(names):
-    raise ValueError(f'Freeze patterns {tuple(patterns)} leave nothing to '
-                     'train.')
+  frozen = set().union(*(matches(params, p) for p in patterns))
+  if len(frozen) == len(path_names(params)):
+    raise ValueError(
+      f'Freeze patterns {tuple(patterns)} leave nothing to train.'
+    )
   return frozen
 
 

@@ -48,8 +48,11 @@ def model_inputs(batch: Batch) -> tuple[Any, Any, Any]:
   image = batch['taps'] if 'taps' in batch else batch['image']
   mask = batch.get('token_mask')
   if 'text_tokens' in batch:
-    return image, TextFeatures(batch['text_tokens'], mask,
-                               batch['sentence']), mask
+    return (
+      image,
+      TextFeatures(batch['text_tokens'], mask, batch['sentence']),
+      mask,
+    )
   return image, batch.get('tokens'), mask
 
 
@@ -160,12 +163,12 @@ def make_train_step(
     round_taps: see `forward`.
 
   Returns:
-    A function that donates the state. Measures are 'loss', 'loss/<term>' and
-    'update_norm', replicated scalars.
+    A function that donates the state; `key` is u32 key data. Measures are
+    'loss', 'loss/<term>' and 'update_norm', replicated scalars.
   """
 
   def step_fn(state, batch, key):
-    key = jax.random.fold_in(key, state.step)
+    key = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
 
     def compute(params):
       variables = {'params': params, 'batch_stats': state.batch_stats}
@@ -211,9 +214,7 @@ def make_predict_fn(
   """Returns the jitted (variables, batch) -> saliency maps f32 [B, H, W]."""
 
   def predict(variables, batch):
-    pred = forward(
-      model, variables, batch, train=False, round_taps=round_taps
-    )
+    pred = forward(model, variables, batch, train=False, round_taps=round_taps)
     return pred.astype(jnp.float32)
 
   whole, rows = parallel.replicated(mesh), parallel.split(mesh)

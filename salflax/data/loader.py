@@ -46,16 +46,63 @@ class Prepare:
       for step in self.finish:
         example = step(example)
     except Exception as e:
-      e.add_note(f'while preparing row {index} ({describe(self.source, index)})')
+      e.add_note(
+        f'while preparing row {index} ({describe(self.source, index)})'
+      )
       raise
     example['index'] = np.int32(index)
     return {k: example[k] for k in KEYS if example.get(k) is not None}
 
 
+def meta(source: Sequence[Example], index: int) -> dict[str, Any]:
+  """Returns image_id, condition and text of a row, undecoded if possible."""
+  return source.meta(index) if hasattr(source, 'meta') else source[index]
+
+
 def describe(source: Sequence[Example], index: int) -> str:
-  """Returns 'image_id/condition' of a row, without decoding it if possible."""
-  row = source.meta(index) if hasattr(source, 'meta') else source[index]
+  """Returns 'image_id/condition' of a row."""
+  row = meta(source, index)
   return f'{row.get("image_id", index)}/{row.get("condition", "")}'
+
+
+class Rows:
+  """Some rows of a source, in a given order."""
+
+  def __init__(self, source: Sequence[Example], rows: Sequence[int]):
+    self.source, self.rows = source, list(rows)
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> Example:
+    return self.source[self.rows[index]]
+
+  def meta(self, index: int) -> dict[str, Any]:
+    """Returns image_id, condition and text of a row."""
+    return meta(self.source, self.rows[index])
+
+
+class Joined:
+  """The rows of several sources, one after another."""
+
+  def __init__(self, sources: Sequence[Sequence[Example]]):
+    self.sources = list(sources)
+    self._ends = np.cumsum([len(s) for s in self.sources])
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def _find(self, index):
+    part = int(np.searchsorted(self._ends, index, side='right'))
+    return self.sources[part], index - int(self._ends[part])
+
+  def __getitem__(self, index: int) -> Example:
+    source, row = self._find(index)
+    return source[row]
+
+  def meta(self, index: int) -> dict[str, Any]:
+    """Returns image_id, condition and text of a row."""
+    return meta(*self._find(index))
 
 
 def train_batches(
@@ -140,22 +187,3 @@ def eval_batches(
   for n, batch in enumerate(rows.to_iter_dataset(read)):
     mask = ids[n * local : (n + 1) * local] < len(source)
     yield dict(batch, mask=mask)
-
-
-def example_batch(
-  source: Sequence[Example],
-  pp: Callable[..., Example],
-  *,
-  batch_size: int,
-  finish: Sequence[Callable[[Example], Example]] = (),
-) -> dict[str, Any]:
-  """Returns row 0 repeated: the shapes of a batch, to build a model by."""
-  rng = np.random.default_rng(0)
-  row = Prepare(source, pp, finish)(0, rng)
-
-  def repeat(x):
-    if isinstance(x, dict):
-      return {k: repeat(v) for k, v in x.items()}
-    return np.repeat(np.asarray(x)[None], batch_size, 0)
-
-  return repeat(row)

@@ -1,0 +1,125 @@
+"""Every run-level key and every key of a stage, with defaults and meaning."""
+
+import difflib
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the keys of a run; a config fills in stages and model."""
+  config = ml_collections.ConfigDict()
+  # Names of the sections that are trained, in this order.
+  config.stages = ()
+  # The network: a record for salflax.models.MODELS. `backbone` and `text` are
+  # records too, and say with `weights` what they start from.
+  config.model = ml_collections.ConfigDict()
+  # Seed of parameters, order of pictures and every random draw.
+  config.seed = 0
+  # 'float32' or 'bfloat16': what the network computes in.
+  config.dtype = 'float32'
+  # Where prepared data sets are; '' = $SALFLAX_DATA or ~/salflax_data.
+  config.data_dir = ''
+  # Where features of frozen parts are kept; '' = <workdir>/cache.
+  config.cache_dir = ''
+  # Threads, or with workers > 0 processes, that read pictures.
+  config.threads = 2
+  config.workers = 0
+  # Steps between two lines of the log.
+  config.log_every = 50
+  # What is scored after the last stage.
+  config.evaluate = ml_collections.ConfigDict()
+  # Protocols, separated by commas: mit, tuebingen, salicon, course.
+  config.evaluate.protocols = 'mit,course'
+  # Beside the model: reference predictors, wrong and no sentence.
+  config.evaluate.controls = True
+  # Pictures drawn with their maps.
+  config.evaluate.pictures = 6
+  return config
+
+
+def stage(**given) -> ml_collections.ConfigDict:
+  """Returns the keys of one stage, `given` ones set.
+
+  Raises:
+    ValueError: for a key that no stage has.
+  """
+  keys = dict(
+    # Data sets, joined by '+', as named by salflax.data.
+    data='',
+    # Splits to train on, to pick the checkpoint by, and to report.
+    split='train',
+    eval_split='val',
+    test_split='test',
+    # Text conditions to use; () = all of the data set.
+    conditions=(),
+    # Only so many rows of the training split; 0 = all.
+    limit=0,
+    # Preprocessing of training rows, and of rows that are scored.
+    pp='',
+    eval_pp='',
+    # A sum of losses: '10*kld + 2*cc', or a preset's name.
+    loss='',
+    # Optimiser, learning rate, its schedule, largest gradient norm (0 = any).
+    optimizer='adam',
+    lr=1e-5,
+    schedule='constant',
+    clip=0.0,
+    # (path pattern, factor) pairs that scale the learning rate.
+    lr_scale=(),
+    # Rows of a batch over all devices; length in epochs or in steps.
+    batch_size=8,
+    epochs=0.0,
+    steps=0,
+    # Epochs between evaluations, each followed by a checkpoint.
+    eval_epochs=1.0,
+    # Which checkpoint is best, and evaluations without a better one that end
+    # the stage (0 = never).
+    score='mit/cc',
+    patience=0,
+    # '@name': start from that stage's best checkpoint.
+    init='',
+    # Patterns of parameters that keep their bits.
+    freeze=(),
+    # Attributes of the model that this stage sets otherwise.
+    model=ml_collections.ConfigDict(),
+    # Whether what is frozen is computed once and stored.
+    store=True,
+  )
+  for key, value in given.items():
+    if key not in keys:
+      near = difflib.get_close_matches(key, keys, n=1)
+      hint = f' Did you mean {near[0]!r}?' if near else ''
+      raise ValueError(
+        f'Unknown key of a stage: {key!r}.{hint} Allowed: {sorted(keys)}.'
+      )
+    keys[key] = value
+  return ml_collections.ConfigDict(keys)
+
+
+def options(arg: str, defaults: dict) -> ml_collections.ConfigDict:
+  """Returns the options in a config's argument, `'scheme=token,fold=1'`.
+
+  Args:
+    arg: what follows the colon in --config=configs/x.py:arg.
+    defaults: every option with its default; values take its type. An option
+      that is a bool may be given by its name alone.
+
+  Raises:
+    ValueError: for an option that is not in `defaults`.
+  """
+  out = ml_collections.ConfigDict(defaults)
+  for part in filter(None, (p.strip() for p in (arg or '').split(','))):
+    key, _, value = part.partition('=')
+    if key not in defaults:
+      near = difflib.get_close_matches(key, defaults, n=1)
+      hint = f' Did you mean {near[0]!r}?' if near else ''
+      raise ValueError(
+        f'Unknown option {key!r} in the config argument {arg!r}.{hint} '
+        f'Allowed: {sorted(defaults)}.'
+      )
+    kind = type(defaults[key])
+    if kind is bool:
+      out[key] = value.lower() in ('', '1', 'true', 'yes')
+    else:
+      out[key] = kind(value)
+  return out

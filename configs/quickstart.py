@@ -1,0 +1,72 @@
+"""Text-guided saliency on embedded scenes: no data, no network, minutes.
+
+    python -m salflax.main --config=configs/quickstart.py --workdir=runs/quick
+
+Stage 1 looks at scenes without a sentence, stage 2 at the same kind of scenes
+under four text conditions, as the SJTU-TIS data set has them.
+"""
+
+from configs import common
+
+FRAME = '96, 128'
+PP = f'resize_pad({FRAME})|flip(0.5)|rasterize|normalize("imagenet")'
+EVAL_PP = f'resize_pad({FRAME})|rasterize|normalize("imagenet")'
+
+
+def get_config(arg=''):
+  """Returns the config.
+
+  Args:
+    arg: options such as 'pictures=100,epochs=2'.
+  """
+  options = common.options(arg, dict(epochs=8.0, fusion='token(dim=96)'))
+  config = common.get_config()
+  config.stages = ('free', 'text')
+  config.evaluate.protocols = 'mit'
+  config.model = dict(
+    name='transalnet',
+    size=(96, 128),
+    backbone=dict(name='resnet', depths=(2, 2, 2), width=16),
+    text=dict(
+      name='bert',
+      weights='all-MiniLM-L6-v2',
+      pool='mean',
+      normalize=True,
+      length=35,
+    ),
+    fuse=('1/8', '1/16'),
+    fusion=options.fusion,
+    levels=('1/8', '1/16'),
+    widths=(96, 96),
+    head_dim=32,
+    mlp_ratio=2,
+    decoder_widths=(64, 32),
+    out_stride=4,
+  )
+  config.free = common.stage(
+    data='scenes',
+    conditions=('pure',),
+    pp=PP,
+    eval_pp=EVAL_PP,
+    loss='10*kld + 2*cc',
+    lr=1e-3,
+    schedule='cosine(warmup=0.1)',
+    optimizer='adamw(decay=0.01)',
+    batch_size=16,
+    epochs=options.epochs,
+    freeze=('text/.*',),
+  )
+  config.text = common.stage(
+    data='scenes',
+    pp=PP,
+    eval_pp=EVAL_PP,
+    loss='10*kld + 2*cc',
+    lr=1e-3,
+    schedule='cosine(warmup=0.1)',
+    optimizer='adamw(decay=0.01)',
+    batch_size=16,
+    epochs=options.epochs,
+    init='@free',
+    freeze=('text/.*',),
+  )
+  return config

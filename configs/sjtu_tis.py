@@ -1,0 +1,139 @@
+"""The main job: text-guided TranSalNet, free viewing first, then SJTU-TIS.
+
+    python -m salflax.main --config=configs/sjtu_tis.py --workdir=runs/tsn
+
+Options come after a colon, e.g. configs/sjtu_tis.py:fusion=gate,levels=1.
+The size of the published network by default; `small` is one that two CPU
+cores train, on ResNet-50 v1 to layer3, without the 1/32 level:
+
+    python -m salflax.main --config=configs/sjtu_tis.py:small \\
+      --config.model.backbone.weights=resnet50_v1_to_layer3.safetensors
+
+Data: python -m salflax.cli.prepare makes `sjtu_tis`, and whatever `free`
+names for the first stage.
+"""
+
+from configs import common
+
+CONDITIONS = ('pure', 'whole', 'all', 'salient', 'non_salient')
+
+
+def _paper(config, options):
+  """The network of the paper; ResNet-50 v1.5, all three levels."""
+  levels = ('1/8', '1/16', '1/32')
+  config.model = dict(
+    name='transalnet',
+    size=(288, 384),
+    backbone=dict(name='resnet50', weights='timm/resnet50.tv_in1k', bn='train'),
+    text=_text(options.text),
+    fuse=levels[-options.levels :],
+    fusion=options.fusion,
+    levels=levels,
+    widths=(512, 768, 768),
+    depth=2,
+    head_dim=64,
+    mlp_ratio=4,
+    decoder_widths=(256, 128, 64, 32),
+    out_stride=1,
+    bn='train',
+  )
+  return 'resize_pad(288, 384)', 'imagenet'
+
+
+def _small(config, options):
+  """A network that two CPU cores train, backbone frozen and stored."""
+  levels = ('1/8', '1/16')
+  config.model = dict(
+    name='transalnet',
+    size=(240, 320),
+    backbone=dict(
+      name='resnet50_v1',
+      weights='resnet50_v1_to_layer3.safetensors',
+      bn='frozen',
+    ),
+    text=_text(options.text),
+    fuse=levels[-options.levels :],
+    fusion=options.fusion,
+    levels=levels,
+    widths=(192, 256),
+    depth=2,
+    head_dim=64,
+    mlp_ratio=2,
+    decoder_widths=(96, 48),
+    out_stride=4,
+    bn='train',
+  )
+  return 'resize_pad(240, 320)', 'caffe_resnet'
+
+
+def _text(weights):
+  record = dict(name='bert', weights=weights, length=35)
+  if weights == 'all-MiniLM-L6-v2':
+    record.update(pool='mean', normalize=True)
+  return record
+
+
+def get_config(arg=''):
+  """Returns the config.
+
+  Args:
+    arg: options: `small`; fusion=gate|full|lowrank|token with its options;
+      levels=1|2|3, from the coarsest; text=weights of the text encoder;
+      free=data of the first stage; condition=one of SJTU-TIS, '' for all;
+      loss=of both stages.
+  """
+  options = common.options(
+    arg,
+    dict(
+      small=False,
+      fusion='token',
+      levels=3,
+      text='all-MiniLM-L6-v2',
+      free='salicon2017',
+      condition='',
+      loss='10*kld + 2*cc + sim + nss',
+    ),
+  )
+  config = common.get_config()
+  config.stages = ('free', 'sjtu')
+  frame, pixels = (_small if options.small else _paper)(config, options)
+  rows = dict(
+    pp=f'{frame}|flip(0.5)|rasterize|normalize("{pixels}")',
+    eval_pp=f'{frame}|rasterize|normalize("{pixels}")',
+    loss=options.loss,
+  )
+  frozen = ('backbone/.*', 'text/.*')
+  config.free = common.stage(
+    data=options.free,
+    batch_size=8,
+    lr=1e-5,
+    schedule='staircase(every=3)',
+    epochs=30.0,
+    patience=5,
+    freeze=('text/.*',),
+    **rows,
+  )
+  config.sjtu = common.stage(
+    data='sjtu_tis',
+    conditions=(options.condition,) if options.condition else (),
+    batch_size=8,
+    lr=1e-5,
+    schedule='staircase(every=5)',
+    epochs=10.0,
+    init='@free',
+    freeze=frozen,
+    model=dict(backbone=dict(bn='frozen')),
+    **rows,
+  )
+  if options.small:
+    recipe = dict(
+      optimizer='adamw(decay=0.05)',
+      schedule='cosine(warmup=0.1)',
+      clip=1.0,
+      batch_size=16,
+      patience=0,
+      freeze=frozen,
+    )
+    config.free.update(recipe, lr=5e-4, epochs=6.0)
+    config.sjtu.update(recipe, lr=5e-4, epochs=12.0)
+  return config

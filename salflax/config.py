@@ -1,0 +1,335 @@
+"""A config becomes stages: names, arguments and cross-checks, once.
+
+Nothing below this module sees a config. Everything that can be wrong is
+checked here or in `stage.check`, before anything is built.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+
+from salflax import data as datasets
+from salflax import hub, losses, metrics, models, optim, results, spec
+from salflax.data import loader, pp
+from salflax.data.tokenizer import Tokenizer
+from salflax.models import bert, pretrained, transalnet
+from salflax.stage import Stage
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+# What may differ when a run goes on: none of it changes a number.
+FREE = ('data_dir', 'cache_dir', 'threads', 'workers', 'log_every', 'evaluate')
+_BACKBONE_FILES = (
+  'model.safetensors',
+  'pytorch_model.bin',
+  'resnet50-0676ba61.pth',
+)
+
+
+def plain(node: Any) -> Any:
+  """Returns a config as dicts and tuples, alike from a file or from JSON."""
+  if isinstance(node, ml_collections.ConfigDict):
+    node = node.to_dict()
+  if isinstance(node, Mapping):
+    return {k: plain(v) for k, v in node.items()}
+  return tuple(map(plain, node)) if isinstance(node, list | tuple) else node
+
+
+def merged(base: Mapping, override: Mapping) -> dict:
+  """Returns `base` with the values of `override`, records merged."""
+  out = dict(base)
+  for key, value in override.items():
+    deeper = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+    out[key] = merged(out[key], value) if deeper else value
+  return out
+
+
+def data_dir(given: str) -> str:
+  """Returns where prepared data sets are."""
+  default = os.environ.get('SALFLAX_DATA', '~/salflax_data')
+  return os.path.expanduser(given or default)
+
+
+def load_rows(
+  names: str, split: str, folder: str, conditions: Sequence[str] = ()
+) -> Sequence[dict]:
+  """Returns the rows of data sets joined by '+', one after another."""
+  parts = [
+    datasets.load_source(
+      name.strip(), split, folder, conditions=tuple(conditions) or None
+    )
+    for name in names.split('+')
+  ]
+  return parts[0] if len(parts) == 1 else loader.Joined(parts)
+
+
+def resolve(
+  config: ml_collections.ConfigDict,
+  workdir: str = '',
+  *,
+  with_data: bool = True,
+) -> list[Stage]:
+  """Returns the stages that a config describes, bound and checked.
+
+  Args:
+    config: as `configs/common.py` lays it out.
+    workdir: of the run; where the cache is unless the config says otherwise.
+    with_data: False leaves the sources out, for prediction without data.
+
+  Raises:
+    ValueError: for what is unknown or does not fit together, with the nearest
+      right name.
+    FileNotFoundError: for weights or data that are not there.
+  """
+  config = plain(config)
+  if not config['stages']:
+    raise ValueError('config.stages is empty: name at least one stage.')
+  stages = []
+  for name in config['stages']:
+    sections = [
+      k
+      for k, v in config.items()
+      if 'loss' in (v if isinstance(v, dict) else ())
+    ]
+    if name not in sections:
+      raise spec.unknown('stage in config.stages', name, sections)
+    try:
+      stage = _stage(name, config, workdir, with_data)
+    except ValueError as e:
+      raise ValueError(f'config.{name}: {e}') from e
+    earlier = [f'@{s.name}' for s in stages]
+    if stage.init and stage.init not in earlier:
+      raise spec.unknown(f'config.{name}.init', stage.init, ['', *earlier])
+    stages.append(stage)
+  return stages
+
+
+def _stage(name, config, workdir, with_data) -> Stage:
+  node = config[name]
+  model, weights, tokenizer = make_model(
+    merged(config['model'], node['model']),
+    spec.lookup('dtype', DTYPES, config['dtype']),
+  )
+  folder = data_dir(config['data_dir'])
+  train = held_out = None
+  if with_data:
+    train = load_rows(node['data'], node['split'], folder, node['conditions'])
+    if node['limit']:
+      train = loader.Rows(train, range(min(node['limit'], len(train))))
+    held_out = load_rows(
+      node['data'], node['eval_split'], folder, node['conditions']
+    )
+  steps, epoch = _length(node, len(train) if with_data else node['batch_size'])
+  protocol, _, key = node['score'].partition('/')
+  bound = _select(protocol, key)
+  frozen = frozen_parts(model, node['freeze'])
+  make_tx = functools.partial(
+    optim.make,
+    node['optimizer'],
+    schedule=optim.bind_schedule(node['schedule'])(node['lr'], steps, epoch),
+    clip=node['clip'],
+    freeze=node['freeze'],
+    lr_scale=node['lr_scale'],
+  )
+  optim.bind_optimizer(node['optimizer'])
+  stage = Stage(
+    name=name,
+    model=model,
+    loss=node['loss'],
+    loss_fn=losses.make_loss(node['loss']),
+    make_tx=make_tx,
+    freeze=node['freeze'],
+    train_source=train,
+    eval_source=held_out,
+    pp=node['pp'],
+    eval_pp=node['eval_pp'],
+    batch_size=node['batch_size'],
+    steps=steps,
+    epoch=epoch,
+    eval_every=max(1, round(node['eval_epochs'] * epoch)),
+    log_every=config['log_every'],
+    protocols={protocol: bound},
+    score=node['score'],
+    patience=node['patience'],
+    init=node['init'],
+    lr_scale=node['lr_scale'],
+    weights=() if node['init'] else weights,
+    tokenizer=tokenizer,
+    store_taps=bool(node['store'] and 'backbone' in frozen),
+    store_text=bool(node['store'] and 'text' in frozen and tokenizer),
+    cache_dir=os.path.expanduser(
+      config['cache_dir'] or os.path.join(workdir, 'cache')
+    ),
+    seed=config['seed'],
+    threads=config['threads'],
+    workers=config['workers'],
+  )
+  _cross_check(stage)
+  return stage
+
+
+def _select(protocol: str, key: str) -> list[metrics.BoundMetric]:
+  """Returns the quick metrics of a protocol, `key` among them."""
+  spec.lookup('protocol in score', metrics.PROTOCOLS, protocol)
+  every = {m.key: m for m in metrics.bind_metrics(protocol)}
+  spec.lookup(f'metric of {protocol} in score', every, key)
+  return [m for k, m in every.items() if k == key or k in ('cc', 'nss', 'sim')]
+
+
+def _length(node: Mapping, rows: int) -> tuple[int, int]:
+  """Returns (steps of the stage, steps of an epoch)."""
+  if bool(node['steps']) == bool(node['epochs']):
+    raise ValueError(
+      f'set exactly one of steps and epochs; found steps={node["steps"]}, '
+      f'epochs={node["epochs"]}.'
+    )
+  if node['batch_size'] < 1 or node['eval_epochs'] <= 0:
+    raise ValueError('batch_size and eval_epochs must be positive.')
+  epoch = max(1, rows // node['batch_size'])
+  return node['steps'] or max(1, round(node['epochs'] * epoch)), epoch
+
+
+def frozen_parts(model: Any, patterns: Sequence[str]) -> set[str]:
+  """Returns which of 'backbone' and 'text' is frozen whole.
+
+  A backbone whose batch statistics would still move is not.
+  """
+
+  def covered(scope):
+    return any(re.fullmatch(p, f'{scope}/any/kernel') for p in patterns)
+
+  parts = {p for p in ('backbone', 'text') if covered(p)}
+  if model.backbone.bn != 'frozen':
+    parts.discard('backbone')
+  return parts
+
+
+def _cross_check(stage: Stage) -> None:
+  for key in ('pp', 'eval_pp'):
+    pp.make(getattr(stage, key))
+  names = [spec.parse(p).name for p in spec.split_chain(stage.eval_pp)]
+  for op in ('resize_pad', 'normalize'):
+    if op not in names:
+      raise ValueError(f'eval_pp lacks {op}: {stage.eval_pp!r}.')
+  if pp.is_random(stage.eval_pp):
+    raise ValueError(f'eval_pp must not draw: {stage.eval_pp!r}.')
+  frames = {
+    spec.parse(p).args
+    for text in (stage.pp, stage.eval_pp)
+    for p in spec.split_chain(text)
+    if spec.parse(p).name == 'resize_pad'
+  }
+  if {tuple(a[:2]) for a in frames} != {tuple(stage.model.size)}:
+    raise ValueError(
+      f'pp resizes to {sorted(frames)}, the model has size '
+      f'{tuple(stage.model.size)}: they must be the same.'
+    )
+  if 'fixations' in losses.targets(stage.loss) and 'rasterize' not in stage.pp:
+    raise ValueError(f'loss {stage.loss!r} needs rasterize in pp.')
+
+
+def make_model(node: Mapping, dtype: Any):
+  """Returns (model, weights, tokenizer) of a model record.
+
+  Args:
+    node: for `models.build`; `weights` of the backbone, the text encoder and
+      the whole say what they start from, `skip` which tensors a file may lack
+      or have too many; `length` of the text encoder is that of its tokens.
+    dtype: what the network computes in.
+
+  Returns:
+    The module; (scope, function that loads variables, patterns to skip) for
+    everything that has weights; a Tokenizer, or None without text.
+  """
+  node = dict(node, dtype=dtype)
+  backbone, text = dict(node['backbone']), dict(node['text'])
+  weights, tokenizer = [], None
+  if whole := node.pop('weights', ''):
+    weights.append(
+      (
+        '',
+        functools.partial(_load_whole, whole),
+        (r'[^/]+/(text|fusion_\d+)/.*',),
+      )
+    )
+  path, skip = backbone.pop('weights', ''), tuple(backbone.pop('skip', ()))
+  if path:
+    path = hub.locate(path, files=_BACKBONE_FILES)
+    load = functools.partial(_load_backbone, str(path))
+    weights.append(('backbone', load, (r'.*/fc/.*', *skip)))
+  kind = text.get('name', 'none')
+  spec.lookup('text encoder', {'bert': bert.Bert, 'none': None}, kind)
+  if kind == 'none':
+    node['text'], node['fuse'] = None, ()
+  else:
+    source, length = text.pop('weights'), text.pop('length', 35)
+    text.pop('name')
+    module, variables, folder = bert.load(source, dtype=dtype, **text)
+    weights.append(('text', lambda: variables, ()))
+    tokenizer = Tokenizer(folder, length)
+    node['text'] = module
+  node['backbone'] = backbone
+  return models.build(node), tuple(weights), tokenizer
+
+
+def _load_backbone(path):
+  return pretrained.convert(pretrained.read(path))
+
+
+def _load_whole(path):
+  state = transalnet.rename(pretrained.read(path))
+  return pretrained.convert(state)
+
+
+def save(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Writes the config into the workdir, or checks it against the one there.
+
+  Raises:
+    ValueError: the workdir is another config's; names the keys that differ.
+  """
+  path = os.path.join(workdir, 'config.json')
+  ours = plain(config)
+  if os.path.exists(path):
+    theirs = load(workdir)
+    differ = [
+      f'{k}: {a!r} there, {b!r} now'
+      for k, a, b in _differences(theirs, ours)
+      if k.split('.')[0] not in FREE
+    ]
+    if differ:
+      raise ValueError(
+        f'{workdir} is the workdir of another config. It differs in '
+        f'{"; ".join(differ[:6])}. Take another --workdir, or empty this one.'
+      )
+  results.write_json(path, ours)
+
+
+def _differences(a: Any, b: Any, at: str = ''):
+  if isinstance(a, Mapping) and isinstance(b, Mapping):
+    for key in sorted({*a, *b}):
+      deeper = f'{at}.{key}'.lstrip('.')
+      yield from _differences(a.get(key), b.get(key), deeper)
+  elif a != b:
+    yield at, a, b
+
+
+def load(workdir: str | os.PathLike) -> dict:
+  """Returns the config that a run was made with.
+
+  Raises:
+    FileNotFoundError: the folder is no run.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  if not path.is_file():
+    raise FileNotFoundError(
+      f'{workdir} is not a run: it has no config.json. A run is the --workdir '
+      'of python -m salflax.main.'
+    )
+  with open(path, encoding='utf-8') as f:
+    return plain(json.load(f))

@@ -1,0 +1,96 @@
+"""Trains what a config says, then evaluates it.
+
+    python -m salflax.main --config=configs/sjtu_tis.py --workdir=runs/tsn
+
+Started again with the same workdir, a run goes on where it stopped.
+"""
+
+import os
+import sys
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  None,
+  'File with get_config(); file.py:arg hands it an argument.',
+  lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the run: checkpoints, measures, tables, maps.'
+)
+_CHECK = flags.DEFINE_bool(
+  'check', False, 'Only check the config: build nothing, write nothing.'
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  '',
+  'host:port of process 0, for runs over several hosts; '
+  "'auto' where the cluster tells (TPU pods, Slurm).",
+)
+_PROCESSES = flags.DEFINE_integer('processes', 1, 'Number of processes.')
+_PROCESS = flags.DEFINE_integer('process', 0, 'Index of this process.')
+
+
+def _initialise() -> None:
+  if _COORDINATOR.value == 'auto':
+    jax.distributed.initialize()
+  elif _COORDINATOR.value:
+    jax.distributed.initialize(
+      _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    )
+
+
+def _main(argv: list[str]) -> int:
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  logging.use_absl_handler()
+  _initialise()
+  from salflax import config as config_lib
+  from salflax import log, stage, train
+
+  config, workdir = _CONFIG.value, os.path.abspath(_WORKDIR.value or '.')
+  try:
+    stages = config_lib.resolve(config, workdir)
+    for s in stages:
+      stage.check(s)
+    if _CHECK.value:
+      print('The config is sound.')
+      return 0
+    os.makedirs(workdir, exist_ok=True)
+    config_lib.save(config, workdir)
+    logging.info(
+      '%d devices of kind %s, %d processes.',
+      jax.device_count(),
+      jax.devices()[0].device_kind,
+      jax.process_count(),
+    )
+    train.run(stages, workdir)
+    if jax.process_index() == 0 or jax.process_count() > 1:
+      from salflax import final
+
+      final.evaluate_run(workdir, config)
+  except train.Interrupted as e:
+    logging.warning('%s Start again with the same --workdir to go on.', e)
+    return 130
+  except (ValueError, OSError, FloatingPointError) as e:
+    if flags.FLAGS.verbosity > 0:
+      raise
+    print(f'salflax: {e}', file=sys.stderr)
+    for note in getattr(e, '__notes__', ()):
+      print(f'  {note}', file=sys.stderr)
+    return 1
+  logging.info('Peak memory %.0f MB.', log.peak_memory_mb())
+  return 0
+
+
+def run() -> None:
+  """The command line."""
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(_main)
+
+
+if __name__ == '__main__':
+  run()

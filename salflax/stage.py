@@ -1,0 +1,225 @@
+"""A stage of training, and what it starts from."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from salflax import cache, optim, parallel, step
+from salflax.data import loader, pp
+from salflax.models import pretrained
+from salflax.types import Example
+
+
+class Stage(NamedTuple):
+  """One stage of training, everything bound and checked.
+
+  Attributes:
+    name: of the stage's folder.
+    model: of the table MODELS.
+    loss: as written in the config.
+    loss_fn: (pred, batch) -> (scalar, terms).
+    make_tx: () -> optimiser.
+    freeze: path patterns of what keeps its bits.
+    train_source, eval_source: rows.
+    pp, eval_pp: pp strings.
+    batch_size: of the global batch.
+    steps: of the stage.
+    epoch: steps of one epoch.
+    eval_every: steps between evaluations, each followed by a checkpoint.
+    log_every: steps between log lines.
+    protocols: bound metrics of the evaluations while training, by protocol.
+    score: '<protocol>/<metric>' that says which checkpoint is best.
+    patience: evaluations without a better score that end the stage; 0 = never.
+    init: '@stage' whose best checkpoint to start from, or ''.
+    lr_scale: (path pattern, factor) pairs that scale the learning rate.
+    weights: what to start from: scope, function that loads the variables,
+      patterns of tensors that a file may lack or have too many.
+    tokenizer: list of strings -> (ids, mask), or None.
+    store_taps, store_text: whether frozen parts are computed once.
+    cache_dir: for what is computed once.
+    seed: of parameters, order and random draws.
+    threads, workers: that read and preprocess.
+  """
+
+  name: str
+  model: nn.Module
+  loss: str
+  loss_fn: Callable
+  make_tx: Callable
+  freeze: tuple[str, ...]
+  train_source: Sequence[Example]
+  eval_source: Sequence[Example]
+  pp: str
+  eval_pp: str
+  batch_size: int
+  steps: int
+  epoch: int
+  eval_every: int
+  log_every: int
+  protocols: Mapping[str, Sequence[Any]]
+  score: str
+  patience: int
+  init: str
+  lr_scale: tuple[tuple[str, float], ...]
+  weights: tuple[tuple[str, Callable, tuple[str, ...]], ...]
+  tokenizer: Callable | None
+  store_taps: bool
+  store_text: bool
+  cache_dir: str
+  seed: int
+  threads: int
+  workers: int
+
+  def score_metric(self) -> Any:
+    """Returns the bound metric that `score` names."""
+    protocol, key = self.score.split('/')
+    return next(m for m in self.protocols[protocol] if m.key == key)
+
+
+def finishers(
+  stage: Stage, variables: step.Variables, source: Sequence[Example], text: str
+) -> list[Callable[[Example], Example]]:
+  """Returns what turns a preprocessed example into model inputs.
+
+  Stored features of what is frozen, where the stage says so; else word
+  pieces.
+
+  Args:
+    stage: the stage.
+    variables: of its model.
+    source: the rows to come.
+    text: their pp string.
+  """
+  out = []
+  if stage.tokenizer is not None:
+    if stage.store_text:
+      metas = (loader.meta(source, i) for i in range(len(source)))
+      sentences = {m['text'] for m in metas}
+      out.append(
+        cache.store_text(
+          stage.model,
+          variables,
+          sentences,
+          stage.tokenizer,
+          folder=stage.cache_dir,
+        )
+      )
+    else:
+      out.append(cache.Tokenize(stage.tokenizer))
+  if stage.store_taps:
+    out.append(
+      cache.store_taps(
+        stage.model,
+        variables,
+        source,
+        text,
+        folder=stage.cache_dir,
+        batch_size=stage.batch_size,
+      )
+    )
+  return out
+
+
+def example_batch(stage: Stage) -> dict[str, Any]:
+  """Returns a batch of one made-up picture: the shapes of the model's inputs.
+
+  Needs no data, so that a trained model can be read without its data.
+  """
+  example = {
+    'image': np.zeros((64, 64, 3), np.uint8),
+    'saliency': np.zeros((64, 64, 1), np.uint8),
+    'fixations': np.zeros((0, 2), np.int64),
+    'text': '',
+    'condition': '',
+    'image_id': '',
+  }
+  finish = [cache.Tokenize(stage.tokenizer)] if stage.tokenizer else []
+  prepare = loader.Prepare([example], pp.make(stage.pp), finish)
+  row = prepare(0, np.random.default_rng(0))
+  return {k: np.asarray(v)[None] for k, v in row.items()}
+
+
+def abstract_state(stage: Stage) -> step.TrainState:
+  """Returns the shapes and types of a stage's state; computes nothing."""
+  return step.abstract_state(
+    stage.model, stage.make_tx(), example_batch(stage), jax.random.key(0)
+  )
+
+
+def check(stage: Stage) -> None:
+  """Raises ValueError where freeze patterns or weight files do not fit.
+
+  Takes a second or two: shapes are compared, nothing is computed.
+  """
+  abstract = abstract_state(stage)
+  if stage.freeze:
+    optim.frozen_names(abstract.params, stage.freeze)
+  for pattern, _ in stage.lr_scale:
+    optim.matches(abstract.params, pattern)
+  for scope, load, skip in stage.weights:
+    pretrained.merge(abstract.variables, load(), at=scope, skip=skip)
+
+
+def initial_state(
+  stage: Stage, mesh: Mesh, start: step.Variables | None = None
+) -> step.TrainState:
+  """Returns the state at step 0: drawn, then published weights, then `start`.
+
+  Args:
+    stage: the stage.
+    mesh: the mesh.
+    start: variables of an earlier stage; every one of its tensors is taken.
+      What this stage has in addition keeps its initial value.
+  """
+  key = jax.random.key(stage.seed)
+  tx = stage.make_tx()
+  state = step.create_state(stage.model, tx, example_batch(stage), key, mesh)
+  loaded = [(scope, load(), skip) for scope, load, skip in stage.weights]
+  if start is not None:
+    # A later stage may have more than an earlier one, never less.
+    loaded = [('', start, _only_in(state.variables, start))]
+  if not loaded:
+    return state
+  variables = jax.device_get(state.variables)
+  for scope, tree, skip in loaded:
+    variables = pretrained.merge(variables, tree, at=scope, skip=skip)
+  variables = parallel.to_everywhere(variables, mesh)
+  return step.TrainState(
+    step=state.step,
+    params=variables['params'],
+    batch_stats=variables.get('batch_stats', {}),
+    opt_state=state.opt_state,
+  )
+
+
+def _only_in(variables: step.Variables, tree: step.Variables) -> list[str]:
+  missing = set(optim.path_names(variables)) - set(optim.path_names(tree))
+  return [re.escape(name) for name in missing]
+
+
+def train_batches(stage: Stage, variables: step.Variables):
+  """Returns the endless batches of a stage, stored features and all."""
+  finish = finishers(stage, variables, stage.train_source, stage.pp)
+  # With stored features the pixels are only passing through.
+  text = cache.without(stage.pp, 'normalize') if stage.store_taps else stage.pp
+  return loader.train_batches(
+    stage.train_source,
+    pp.make(text),
+    batch_size=stage.batch_size,
+    seed=stage.seed,
+    shard=parallel.shard(),
+    finish=finish,
+    threads=stage.threads,
+    workers=stage.workers,
+  )
+
+
+def model_keys(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the part of a batch that a model looks at."""
+  keys = ('image', 'taps', 'tokens', 'token_mask', 'text_tokens', 'sentence')
+  return {k: batch[k] for k in keys if k in batch}
