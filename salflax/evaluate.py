@@ -148,25 +148,23 @@ class Scorer:
   ) -> Row:
     """Returns the row of `source[index]`; `predict(example)` gives [h, w]."""
     example = self.source[index]
-    image_id = example['image_id']
-    pred = np.asarray(predict(example), np.float64)
-    if pred.shape != size_of(example):
-      raise ValueError(
-        f'Picture {image_id!r}: the prediction is {pred.shape}, the picture '
-        f'{size_of(example)}.'
-      )
+    try:
+      return self._score(example, np.asarray(predict(example), np.float64))
+    except ValueError as e:
+      name = f'{example["image_id"]} ({example["condition"]})'
+      raise ValueError(f'Picture {name}: {e}') from e
+
+  def _score(self, example: Example, pred: np.ndarray) -> Row:
     if not np.isfinite(pred).all():
-      raise ValueError(
-        f'Picture {image_id!r}: the prediction holds '
-        f'{np.count_nonzero(~np.isfinite(pred))} values that are not finite.'
-      )
+      count = np.count_nonzero(~np.isfinite(pred))
+      raise ValueError(f'{count} values of the prediction are not finite.')
     row = {key: example[key] for key in IDENTITY}
     for name, bound in self.protocols.items():
       scores = metrics.score(
         pred,
         self._truth(example, name),
         bound,
-        metrics.image_rng(image_id),
+        metrics.image_rng(example['image_id']),
       )
       row.update({f'{name}/{k}': float(v) for k, v in scores.items()})
     return row

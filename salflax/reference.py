@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from salflax import evaluate
-from salflax.data import pp
+from salflax.data import loader, pp
 from salflax.results import Row
 from salflax.types import Example
 
@@ -191,51 +191,42 @@ def reference_rows(
   return list(rows.values())
 
 
-class View(Sequence):
-  """Some rows of a source, with other sentences.
+class Retold(Sequence):
+  """A source with other sentences.
 
   Args:
     source: the examples, with `source.meta(index)`.
-    rows: which ones, in order.
-    texts: their sentences; None keeps their own.
+    texts: one for each row.
   """
 
-  def __init__(
-    self,
-    source: Sequence[Example],
-    rows: Sequence[int],
-    texts: Sequence[str] | None = None,
-  ):
-    if texts is not None and len(texts) != len(rows):
-      raise ValueError(f'{len(rows)} rows, but {len(texts)} sentences.')
-    self._source, self._rows, self._texts = source, list(rows), texts
-
-  def _with_text(self, example, index):
-    if self._texts is None:
-      return example
-    return dict(example, text=self._texts[index])
+  def __init__(self, source: Sequence[Example], texts: Sequence[str]):
+    if len(texts) != len(source):
+      raise ValueError(f'{len(source)} rows, but {len(texts)} sentences.')
+    self._source, self._texts = source, list(texts)
 
   def __len__(self):
-    return len(self._rows)
+    return len(self._texts)
 
   def __getitem__(self, index: int) -> Example:
-    return self._with_text(self._source[self._rows[index]], index)
+    return dict(self._source[index], text=self._texts[index])
 
   def meta(self, index: int) -> dict[str, Any]:
     """Returns image_id, condition and text of a row, without its picture."""
-    return self._with_text(self._source.meta(self._rows[index]), index)
+    return dict(self._source.meta(index), text=self._texts[index])
 
 
-def with_text(source: Sequence[Example]) -> View:
+def with_text(source: Sequence[Example]) -> loader.Rows:
   """Returns the rows that have a sentence."""
-  rows = [i for i in range(len(source)) if source.meta(i)['text'].strip()]
-  return View(source, rows)
+  texts = [source.meta(index)['text'] for index in range(len(source))]
+  return loader.Rows(
+    source, [i for i, text in enumerate(texts) if text.strip()]
+  )
 
 
-def no_sentence(source: Sequence[Example]) -> View:
+def no_sentence(source: Sequence[Example]) -> Retold:
   """Returns the rows that have a sentence, with the empty one instead."""
-  view = with_text(source)
-  return View(view, range(len(view)), [''] * len(view))
+  rows = with_text(source)
+  return Retold(rows, [''] * len(rows))
 
 
 def _deranged(metas: Sequence[Mapping[str, Any]], seed: int) -> list[int]:
@@ -264,7 +255,7 @@ def _deranged(metas: Sequence[Mapping[str, Any]], seed: int) -> list[int]:
   return giver
 
 
-def wrong_sentence(source: Sequence[Example], *, seed: int = 0) -> View:
+def wrong_sentence(source: Sequence[Example], *, seed: int = 0) -> Retold:
   """Returns the rows that have a sentence, each with that of another picture.
 
   Sentences are exchanged within a condition, so that only the content is
@@ -293,4 +284,4 @@ def wrong_sentence(source: Sequence[Example], *, seed: int = 0) -> View:
     giver = min(drawings, key=unchanged)
     for index, k in zip(rows, giver):
       texts[index] = metas[k]['text']
-  return View(view, range(len(view)), texts)
+  return Retold(view, texts)

@@ -30,7 +30,7 @@ def overlay(
   saliency: np.ndarray,
   *,
   opacity: float = 0.7,
-  colours: str = 'inferno',
+  colours: str = 'turbo',
 ) -> np.ndarray:
   """Returns the picture with a heat map laid over it.
 

@@ -23,8 +23,8 @@ PAPERS = {
 _PAPER_METRICS = {
   'AUC': 'course/course_auc',
   'sAUC': 'course/course_sauc',
-  'CC': 'course/cc',
-  'NSS': 'course/nss',
+  'CC': 'course/course_cc',
+  'NSS': 'course/course_nss',
 }
 _PAPER_SETTING = re.compile(
   r'^(?:direct_|finetuned_)?(pure|non_salient|salient|all)(?:_|$)'
@@ -133,11 +133,15 @@ def _head(protocol: str, key: str, info: Mapping[str, Any]) -> str:
   return f'{label} {"↑" if info.get("higher_is_better", True) else "↓"}'
 
 
+def _known(value: Any) -> bool:
+  return value is not None and math.isfinite(value)
+
+
 def _score(entry: Mapping[str, Any] | None, interval: bool) -> str:
-  if not entry or entry.get('mean') is None or math.isnan(entry['mean']):
+  if not entry or not _known(entry['mean']):
     return DASH
   text = f'{entry["mean"]:.4f}'
-  if interval and entry.get('low') is not None:
+  if interval and _known(entry['low']):
     text += f' [{entry["low"]:.3f}, {entry["high"]:.3f}]'
   if entry['n_valid'] < entry['n']:
     text += f' (n={entry["n_valid"]})'
@@ -210,12 +214,12 @@ def paired_tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def _difference(entry: Mapping[str, Any] | None) -> str:
-  if not entry or not entry['n'] or entry.get('difference') is None:
+  if not entry or not _known(entry['difference']):
     return DASH
   text = f'{entry["difference"]:+.4f}'
-  if entry.get('low') is not None:
+  if _known(entry['low']):
     text += f' [{entry["low"]:+.3f}, {entry["high"]:+.3f}]'
-  if (p := entry.get('p')) is not None:
+  if _known(p := entry['p']):
     text += ' p<.001' if p < 0.001 else f' p={p:.3f}'
   return text
 

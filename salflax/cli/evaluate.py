@@ -1,0 +1,194 @@
+"""Scores a run, or a folder of maps made by any other model.
+
+    python -m salflax.cli.evaluate --run=runs/tsn --controls
+    python -m salflax.cli.evaluate --run=runs/tsn --data=osie --split=test
+    python -m salflax.cli.evaluate --maps=maps --data=sjtu_tis --split=test \\
+        --protocols=mit,tuebingen
+
+Maps are .npy, or grey PNG or JPEG of 8 or 16 bits, named <image_id>_<condition>
+(also <image_id>_0 pure, <image_id> whole, _1 all, _2 non_salient, _3 salient),
+or <image_id> for a model that reads no text. Any size will do: a map is resized
+bilinearly to its picture, and a map of another aspect is named.
+
+Writes per_image.csv, summary.json and tables.md, and prints the table.
+"""
+
+import os
+import pathlib
+import sys
+
+from absl import app, flags
+
+_RUN = flags.DEFINE_string('run', None, 'Folder of a run, to score its model.')
+_STAGE = flags.DEFINE_string('stage', None, 'Its stage; the last by default.')
+_MAPS = flags.DEFINE_string('maps', None, 'Folder of maps, to score them.')
+_DATA = flags.DEFINE_string(
+  'data', None, "Name of a prepared data set; a run's own by default."
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', '', 'Where prepared data sets are, for --maps.'
+)
+_SPLIT = flags.DEFINE_string(
+  'split', None, "Split to score; a run's own by default, test for --maps."
+)
+_TRAIN_SPLIT = flags.DEFINE_string(
+  'train_split',
+  'train',
+  'Split of the centre prior that IG needs, for --maps; empty leaves IG out.',
+)
+_CONDITIONS = flags.DEFINE_list(
+  'conditions', None, 'Conditions to score, e.g. salient,non_salient.'
+)
+_PROTOCOLS = flags.DEFINE_list(
+  'protocols',
+  None,
+  'Conventions of the metrics: mit, tuebingen, salicon, '
+  'course. By default mit and course, or what the run says.',
+)
+_CONTROLS = flags.DEFINE_bool(
+  'controls',
+  False,
+  'Also score what the model must pass (centre prior, human maps of the same '
+  "picture) and, for a run, the model with another picture's sentence and "
+  'with none; with paired tests.',
+)
+_PARTIAL = flags.DEFINE_bool(
+  'partial', False, 'Score the usable maps where some are missing or broken.'
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the exchange of sentences.')
+_THREADS = flags.DEFINE_integer('threads', None, 'That score; all by default.')
+_OUT = flags.DEFINE_string(
+  'out', None, 'Folder for the files; in the run or beside the maps by default.'
+)
+
+
+def _protocols(names):
+  from salflax import metrics, spec
+
+  for name in names:
+    spec.lookup('protocol', metrics.PROTOCOLS, name)
+  return {name: metrics.bind_metrics(name) for name in names}
+
+
+def _say(*lines: str) -> None:
+  for line in lines:
+    print(line, file=sys.stderr)
+
+
+def _of_run():
+  """Returns arguments of `benchmark.run`, and what the summary says of it."""
+  from salflax import benchmark
+  from salflax import config as config_lib
+
+  run = config_lib.load_run(_RUN.value, stage=_STAGE.value)
+  source = run.load_source(_DATA.value, _SPLIT.value, _CONDITIONS.value)
+  whole = run.load_source(_DATA.value, _SPLIT.value, None)
+  protocols = _protocols(_PROTOCOLS.value or run.protocols)
+  rows_of = benchmark.rows_of_model(
+    run.predict_fn,
+    run.variables,
+    run.eval_batches,
+    protocols,
+    threads=_THREADS.value,
+  )
+  name = pathlib.Path(run.workdir).name
+  about = {'run': name, 'stage': run.stage.name}
+  kwargs = dict(train=run.train_source, whole=whole, sentences=_CONTROLS.value)
+  where = '-'.join(filter(None, [_DATA.value, _SPLIT.value])) or 'own'
+  folder = pathlib.Path(run.workdir) / 'evaluate' / where
+  return (rows_of, source, protocols), dict(kwargs, label=name), about, folder
+
+
+def _of_maps():
+  """As `_of_run`, of a folder of maps."""
+  from salflax import benchmark, mapfolder
+  from salflax import config as config_lib
+
+  if not _DATA.value:
+    raise ValueError('--maps needs --data: the data set whose maps they are.')
+  split = _SPLIT.value or 'test'
+  load = lambda split, conditions: config_lib.load_rows(
+    _DATA.value, split, config_lib.data_dir(_DATA_DIR.value), conditions
+  )
+  source = load(split, _CONDITIONS.value or ())
+  train = load(_TRAIN_SPLIT.value, ()) if _TRAIN_SPLIT.value else None
+  protocols = _protocols(_PROTOCOLS.value or ['mit', 'course'])
+  matched = mapfolder.match(_MAPS.value, source)
+  checked = mapfolder.check(matched, source, threads=_THREADS.value)
+  _say(*mapfolder.notes(matched, checked))
+  faults = mapfolder.faults(matched, checked)
+  if faults and not _PARTIAL.value:
+    raise ValueError(
+      '\n  '.join([f'{_MAPS.value}: these maps cannot be scored:', *faults])
+      + '\nMend them, or give --partial to score the others.'
+    )
+  _say(*faults)
+  paths = {
+    index: path
+    for index, path in matched.paths.items()
+    if index not in checked.unusable
+  }
+  rows_of = benchmark.rows_of_maps(
+    paths, mapfolder.predict, protocols, threads=_THREADS.value
+  )
+  folder = pathlib.Path(os.path.abspath(_MAPS.value))
+  about = {'maps': folder.name, 'scored': len(paths), 'rows': len(source)}
+  kwargs = dict(train=train, whole=load(split, ()), label=folder.name)
+  out = folder.with_name(f'{folder.name}-scores')
+  return (rows_of, source, protocols), kwargs, about, out
+
+
+def _evaluate() -> None:
+  import jax
+
+  from salflax import benchmark
+  from salflax.report import tables
+
+  if bool(_RUN.value) == bool(_MAPS.value):
+    raise ValueError('Give either --run or --maps.')
+  args, kwargs, about, folder = _of_run() if _RUN.value else _of_maps()
+  outcome = benchmark.run(
+    *args,
+    references=_CONTROLS.value,
+    seed=_SEED.value,
+    threads=_THREADS.value,
+    progress=jax.process_index() == 0,
+    **kwargs,
+  )
+  if jax.process_index():
+    return
+  about |= {'data': _DATA.value, 'split': _SPLIT.value}
+  about['conditions'] = _CONDITIONS.value
+  result = about | outcome.result
+  shown = tables.score_tables(result) + tables.paired_tables(result)
+  if 'course' in result['protocols']:
+    shown.append(tables.beside_paper(result))
+  folder = pathlib.Path(_OUT.value or folder)
+  benchmark.write(folder, outcome, [t.markdown() for t in shown], **about)
+  for table in tables.score_tables(result, interval=False):
+    print(table.markdown())
+  if kwargs['train'] is None:
+    _say('Without training pictures there is no centre prior, hence no IG.')
+  print(f'Written to {folder}: summary.json, per_image.csv, tables.md')
+
+
+def _main(argv: list[str]) -> int:
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  try:
+    _evaluate()
+  except (ValueError, OSError) as e:
+    if flags.FLAGS.verbosity > 0:
+      raise
+    _say(f'salflax: {e}', *getattr(e, '__notes__', ()))
+    return 1
+  return 0
+
+
+def run() -> None:
+  """The command line."""
+  app.run(_main)
+
+
+if __name__ == '__main__':
+  run()

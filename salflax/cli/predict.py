@@ -1,0 +1,165 @@
+"""Predicts where people look in pictures, told one sentence or another.
+
+    python -m salflax.cli.predict --run=runs/tsn --image=street.jpg \\
+        --text='the red umbrella' --out=maps
+    python -m salflax.cli.predict --run=runs/tsn --image=a.jpg,pictures/ \\
+        --text='' --text='the dog, asleep' --out=maps
+
+Every picture is predicted with every sentence. Per map it writes <name>.npy
+(the network's output at the picture's size, in [0, 1] where the network ends in
+a sigmoid), <name>.png (16 bits, scaled to its maximum) and <name>_overlay.png;
+predictions.json says which name is which picture and sentence.
+"""
+
+import os
+import pathlib
+import sys
+
+from absl import app, flags
+
+_RUN = flags.DEFINE_string('run', None, 'Folder of a run.')
+_STAGE = flags.DEFINE_string('stage', None, 'Its stage; the last by default.')
+_IMAGE = flags.DEFINE_multi_string(
+  'image', None, 'Pictures or folders of them, joined by commas; may repeat.'
+)
+_TEXT = flags.DEFINE_multi_string(
+  'text', None, 'What people are told; may repeat. Empty: free viewing.'
+)
+_TEXTS = flags.DEFINE_string('texts', None, 'File of sentences, one a line.')
+_OUT = flags.DEFINE_string('out', 'predictions', 'Folder for the maps.')
+_DTYPE = flags.DEFINE_enum(
+  'dtype', 'float32', ['float16', 'float32'], 'Of the .npy files.'
+)
+_BITS = flags.DEFINE_enum('bits', '16', ['8', '16'], 'Of the .png maps.')
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 8, 'Maps that go through the network at once.', lower_bound=1
+)
+
+
+def pictures(given: list[str]) -> list[pathlib.Path]:
+  """Returns the picture files that the arguments name, folders opened.
+
+  Raises:
+    FileNotFoundError: for a path that is not there, or a folder without
+      pictures.
+  """
+  from salflax import predict
+
+  found = []
+  for text in given:
+    # A comma may be part of a name.
+    parts = [text] if os.path.exists(text) else text.split(',')
+    for part in filter(None, map(str.strip, parts)):
+      path = pathlib.Path(part)
+      if path.is_dir():
+        inside = [
+          p
+          for p in sorted(path.iterdir())
+          if p.suffix.lower() in predict.SUFFIXES and p.is_file()
+        ]
+        if not inside:
+          raise FileNotFoundError(f'No pictures in the folder {path}.')
+        found += inside
+      elif path.is_file():
+        found.append(path)
+      else:
+        raise FileNotFoundError(f'No such picture: {path}')
+  return found
+
+
+def names(paths: list[pathlib.Path], num_texts: int) -> list[list[str]]:
+  """Returns a name for each picture and sentence, all different.
+
+  The picture's own name; with its place where two are alike, and with the
+  number of the sentence where there are several.
+  """
+  taken, rows = set(), []
+
+  def unique(name):
+    tried, k = name, 2
+    while tried in taken:
+      tried, k = f'{name}-{k}', k + 1
+    taken.add(tried)
+    return tried
+
+  for path in paths:
+    stem = unique(path.stem)
+    if num_texts == 1:
+      rows.append([stem])
+    else:
+      rows.append([unique(f'{stem}_text{k}') for k in range(num_texts)])
+  return rows
+
+
+def _texts() -> list[str]:
+  texts = list(_TEXT.value or ())
+  if _TEXTS.value:
+    with open(_TEXTS.value, encoding='utf-8') as f:
+      texts += [line.strip() for line in f if line.strip()]
+  return texts or ['']
+
+
+def _write(folder, name, image, saliency) -> None:
+  import numpy as np
+  from PIL import Image
+
+  from salflax import files, predict
+  from salflax.report import plots
+
+  with files.replacing(folder / f'{name}.npy') as path:
+    np.save(path, saliency.astype(_DTYPE.value))
+  grey = predict.quantise(saliency, bits=int(_BITS.value))
+  with files.replacing(folder / f'{name}.png') as path:
+    Image.fromarray(grey).save(path)
+  with files.replacing(folder / f'{name}_overlay.png') as path:
+    Image.fromarray(plots.overlay(image, saliency)).save(path)
+
+
+def _predict() -> None:
+  from salflax import predict, results
+
+  if not _RUN.value or not _IMAGE.value:
+    raise ValueError('Give --run and --image.')
+  paths, texts = pictures(_IMAGE.value), _texts()
+  named = names(paths, len(texts))
+  folder = pathlib.Path(_OUT.value)
+  predictor = predict.Predictor.load(_RUN.value, stage=_STAGE.value)
+  jobs = [
+    (path, text, name)
+    for path, row in zip(paths, named)
+    for text, name in zip(texts, row)
+  ]
+  maps = predictor.batch(
+    ((path, text) for path, text, _ in jobs),
+    # One picture alone need not wait for the work of a full batch.
+    batch_size=min(_BATCH_SIZE.value, len(jobs)),
+  )
+  listed = []
+  for (path, text, name), saliency in zip(jobs, maps):
+    _write(folder, name, predict.read_picture(path), saliency)
+    listed.append({'name': name, 'image': str(path), 'text': text})
+    said = f' {text!r}' if text else ''
+    print(f'{folder / name}.npy, .png, _overlay.png  <-  {path}{said}')
+  results.write_json(folder / 'predictions.json', listed)
+
+
+def _main(argv: list[str]) -> int:
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  try:
+    _predict()
+  except (ValueError, OSError) as e:
+    if flags.FLAGS.verbosity > 0:
+      raise
+    print(f'salflax: {e}', *getattr(e, '__notes__', ()), file=sys.stderr)
+    return 1
+  return 0
+
+
+def run() -> None:
+  """The command line."""
+  app.run(_main)
+
+
+if __name__ == '__main__':
+  run()
