@@ -16,50 +16,56 @@ Writes per_image.csv, summary.json and tables.md, and prints the table.
 import os
 import pathlib
 import sys
+from typing import Any
 
 from absl import app, flags
 
-_RUN = flags.DEFINE_string('run', None, 'Folder of a run, to score its model.')
-_STAGE = flags.DEFINE_string('stage', None, 'Its stage; the last by default.')
-_MAPS = flags.DEFINE_string('maps', None, 'Folder of maps, to score them.')
-_DATA = flags.DEFINE_string(
-  'data', None, "Name of a prepared data set; a run's own by default."
-)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', '', 'Where prepared data sets are, for --maps.'
-)
-_SPLIT = flags.DEFINE_string(
-  'split', None, "Split to score; a run's own by default, test for --maps."
-)
-_TRAIN_SPLIT = flags.DEFINE_string(
-  'train_split',
-  'train',
-  'Split of the centre prior that IG needs, for --maps; empty leaves IG out.',
-)
-_CONDITIONS = flags.DEFINE_list(
-  'conditions', None, 'Conditions to score, e.g. salient,non_salient.'
-)
-_PROTOCOLS = flags.DEFINE_list(
-  'protocols',
-  None,
-  'Conventions of the metrics: mit, tuebingen, salicon, '
-  'course. By default mit and course, or what the run says.',
-)
-_CONTROLS = flags.DEFINE_bool(
-  'controls',
-  False,
-  'Also score what the model must pass (centre prior, human maps of the same '
-  "picture) and, for a run, the model with another picture's sentence and "
-  'with none; with paired tests.',
-)
-_PARTIAL = flags.DEFINE_bool(
-  'partial', False, 'Score the usable maps where some are missing or broken.'
-)
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the exchange of sentences.')
-_THREADS = flags.DEFINE_integer('threads', None, 'That score; all by default.')
-_OUT = flags.DEFINE_string(
-  'out', None, 'Folder for the files; in the run or beside the maps by default.'
-)
+
+def define_flags() -> None:
+  """Defines the options; not on import, as commands share their names."""
+  flags.DEFINE_string('run', None, 'Folder of a run, to score its model.')
+  flags.DEFINE_string('stage', None, 'Its stage; the last by default.')
+  flags.DEFINE_string('maps', None, 'Folder of maps, to score them.')
+  flags.DEFINE_string(
+    'data', None, "Name of a prepared data set; a run's own by default."
+  )
+  flags.DEFINE_string(
+    'data_dir', '', 'Where prepared data sets are, for --maps.'
+  )
+  flags.DEFINE_string(
+    'split', None, "Split to score; a run's own by default, test for --maps."
+  )
+  flags.DEFINE_string(
+    'train_split',
+    'train',
+    'Split of the centre prior that IG needs, for --maps; empty leaves IG out.',
+  )
+  flags.DEFINE_list(
+    'conditions', None, 'Conditions to score, e.g. salient,non_salient.'
+  )
+  flags.DEFINE_list(
+    'protocols',
+    None,
+    'Conventions of the metrics: mit, tuebingen, salicon, '
+    'course. By default mit and course, or what the run says.',
+  )
+  flags.DEFINE_bool(
+    'controls',
+    False,
+    'Also score what the model must pass (centre prior, human maps of the same '
+    "picture) and, for a run, the model with another picture's sentence and "
+    'with none; with paired tests.',
+  )
+  flags.DEFINE_bool(
+    'partial', False, 'Score the usable maps where some are missing or broken.'
+  )
+  flags.DEFINE_integer('seed', 0, 'Of the exchange of sentences.')
+  flags.DEFINE_integer('threads', None, 'That score; all by default.')
+  flags.DEFINE_string(
+    'out',
+    None,
+    'Folder for the files; by default in the run, or beside the maps.',
+  )
 
 
 def _protocols(names):
@@ -75,51 +81,51 @@ def _say(*lines: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _of_run():
+def _of_run(options):
   """Returns arguments of `benchmark.run`, and what the summary says of it."""
   from salflax import benchmark
   from salflax import config as config_lib
 
-  run = config_lib.load_run(_RUN.value, stage=_STAGE.value)
-  source = run.load_source(_DATA.value, _SPLIT.value, _CONDITIONS.value)
-  whole = run.load_source(_DATA.value, _SPLIT.value, None)
-  protocols = _protocols(_PROTOCOLS.value or run.protocols)
+  run = config_lib.load_run(options.run, stage=options.stage)
+  source = run.load_source(options.data, options.split, options.conditions)
+  whole = run.load_source(options.data, options.split, None)
+  protocols = _protocols(options.protocols or run.protocols)
   rows_of = benchmark.rows_of_model(
     run.predict_fn,
     run.variables,
     run.eval_batches,
     protocols,
-    threads=_THREADS.value,
+    threads=options.threads,
   )
   name = pathlib.Path(run.workdir).name
   about = {'run': name, 'stage': run.stage.name}
-  kwargs = dict(train=run.train_source, whole=whole, sentences=_CONTROLS.value)
-  where = '-'.join(filter(None, [_DATA.value, _SPLIT.value])) or 'own'
+  kwargs = dict(train=run.train_source, whole=whole, sentences=options.controls)
+  where = '-'.join(filter(None, [options.data, options.split])) or 'own'
   folder = pathlib.Path(run.workdir) / 'evaluate' / where
   return (rows_of, source, protocols), dict(kwargs, label=name), about, folder
 
 
-def _of_maps():
+def _of_maps(options):
   """As `_of_run`, of a folder of maps."""
   from salflax import benchmark, mapfolder
   from salflax import config as config_lib
 
-  if not _DATA.value:
+  if not options.data:
     raise ValueError('--maps needs --data: the data set whose maps they are.')
-  split = _SPLIT.value or 'test'
+  split = options.split or 'test'
   load = lambda split, conditions: config_lib.load_rows(
-    _DATA.value, split, config_lib.data_dir(_DATA_DIR.value), conditions
+    options.data, split, config_lib.data_dir(options.data_dir), conditions
   )
-  source = load(split, _CONDITIONS.value or ())
-  train = load(_TRAIN_SPLIT.value, ()) if _TRAIN_SPLIT.value else None
-  protocols = _protocols(_PROTOCOLS.value or ['mit', 'course'])
-  matched = mapfolder.match(_MAPS.value, source)
-  checked = mapfolder.check(matched, source, threads=_THREADS.value)
+  source = load(split, options.conditions or ())
+  train = load(options.train_split, ()) if options.train_split else None
+  protocols = _protocols(options.protocols or ['mit', 'course'])
+  matched = mapfolder.match(options.maps, source)
+  checked = mapfolder.check(matched, source, threads=options.threads)
   _say(*mapfolder.notes(matched, checked))
   faults = mapfolder.faults(matched, checked)
-  if faults and not _PARTIAL.value:
+  if faults and not options.partial:
     raise ValueError(
-      '\n  '.join([f'{_MAPS.value}: these maps cannot be scored:', *faults])
+      '\n  '.join([f'{options.maps}: these maps cannot be scored:', *faults])
       + '\nMend them, or give --partial to score the others.'
     )
   _say(*faults)
@@ -129,41 +135,44 @@ def _of_maps():
     if index not in checked.unusable
   }
   rows_of = benchmark.rows_of_maps(
-    paths, mapfolder.predict, protocols, threads=_THREADS.value
+    paths, mapfolder.predict, protocols, threads=options.threads
   )
-  folder = pathlib.Path(os.path.abspath(_MAPS.value))
+  folder = pathlib.Path(os.path.abspath(options.maps))
   about = {'maps': folder.name, 'scored': len(paths), 'rows': len(source)}
   kwargs = dict(train=train, whole=load(split, ()), label=folder.name)
   out = folder.with_name(f'{folder.name}-scores')
   return (rows_of, source, protocols), kwargs, about, out
 
 
-def _evaluate() -> None:
+def execute(options: Any) -> None:
+  """Scores what the options name, writes the files, prints the tables."""
   import jax
 
   from salflax import benchmark
   from salflax.report import tables
 
-  if bool(_RUN.value) == bool(_MAPS.value):
+  if bool(options.run) == bool(options.maps):
     raise ValueError('Give either --run or --maps.')
-  args, kwargs, about, folder = _of_run() if _RUN.value else _of_maps()
+  args, kwargs, about, folder = (
+    _of_run(options) if options.run else _of_maps(options)
+  )
   outcome = benchmark.run(
     *args,
-    references=_CONTROLS.value,
-    seed=_SEED.value,
-    threads=_THREADS.value,
+    references=options.controls,
+    seed=options.seed,
+    threads=options.threads,
     progress=jax.process_index() == 0,
     **kwargs,
   )
   if jax.process_index():
     return
-  about |= {'data': _DATA.value, 'split': _SPLIT.value}
-  about['conditions'] = _CONDITIONS.value
+  about |= {'data': options.data, 'split': options.split}
+  about['conditions'] = options.conditions
   result = about | outcome.result
   shown = tables.score_tables(result) + tables.paired_tables(result)
   if 'course' in result['protocols']:
     shown.append(tables.beside_paper(result))
-  folder = pathlib.Path(_OUT.value or folder)
+  folder = pathlib.Path(options.out or folder)
   benchmark.write(folder, outcome, [t.markdown() for t in shown], **about)
   for table in tables.score_tables(result, interval=False):
     print(table.markdown())
@@ -176,7 +185,7 @@ def _main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   try:
-    _evaluate()
+    execute(flags.FLAGS)
   except (ValueError, OSError) as e:
     if flags.FLAGS.verbosity > 0:
       raise
@@ -187,6 +196,7 @@ def _main(argv: list[str]) -> int:
 
 def run() -> None:
   """The command line."""
+  define_flags()
   app.run(_main)
 
 

@@ -14,26 +14,30 @@ predictions.json says which name is which picture and sentence.
 import os
 import pathlib
 import sys
+from typing import Any
 
 from absl import app, flags
 
-_RUN = flags.DEFINE_string('run', None, 'Folder of a run.')
-_STAGE = flags.DEFINE_string('stage', None, 'Its stage; the last by default.')
-_IMAGE = flags.DEFINE_multi_string(
-  'image', None, 'Pictures or folders of them, joined by commas; may repeat.'
-)
-_TEXT = flags.DEFINE_multi_string(
-  'text', None, 'What people are told; may repeat. Empty: free viewing.'
-)
-_TEXTS = flags.DEFINE_string('texts', None, 'File of sentences, one a line.')
-_OUT = flags.DEFINE_string('out', 'predictions', 'Folder for the maps.')
-_DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', ['float16', 'float32'], 'Of the .npy files.'
-)
-_BITS = flags.DEFINE_enum('bits', '16', ['8', '16'], 'Of the .png maps.')
-_BATCH_SIZE = flags.DEFINE_integer(
-  'batch_size', 8, 'Maps that go through the network at once.', lower_bound=1
-)
+
+def define_flags() -> None:
+  """Defines the options; not on import, as commands share their names."""
+  flags.DEFINE_string('run', None, 'Folder of a run.')
+  flags.DEFINE_string('stage', None, 'Its stage; the last by default.')
+  flags.DEFINE_multi_string(
+    'image', None, 'Pictures or folders of them, joined by commas; may repeat.'
+  )
+  flags.DEFINE_multi_string(
+    'text', None, 'What people are told; may repeat. Empty: free viewing.'
+  )
+  flags.DEFINE_string('texts', None, 'File of sentences, one a line.')
+  flags.DEFINE_string('out', 'predictions', 'Folder for the maps.')
+  flags.DEFINE_enum(
+    'dtype', 'float32', ['float16', 'float32'], 'Of the .npy files.'
+  )
+  flags.DEFINE_enum('bits', '16', ['8', '16'], 'Of the .png maps.')
+  flags.DEFINE_integer(
+    'batch_size', 8, 'Maps that go through the network at once.', lower_bound=1
+  )
 
 
 def pictures(given: list[str]) -> list[pathlib.Path]:
@@ -91,15 +95,27 @@ def names(paths: list[pathlib.Path], num_texts: int) -> list[list[str]]:
   return rows
 
 
-def _texts() -> list[str]:
-  texts = list(_TEXT.value or ())
-  if _TEXTS.value:
-    with open(_TEXTS.value, encoding='utf-8') as f:
+def _texts(options) -> list[str]:
+  texts = list(options.text or ())
+  if options.texts:
+    with open(options.texts, encoding='utf-8') as f:
       texts += [line.strip() for line in f if line.strip()]
   return texts or ['']
 
 
-def _write(folder, name, image, saliency) -> None:
+def _check_overwriting(folder, paths, named) -> None:
+  """Raises ValueError where a map would replace a picture it is made of."""
+  given = {path.resolve() for path in paths}
+  for name in (name for row in named for name in row):
+    for suffix in ('.png', '_overlay.png'):
+      if (path := folder / f'{name}{suffix}').resolve() in given:
+        raise ValueError(
+          f'{path} would be overwritten: it is one of the pictures. Give '
+          'another folder by --out.'
+        )
+
+
+def _write(options, folder, name, image, saliency) -> None:
   import numpy as np
   from PIL import Image
 
@@ -107,23 +123,25 @@ def _write(folder, name, image, saliency) -> None:
   from salflax.report import plots
 
   with files.replacing(folder / f'{name}.npy') as path:
-    np.save(path, saliency.astype(_DTYPE.value))
-  grey = predict.quantise(saliency, bits=int(_BITS.value))
+    np.save(path, saliency.astype(options.dtype))
+  grey = predict.quantise(saliency, bits=int(options.bits))
   with files.replacing(folder / f'{name}.png') as path:
     Image.fromarray(grey).save(path)
   with files.replacing(folder / f'{name}_overlay.png') as path:
     Image.fromarray(plots.overlay(image, saliency)).save(path)
 
 
-def _predict() -> None:
+def execute(options: Any) -> None:
+  """Predicts every picture with every sentence, and writes the maps."""
   from salflax import predict, results
 
-  if not _RUN.value or not _IMAGE.value:
+  if not options.run or not options.image:
     raise ValueError('Give --run and --image.')
-  paths, texts = pictures(_IMAGE.value), _texts()
+  paths, texts = pictures(options.image), _texts(options)
   named = names(paths, len(texts))
-  folder = pathlib.Path(_OUT.value)
-  predictor = predict.Predictor.load(_RUN.value, stage=_STAGE.value)
+  folder = pathlib.Path(options.out)
+  _check_overwriting(folder, paths, named)
+  predictor = predict.Predictor.load(options.run, stage=options.stage)
   jobs = [
     (path, text, name)
     for path, row in zip(paths, named)
@@ -132,11 +150,11 @@ def _predict() -> None:
   maps = predictor.batch(
     ((path, text) for path, text, _ in jobs),
     # One picture alone need not wait for the work of a full batch.
-    batch_size=min(_BATCH_SIZE.value, len(jobs)),
+    batch_size=min(options.batch_size, len(jobs)),
   )
   listed = []
   for (path, text, name), saliency in zip(jobs, maps):
-    _write(folder, name, predict.read_picture(path), saliency)
+    _write(options, folder, name, predict.read_picture(path), saliency)
     listed.append({'name': name, 'image': str(path), 'text': text})
     said = f' {text!r}' if text else ''
     print(f'{folder / name}.npy, .png, _overlay.png  <-  {path}{said}')
@@ -147,7 +165,7 @@ def _main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   try:
-    _predict()
+    execute(flags.FLAGS)
   except (ValueError, OSError) as e:
     if flags.FLAGS.verbosity > 0:
       raise
@@ -158,6 +176,7 @@ def _main(argv: list[str]) -> int:
 
 def run() -> None:
   """The command line."""
+  define_flags()
   app.run(_main)
 
 
