@@ -1,0 +1,133 @@
+"""Reads a dataset's published files once and stores what is sound in them.
+
+  python -m salflax.cli.prepare --dataset=sjtu_tis --raw=/data/SJTU-TIS
+  python -m salflax.cli.prepare --dataset=folder --name=mine --raw=/data/mine
+
+What was found and what is not used, each with its reason, is printed and
+stored beside the data as report.json and report.csv. docs/data.md shows the
+folders that are expected.
+"""
+
+import sys
+
+from absl import app, flags
+
+from salflax import data, spec
+
+
+def define_flags() -> None:
+  """Defines the command line."""
+  names = ', '.join(data.DATASETS)
+  flags.DEFINE_string('dataset', None, f'One of: {names}.', required=True)
+  flags.DEFINE_string(
+    'raw', None, 'Folder with the published files.', required=True
+  )
+  flags.DEFINE_string(
+    'data_dir',
+    str(data.default_data_dir()),
+    'Where prepared datasets lie; $SALFLAX_DATA or ~/salflax_data by default.',
+  )
+  flags.DEFINE_string(
+    'name', '', "With --dataset=folder: load it as 'folder:NAME' later."
+  )
+  flags.DEFINE_float(
+    'sigma',
+    None,
+    'Blur of maps made of fixations, in pixels. Default: 24 for osie, 3 % of '
+    'the longer side for folder. sjtu_tis has maps of its own.',
+    lower_bound=0.1,
+  )
+  flags.DEFINE_bool(
+    'keep_inside',
+    False,
+    'Where a fixation lies outside its picture, leave out the fixation; by '
+    'default the sample is left out.',
+  )
+  flags.DEFINE_bool('overwrite', False, 'Replace what was prepared before.')
+
+
+def prepare(
+  dataset: str,
+  raw: str,
+  data_dir: str,
+  *,
+  name: str = '',
+  sigma: float | None = None,
+  keep_inside: bool = False,
+  overwrite: bool = False,
+) -> int:
+  """Prepares a dataset, prints what was found, and returns the exit status.
+
+  Args:
+    dataset: one of `data.DATASETS`.
+    raw: folder with the published files.
+    data_dir: where prepared datasets lie.
+    name: of a user's own folder.
+    sigma: blur in pixels of maps made of fixations; None for the default.
+    keep_inside: leave out fixations outside a picture, not the sample.
+    overwrite: replace what was prepared before.
+  """
+  try:
+    _check(dataset, name, sigma)
+    from salflax.data import builder
+
+    done = builder.prepare(
+      data.DATASETS[dataset](),
+      raw,
+      data_dir,
+      name=name,
+      overwrite=overwrite,
+      keep_inside=keep_inside,
+      sigma=sigma,
+    )
+  except (ValueError, OSError, RuntimeError) as e:
+    print(f'Not prepared: {e}', file=sys.stderr)
+    return 1
+  print(describe(done))
+  return 0
+
+
+def _check(dataset: str, name: str, sigma: float | None) -> None:
+  spec.lookup('dataset', data.DATASETS, dataset)
+  if dataset == 'folder' and not name.isidentifier():
+    raise ValueError(
+      '--dataset=folder needs a --name of letters, digits and _, found '
+      f'{name!r}.'
+    )
+  if dataset != 'folder' and name:
+    raise ValueError(f'--name is for --dataset=folder, not for {dataset}.')
+  if dataset == 'sjtu_tis' and sigma is not None:
+    raise ValueError('--sigma: sjtu_tis has maps of its own.')
+
+
+def describe(done) -> str:
+  """Returns what to print of a `builder.Prepared`."""
+  from salflax.data import raw as raw_lib
+
+  summary = done.summary
+  problems = [raw_lib.Problem(**p) for p in summary['problems']]
+  conditions = ', '.join(f'{k} {n}' for k, n in summary['conditions'].items())
+  state = 'Prepared' if done.fresh else 'Already prepared, nothing to do'
+  return '\n'.join(
+    [
+      raw_lib.Report(summary['found'], problems).text(),
+      f'{state}: {summary["samples"]} samples of {summary["pictures"]} '
+      f'pictures ({conditions}).',
+      f'{done.folder} holds them; report.json and report.csv in it name all '
+      'that is not used.',
+      *([] if done.fresh else ['--overwrite prepares it anew.']),
+    ]
+  )
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
+  names = 'dataset raw data_dir name sigma keep_inside overwrite'.split()
+  return prepare(**{n: flags.FLAGS[n].value for n in names})
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(main)

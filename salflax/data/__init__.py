@@ -1,0 +1,89 @@
+"""Datasets by name: `load_source('sjtu_tis', 'train', data_dir)`."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from salflax import spec
+
+
+def _sjtu_tis():
+  from salflax.data import sjtu_tis
+
+  return sjtu_tis.SjtuTis
+
+
+def _osie():
+  from salflax.data import osie
+
+  return osie.Osie
+
+
+def _folder():
+  from salflax.data import folder
+
+  return folder.Folder
+
+
+# Functions that return the builder, so that TFDS is imported when needed.
+DATASETS = {'sjtu_tis': _sjtu_tis, 'osie': _osie, 'folder': _folder}
+# Made on the fly: nothing to prepare.
+GENERATED = ('scenes',)
+
+
+def default_data_dir() -> pathlib.Path:
+  """Returns $SALFLAX_DATA, or ~/salflax_data where it is not set."""
+  path = os.environ.get('SALFLAX_DATA') or '~/salflax_data'
+  return pathlib.Path(path).expanduser()
+
+
+def load_source(
+  name: str,
+  split: str,
+  data_dir: str | os.PathLike | None = None,
+  **options: Any,
+) -> Sequence[dict]:
+  """Returns the rows of a dataset's split, read when asked for.
+
+  A row is a dict: image u8 [h, w, 3]; saliency u8 [h, w, 1]; fixations i32
+  [N, 2], (row, column), repeats kept where the source has them; text;
+  condition, one of 'pure' (free viewing), 'whole', 'all', 'salient',
+  'non_salient'; image_id, the same for all conditions of a picture.
+  `source.meta(i)` gives text, condition, image_id and size undecoded.
+
+  Args:
+    name: 'scenes', 'sjtu_tis', 'osie', or 'folder:NAME' for a folder prepared
+      with --name=NAME.
+    split: 'all', 'train', 'test', 'fold0' to 'fold4' (a fifth of the pictures
+      each), 'not_fold0' to 'not_fold4', or several joined by '+'.
+    data_dir: where prepared datasets lie; `default_data_dir()` if None.
+    **options: `conditions` (one or several) and `exclude` (a file of picture
+      ids, a packaged list's name, or ids) of prepared datasets; those of
+      `scenes.load` for scenes.
+
+  Raises:
+    ValueError: for an unknown name, split or condition, with the nearest
+      match, and for a split that comes out empty.
+    FileNotFoundError: for a dataset that is not prepared, with the command
+      that does.
+  """
+  dataset, _, own = str(name).partition(':')
+  if dataset in GENERATED and not own:
+    from salflax.data import scenes
+
+    return scenes.load(split, **options)
+  if dataset not in DATASETS:
+    raise spec.unknown('dataset', dataset, [*DATASETS, *GENERATED])
+  if bool(own) != (dataset == 'folder'):
+    raise ValueError(
+      f"Dataset {name!r}: a user's folder is 'folder:NAME', with the NAME it "
+      "was prepared under; the other datasets have no ':'."
+    )
+  from salflax.data import source
+
+  path = pathlib.Path(data_dir or default_data_dir()).expanduser()
+  spec.check_call(
+    source.load, spec.Call(f'load_source of {name}', (), options), takes=4
+  )
+  return source.load(dataset, own, split, path, **options)

@@ -1,0 +1,380 @@
+"""Reads raw pictures, maps and fixations, and names whatever is wrong.
+
+Nothing is repaired in silence: a sample that cannot be trusted is dropped with
+a reason from `REASONS`, and the rest goes on.
+"""
+
+import collections
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from salflax import spec
+from salflax.data import maps
+
+CONDITIONS = ('pure', 'whole', 'all', 'salient', 'non_salient')
+PICTURE_TYPES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
+LOSSLESS_TYPES = ('.png', '.bmp', '.tif', '.tiff')
+
+REASONS = (
+  'unreadable picture',
+  'unreadable map',
+  'unreadable fixations',
+  'missing picture',
+  'missing map',
+  'missing fixations',
+  'sizes disagree',
+  'empty map',
+  'no fixations',
+  'fixation outside the picture',
+  'not a fixation picture',
+  'unknown suffix',
+  'unknown condition',
+  'unknown file',
+  'text without picture',
+  'picture without text',
+  'empty text',
+  'text in a pure condition',
+  'duplicate id',
+  'duplicate text',
+  'unreadable text row',
+)
+
+
+class Problem(NamedTuple):
+  """Something found in the raw folder that is not used.
+
+  Attributes:
+    name: the sample, file or row.
+    reason: one of `REASONS`.
+    detail: what was found.
+  """
+
+  name: str
+  reason: str
+  detail: str
+
+
+class Dropped(Exception):
+  """Says why one sample cannot be used."""
+
+  def __init__(self, reason: str, detail: str):
+    super().__init__(f'{reason}: {detail}')
+    self.reason, self.detail = reason, detail
+
+
+class Report:
+  """What a raw folder held and what was not used, with the reason.
+
+  Attributes:
+    found: counts of what was found, by kind.
+    problems: every `Problem`, in the order met.
+  """
+
+  def __init__(self, found: Mapping = (), problems: Iterable[Problem] = ()):
+    """Starts with counts and problems, e.g. of a stored report."""
+    self.found: dict[str, int] = dict(found)
+    self.problems: list[Problem] = list(problems)
+
+  def drop(self, name: str, reason: str, detail: str) -> None:
+    """Adds a problem; `reason` must be one of `REASONS`."""
+    if reason not in REASONS:
+      raise spec.unknown('reason', reason, REASONS)
+    self.problems.append(Problem(name, reason, detail))
+
+  def counts(self) -> dict[str, int]:
+    """Returns how many problems there are of each reason."""
+    return dict(collections.Counter(p.reason for p in self.problems))
+
+  def text(self, *, limit: int = 5) -> str:
+    """Returns lines to print: the first `limit` problems of each reason."""
+    lines = [f'found: {n} {kind}' for kind, n in sorted(self.found.items())]
+    for reason, count in sorted(self.counts().items()):
+      lines.append(f'not used, {reason}: {count}')
+      same = [p for p in self.problems if p.reason == reason]
+      lines += [f'  {p.name}: {p.detail}' for p in same[:limit]]
+      if count > limit:
+        lines.append(f'  and {count - limit} more')
+    return '\n'.join(lines)
+
+  def save(self, folder: pathlib.Path, **extra) -> None:
+    """Writes report.json and report.csv into `folder`."""
+    problems = sorted(self.problems)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator='\n')
+    writer.writerow(Problem._fields)
+    writer.writerows(problems)
+    (folder / 'report.csv').write_text(table.getvalue(), encoding='utf-8')
+    record = dict(
+      extra,
+      found=dict(self.found),
+      not_used=self.counts(),
+      problems=[p._asdict() for p in problems],
+    )
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    (folder / 'report.json').write_text(text + '\n', encoding='utf-8')
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """Where one example lies on the disk; nothing of it is read yet.
+
+  Attributes:
+    image_id: the picture's id, the same for all its conditions.
+    condition: one of `CONDITIONS`.
+    text: the sentence, '' for free viewing.
+    image: the picture's file.
+    saliency: the map's file, or None: it is made of the fixations.
+    fixations: a fixation picture's file, points i32 [N, 2], or None.
+    sigma: of maps made of fixations, in pixels; None for `default_sigma`.
+    split_by: 'id', or 'content' where names say nothing about pictures.
+  """
+
+  image_id: str
+  condition: str
+  text: str
+  image: pathlib.Path
+  saliency: pathlib.Path | None = None
+  fixations: pathlib.Path | np.ndarray | None = None
+  sigma: float | None = None
+  split_by: str = 'id'
+
+  @property
+  def key(self) -> str:
+    """Unique name of the row."""
+    return f'{self.image_id}/{self.condition}'
+
+  def num_bytes(self) -> int:
+    """Returns about how many bytes the sample takes."""
+    files = [self.image, self.saliency]
+    return 10_000 + sum(f.stat().st_size for f in files if f and f.exists())
+
+
+class Record(NamedTuple):
+  """What is known of a stored row without decoding its pictures.
+
+  Attributes:
+    image_id: the picture's id.
+    condition: one of `CONDITIONS`.
+    text: the sentence.
+    height: of the picture, in pixels.
+    width: of the picture, in pixels.
+    num_fixations: repeats counted.
+    picture: what splits go by; the same for two copies of one picture.
+  """
+
+  image_id: str
+  condition: str
+  text: str
+  height: int
+  width: int
+  num_fixations: int
+  picture: str
+
+
+class _Encoded(NamedTuple):
+  data: bytes
+  size: tuple[int, int]
+  digest: str = ''
+
+
+def _open(path: pathlib.Path, what: str) -> Image.Image:
+  """Returns the decoded image; `what` is wrong with it where it is not one."""
+  try:
+    image = Image.open(path)
+    image.load()
+  except Exception as e:  # Pillow raises many kinds for a broken file.
+    raise Dropped(f'unreadable {what}', f'{path.name}: {e}') from e
+  if image.mode.startswith(('I', 'F')):
+    raise Dropped(
+      f'unreadable {what}',
+      f'{path.name}: pixels of mode {image.mode}; expected 8 bits a channel',
+    )
+  return image
+
+
+def _png(image: Image.Image) -> bytes:
+  buffer = io.BytesIO()
+  # Photographs hardly shrink beyond level 1, which is several times faster.
+  image.save(buffer, 'PNG', compress_level=1)
+  return buffer.getvalue()
+
+
+@functools.lru_cache(maxsize=4)
+def read_picture(path: pathlib.Path) -> _Encoded:
+  """Returns an RGB picture as JPEG or PNG bytes, upright, with its size.
+
+  The file's own bytes are kept where they hold 8-bit RGB already.
+
+  Raises:
+    Dropped: where the picture cannot be decoded to its last byte.
+  """
+  image = _open(path, 'picture')
+  content = path.read_bytes()
+  digest = hashlib.sha256(content).hexdigest()[:32]
+  turned = image.getexif().get(0x0112, 1) != 1
+  if turned:
+    image = ImageOps.exif_transpose(image)
+  size = (image.height, image.width)
+  if image.mode == 'RGB' and not turned and image.format in ('JPEG', 'PNG'):
+    return _Encoded(content, size, digest)
+  return _Encoded(_png(image.convert('RGB')), size, digest)
+
+
+def read_map(path: pathlib.Path) -> _Encoded:
+  """Returns a saliency map as PNG or JPEG bytes of one channel, with its size.
+
+  Raises:
+    Dropped: where it cannot be decoded or is zero everywhere.
+  """
+  image = _open(path, 'map')
+  gray = image if image.mode == 'L' else image.convert('RGB').convert('L')
+  if gray.getextrema()[1] == 0:
+    raise Dropped('empty map', f'{path.name} is zero everywhere')
+  size = (image.height, image.width)
+  if image.mode == 'L' and image.format in ('JPEG', 'PNG'):
+    return _Encoded(path.read_bytes(), size)
+  return _Encoded(_png(gray), size)
+
+
+def read_fixation_picture(
+  path: pathlib.Path,
+) -> tuple[np.ndarray, tuple[int, int]]:
+  """Returns the fixated pixels i32 [N, 2] of a two-valued picture and its size.
+
+  Raises:
+    Dropped: where it cannot be decoded, or holds more than two values and so
+      is no fixation picture but a blurred map or a photograph.
+  """
+  if path.suffix.lower() not in LOSSLESS_TYPES:
+    raise Dropped(
+      'not a fixation picture',
+      f'{path.name}: points do not survive lossy files; allowed are '
+      + ', '.join(LOSSLESS_TYPES),
+    )
+  image = _open(path, 'fixations')
+  values = np.asarray(image.convert('RGB')).max(axis=-1)
+  levels = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+  if len(levels) > 2 or (len(levels) == 2 and levels[0] != 0):
+    raise Dropped(
+      'not a fixation picture',
+      f'{path.name} holds {len(levels)} values; expected 0 and one other',
+    )
+  return np.argwhere(values > 0).astype(np.int32), values.shape
+
+
+def _check_size(found: tuple[int, int], size: tuple[int, int], what: str):
+  if tuple(found) != tuple(size):
+    raise Dropped(
+      'sizes disagree',
+      f'picture {size[1]} x {size[0]}, {what} {found[1]} x {found[0]}',
+    )
+
+
+def _points(sample: Sample, size: tuple[int, int], keep_inside: bool):
+  """Returns i32 [N, 2], and how many points outside were left out."""
+  if sample.fixations is None:
+    return np.zeros((0, 2), np.int32), 0
+  if isinstance(sample.fixations, np.ndarray):
+    points = sample.fixations
+  else:
+    points, found = read_fixation_picture(sample.fixations)
+    _check_size(found, size, 'fixations')
+  wrong = maps.outside(points, size)
+  if wrong.any() and not keep_inside:
+    row, column = points[wrong][0]
+    raise Dropped(
+      'fixation outside the picture',
+      f'{wrong.sum()} of {len(points)}, first at x={column}, y={row} '
+      f'of {size[1]} x {size[0]}',
+    )
+  points = points[~wrong]
+  if not len(points):
+    raise Dropped('no fixations', 'not one fixation inside the picture')
+  return points, int(wrong.sum())
+
+
+def read_sample(
+  sample: Sample, report: Report, *, keep_inside: bool = False
+) -> tuple[dict, Record] | None:
+  """Reads and checks one sample.
+
+  Args:
+    sample: where it lies.
+    report: takes the reason where the sample is dropped.
+    keep_inside: leave out fixations outside the picture, each sample named,
+      and keep the sample; by default such a sample is dropped.
+
+  Returns:
+    The example as stored (pictures as encoded bytes) and its record, or None.
+  """
+  try:
+    picture = read_picture(sample.image)
+    points, num_outside = _points(sample, picture.size, keep_inside)
+    if sample.saliency is not None:
+      saliency = read_map(sample.saliency)
+      _check_size(saliency.size, picture.size, 'map')
+      saliency_data = saliency.data
+    else:
+      sigma = sample.sigma or maps.default_sigma(picture.size)
+      blurred = maps.saliency_from_fixations(points, picture.size, sigma)
+      saliency_data = _png(Image.fromarray(maps.to_uint8(blurred)))
+  except Dropped as e:
+    report.drop(sample.key, e.reason, e.detail)
+    return None
+  if num_outside:
+    detail = f'{num_outside} points left out, the sample is kept'
+    report.drop(sample.key, 'fixation outside the picture', detail)
+  record = Record(
+    image_id=sample.image_id,
+    condition=sample.condition,
+    text=sample.text,
+    height=picture.size[0],
+    width=picture.size[1],
+    num_fixations=len(points),
+    picture=sample.image_id if sample.split_by == 'id' else picture.digest,
+  )
+  example = {
+    'image': io.BytesIO(picture.data),
+    'saliency': io.BytesIO(saliency_data),
+    'fixations': points.astype(np.int32),
+    'text': sample.text,
+    'condition': sample.condition,
+    'image_id': sample.image_id,
+  }
+  return example, record
+
+
+def files_by_stem(
+  folder: pathlib.Path, report: Report, *, types: tuple[str, ...]
+) -> dict[str, pathlib.Path]:
+  """Returns the files of a folder and its subfolders by path without ending.
+
+  Hidden files are passed over; files of other types and all files that share a
+  stem are reported and left out.
+  """
+  found = collections.defaultdict(list)
+  for root, folders, names in os.walk(folder):
+    folders[:] = sorted(f for f in folders if not f.startswith('.'))
+    for name in sorted(n for n in names if not n.startswith('.')):
+      path = pathlib.Path(root, name)
+      relative = path.relative_to(folder)
+      if path.suffix.lower() not in types and name.lower() != 'thumbs.db':
+        detail = f'in {folder.name}/; allowed are {", ".join(types)}'
+        report.drop(relative.as_posix(), 'unknown file', detail)
+      elif path.suffix.lower() in types:
+        found[relative.with_suffix('').as_posix()].append(path)
+  for stem in [s for s, paths in found.items() if len(paths) > 1]:
+    names = ', '.join(p.name for p in found.pop(stem))
+    report.drop(f'{folder.name}/{stem}', 'duplicate id', f'files {names}')
+  return {stem: paths[0] for stem, paths in found.items()}
