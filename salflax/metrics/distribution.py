@@ -30,11 +30,11 @@ def cc(pred: np.ndarray, saliency: np.ndarray) -> float:
     return NAN
   if is_flat(pred) or is_flat(saliency):
     return 0.0
-  # Scaled first, so that the squares neither overflow nor vanish.
-  x = pred - pred.mean()
-  y = saliency - saliency.mean()
-  x, y = (x / np.abs(x).max()).ravel(), (y / np.abs(y).max()).ravel()
-  return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
+  x, y = pred - pred.mean(), saliency - saliency.mean()
+  # Not x @ y: BLAS would start its threads beneath those that score pictures.
+  # Roots apart, so that the product of tiny densities does not vanish.
+  norms = np.sqrt((x * x).sum()) * np.sqrt((y * y).sum())
+  return float(np.clip((x * y).sum() / norms, -1, 1))
 
 
 def sim(
@@ -81,12 +81,12 @@ def kl(
   if not saliency.any():
     return NAN
   p, s = as_density(pred + floor), as_density(saliency + floor)
-  seen = s > 0
-  p, s = p[seen], s[seen]
-  with np.errstate(divide='ignore'):
-    total = (s * np.log(eps + s / (p + eps))).sum()
+  with np.errstate(divide='ignore', invalid='ignore'):
+    log = np.log(eps + s / (p + eps))
+  if not eps:
+    log[s == 0] = 0  # 0 log 0 is 0
   # The constant can push a perfect prediction below 0, by about eps * h * w.
-  return float(max(total, 0.0))
+  return float(max((s * log).sum(), 0.0))
 
 
 def _block_sums(x: np.ndarray, cell: int) -> np.ndarray:

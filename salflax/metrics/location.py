@@ -318,7 +318,7 @@ def ig(
   Args:
     pred: f64 [h, w].
     fixations: i64 [N, 2].
-    baseline: f64 [h, w], usually the centre bias.
+    baseline: f64 [h, w], usually the centre bias. NaN where it is all zero.
     minmax: subtract each map's minimum first (MIT). Without it (Tuebingen) the
       map is read as a density, as a probabilistic model gives it.
     eps: keeps the logarithms finite.
@@ -328,7 +328,7 @@ def ig(
   """
   pred, baseline = as_pair(pred, baseline, 'baseline')
   cells = as_cells(fixations, pred.shape, unique=unique)
-  if not len(cells):
+  if not len(cells) or not baseline.any():
     return NAN
   p = as_density(pred, minmax=minmax).ravel()[cells]
   b = as_density(baseline, minmax=minmax).ravel()[cells]

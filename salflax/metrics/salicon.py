@@ -73,6 +73,24 @@ def salicon_sauc(
   return stepped_auc(values[cells], values[others], step=step, closed=False)
 
 
+def _blur(x: np.ndarray, sigma: float) -> np.ndarray:
+  """Gaussian blur of [h, w], borders mirrored, kernel cut at 4 sigma."""
+  # Mirroring makes the cosine transform diagonalise the blur: seven times as
+  # fast as filtering with 153 taps along each axis.
+  from scipy import fft
+
+  offsets = np.arange(int(4 * sigma + 0.5) + 1)
+  weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+  weights[1:] *= 2
+  weights /= weights.sum()
+  spectrum = fft.dctn(x)
+  for axis, size in enumerate(x.shape):
+    angles = np.pi / size * np.outer(np.arange(size), offsets)
+    gain = (np.cos(angles) * weights).sum(axis=1)
+    spectrum *= gain[:, None] if axis == 0 else gain
+  return fft.idctn(spectrum)
+
+
 def salicon_cc(
   pred: np.ndarray, fixations: np.ndarray, *, sigma: float = 19.0
 ) -> float:
@@ -84,14 +102,10 @@ def salicon_cc(
     sigma: of the Gaussian, in pixels; borders are mirrored, and the kernel ends
       at 4 sigma.
   """
-  # SciPy's image filters take long to import, and few runs ask for this score.
-  from scipy import ndimage
-
   pred = as_map(pred)
-  cells = as_cells(fixations, pred.shape)
+  cells = as_cells(fixations, pred.shape, unique=True)
   if not len(cells):
     return NAN
-  saliency = np.zeros(pred.size)
-  saliency[cells] = 1
-  blurred = ndimage.gaussian_filter(saliency.reshape(pred.shape), sigma)
-  return cc(pred, blurred)
+  saliency = np.zeros(pred.shape)
+  saliency.ravel()[cells] = 1
+  return cc(pred, _blur(saliency, sigma))
