@@ -27,12 +27,12 @@ UNGUIDED = 'pure'
 GRID = (288, 384)
 
 
-def _density(example: Example) -> np.ndarray | None:
-  """Returns the human map on the grid, f64, summing to 1; None if empty."""
+def _density(example: Example, size: tuple[int, int]) -> np.ndarray | None:
+  """Returns the human map f64 at `size`, summing to 1; None if empty."""
   saliency = np.asarray(example['saliency'], np.float32)
-  grid = pp.resize(saliency.reshape(evaluate.size_of(example)), GRID)
+  grid = pp.resize(saliency.reshape(evaluate.size_of(example)), size)
   total = grid.sum(dtype=np.float64)
-  return grid / total if total > 0 else None
+  return grid.astype(np.float64) / total if total > 0 else None
 
 
 class CentrePrior:
@@ -49,7 +49,7 @@ class CentrePrior:
   def __init__(self, source: Sequence[Example], *, threads: int | None = None):
     def read(index):
       example = source[index]
-      return example['condition'], _density(example)
+      return example['condition'], _density(example, GRID)
 
     sums = collections.defaultdict(lambda: np.zeros(GRID))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -97,16 +97,19 @@ class SamePicture:
     return sorted(c for c in conditions if c != meta['condition'])
 
   def mean(self, example: Example, conditions: Sequence[str]) -> np.ndarray:
-    """Returns f64 [h, w], the mean of the picture's maps in `conditions`."""
+    """Returns f64 [h, w], the picture's mean density over `conditions`.
+
+    Maps are brought to a sum of 1 first: each comes scaled to its own maximum,
+    which would let the most scattered gaze weigh most.
+    """
     rows = self._rows[example['image_id']]
     size = evaluate.size_of(example)
     total = np.zeros(size)
     for condition in conditions:
       for index in rows[condition]:
-        other = self._source[index]
-        saliency = np.asarray(other['saliency'], np.float32)
-        saliency = saliency.reshape(evaluate.size_of(other))
-        total += pp.resize(saliency, size) / len(rows[condition])
+        density = _density(self._source[index], size)
+        if density is not None:
+          total += density / len(rows[condition])
     return total / len(conditions)
 
 
