@@ -10,13 +10,14 @@ folders that are expected.
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from salflax import data, spec
 
 
 def define_flags() -> None:
   """Defines the command line."""
+  logging.set_verbosity(logging.WARNING)
   names = ', '.join(data.DATASETS)
   flags.DEFINE_string('dataset', None, f'One of: {names}.', required=True)
   flags.DEFINE_string(
@@ -69,9 +70,9 @@ def prepare(
   """
   try:
     _check(dataset, name, sigma)
-    from salflax.data import builder
+    from salflax.data import prepare as prepare_lib
 
-    done = builder.prepare(
+    done = prepare_lib.prepare(
       data.DATASETS[dataset](),
       raw,
       data_dir,
@@ -101,16 +102,16 @@ def _check(dataset: str, name: str, sigma: float | None) -> None:
 
 
 def describe(done) -> str:
-  """Returns what to print of a `builder.Prepared`."""
-  from salflax.data import raw as raw_lib
+  """Returns what to print of a `data.prepare.Prepared`."""
+  from salflax.data import problems
 
   summary = done.summary
-  problems = [raw_lib.Problem(**p) for p in summary['problems']]
+  named = [problems.Problem(**p) for p in summary['problems']]
   conditions = ', '.join(f'{k} {n}' for k, n in summary['conditions'].items())
   state = 'Prepared' if done.fresh else 'Already prepared, nothing to do'
   return '\n'.join(
     [
-      raw_lib.Report(summary['found'], problems).text(),
+      problems.Report(summary['found'], named).text(),
       f'{state}: {summary["samples"]} samples of {summary["pictures"]} '
       f'pictures ({conditions}).',
       f'{done.folder} holds them; report.json and report.csv in it name all '
@@ -124,6 +125,7 @@ def main(argv: list[str]) -> int:
   """Runs the command."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
+  logging.set_verbosity(logging.WARNING)
   names = 'dataset raw data_dir name sigma keep_inside overwrite'.split()
   return prepare(**{n: flags.FLAGS[n].value for n in names})
 

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from salflax.data import builder, maps
+from salflax.data import builder, maps, problems
 from salflax.data import raw as raw_lib
 
 # (picture stem, condition)
@@ -22,7 +22,7 @@ class Folder(builder.GazeBuilder):
 
   @staticmethod
   def samples(
-    raw: pathlib.Path, report: raw_lib.Report, *, sigma: float | None = None
+    raw: pathlib.Path, report: problems.Report, *, sigma: float | None = None
   ) -> list[raw_lib.Sample]:
     """Returns where each sample lies; see `builder.GazeBuilder.samples`.
 
@@ -45,7 +45,7 @@ class Folder(builder.GazeBuilder):
     for (stem, condition), text in sorted(texts.items()):
       try:
         saliency, fixations = gaze.find(stem, condition)
-      except raw_lib.Dropped as e:
+      except problems.Dropped as e:
         report.drop(f'{stem}/{condition}', e.reason, e.detail)
         continue
       samples.append(
@@ -99,7 +99,7 @@ def _stem(name: str | None, pictures) -> str | None:
 
 
 def _read_texts(
-  path: pathlib.Path, pictures: dict, report: raw_lib.Report
+  path: pathlib.Path, pictures: dict, report: problems.Report
 ) -> dict[Key, str] | None:
   """Returns the sentences by picture and condition; None without texts.csv."""
   if not path.is_file():
@@ -159,7 +159,7 @@ class _Gaze:
     if self._maps is not None:
       saliency = next((self._maps[n] for n in names if n in self._maps), None)
       if saliency is None:
-        raise raw_lib.Dropped('missing map', f'no {stem}.* in maps/')
+        raise problems.Dropped('missing map', f'no {stem}.* in maps/')
     if self._points is not None:
       keys = ((stem, condition), (stem, ''))
       fixations = next(
@@ -172,13 +172,13 @@ class _Gaze:
     has_gaze = self._points is not None or self._files is not None
     if fixations is None and has_gaze:
       detail = f'no {stem} in fixations.csv or fixations/'
-      raise raw_lib.Dropped('missing fixations', detail)
+      raise problems.Dropped('missing fixations', detail)
     if isinstance(fixations, str):
-      raise raw_lib.Dropped('unreadable fixations', fixations)
+      raise problems.Dropped('unreadable fixations', fixations)
     return saliency, fixations
 
 
-def _report_strays(files, pictures, kind: str, report: raw_lib.Report) -> None:
+def _report_strays(files, pictures, kind: str, report: problems.Report) -> None:
   for name in sorted(files):
     stems = [name.removesuffix(f'_{c}') for c in ('', *raw_lib.CONDITIONS)]
     if name not in pictures and not any(s in pictures for s in stems):
@@ -188,7 +188,7 @@ def _report_strays(files, pictures, kind: str, report: raw_lib.Report) -> None:
 
 
 def _read_points(
-  path: pathlib.Path, pictures, report: raw_lib.Report, by_condition: bool
+  path: pathlib.Path, pictures, report: problems.Report, by_condition: bool
 ) -> dict[Key, np.ndarray | str]:
   """Returns points i32 [N, 2], or what is wrong, by picture and condition."""
   positions = collections.defaultdict(list)

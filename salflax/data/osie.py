@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from salflax.data import builder, maps
+from salflax.data import builder, maps, problems
 from salflax.data import raw as raw_lib
 
 SIGMA = 24.0  # One degree of visual angle on the 800 x 600 pictures.
@@ -19,7 +19,7 @@ class Osie(builder.GazeBuilder):
 
   @staticmethod
   def samples(
-    raw: pathlib.Path, report: raw_lib.Report, *, sigma: float = SIGMA
+    raw: pathlib.Path, report: problems.Report, *, sigma: float = SIGMA
   ) -> list[raw_lib.Sample]:
     """Returns where each sample lies; see `builder.GazeBuilder.samples`.
 
@@ -60,7 +60,7 @@ class Osie(builder.GazeBuilder):
 
 
 def read_gaze(
-  path: pathlib.Path, report: raw_lib.Report
+  path: pathlib.Path, report: problems.Report
 ) -> dict[str, np.ndarray]:
   """Returns the fixations i32 [N, 2] of all observers, by picture id.
 

@@ -5,7 +5,7 @@ import contextlib
 import pathlib
 import re
 
-from salflax.data import builder
+from salflax.data import builder, problems
 from salflax.data import raw as raw_lib
 
 CONDITION_BY_SUFFIX = {
@@ -53,7 +53,7 @@ class SjtuTis(builder.GazeBuilder):
 
   @staticmethod
   def samples(
-    raw: pathlib.Path, report: raw_lib.Report
+    raw: pathlib.Path, report: problems.Report
   ) -> list[raw_lib.Sample]:
     """Returns where each sample lies; see `builder.GazeBuilder.samples`."""
     folders, workbook = _layout(raw)
@@ -70,7 +70,7 @@ class SjtuTis(builder.GazeBuilder):
     for key in sorted(keys):
       try:
         sample = _sample(key, files, texts)
-      except raw_lib.Dropped as e:
+      except problems.Dropped as e:
         if key not in bad_texts:
           report.drop(_label(key), e.reason, e.detail)
         continue
@@ -116,7 +116,7 @@ def _layout(raw: pathlib.Path) -> tuple[dict, pathlib.Path]:
 
 
 def read_texts(
-  path: pathlib.Path, report: raw_lib.Report
+  path: pathlib.Path, report: problems.Report
 ) -> dict[Key, str | None]:
   """Returns the sentences of the workbook, stripped, no-break spaces too.
 
@@ -166,7 +166,7 @@ def _rows(sheet, path: pathlib.Path, columns: tuple[str, ...]):
       yield f'{sheet.title} row {number}', *values
 
 
-def _collect(rows, report: raw_lib.Report) -> dict[Key, str | None]:
+def _collect(rows, report: problems.Report) -> dict[Key, str | None]:
   found = collections.defaultdict(list)
   for place, number, condition, text in rows:
     try:
@@ -182,7 +182,7 @@ def _collect(rows, report: raw_lib.Report) -> dict[Key, str | None]:
   return {key: _one_text(key, rows, report) for key, rows in found.items()}
 
 
-def _one_text(key: Key, rows, report: raw_lib.Report) -> str | None:
+def _one_text(key: Key, rows, report: problems.Report) -> str | None:
   """Returns the one sentence of a sample, or None and reports."""
   places = ', '.join(place for place, _ in rows)
   if len({text for _, text in rows}) > 1:
@@ -199,7 +199,7 @@ def _one_text(key: Key, rows, report: raw_lib.Report) -> str | None:
 
 
 def _by_key(
-  folder: pathlib.Path, report: raw_lib.Report
+  folder: pathlib.Path, report: problems.Report
 ) -> dict[Key, pathlib.Path]:
   """Returns the files of a folder by number and suffix."""
   found = collections.defaultdict(list)
@@ -224,15 +224,15 @@ def _sample(key: Key, files: dict, texts: dict) -> raw_lib.Sample:
   name = f'{picture_id(number)}{suffix}'
   image = files['image'].get(key) or files['image'].get((number, ''))
   if image is None:
-    raise raw_lib.Dropped(
+    raise problems.Dropped(
       'missing picture', f'no {name}.* and no {picture_id(number)}.* in image/'
     )
   for kind, reason in (('map', 'map'), ('fixation', 'fixations')):
     if key not in files[kind]:
-      raise raw_lib.Dropped(f'missing {reason}', f'no {name}.png in {kind}/')
+      raise problems.Dropped(f'missing {reason}', f'no {name}.png in {kind}/')
   text = '' if suffix == '_0' else texts.get(key)
   if text is None:
-    raise raw_lib.Dropped('picture without text', 'no row in the workbook')
+    raise problems.Dropped('picture without text', 'no row in the workbook')
   return raw_lib.Sample(
     image_id=picture_id(number),
     condition=CONDITION_BY_SUFFIX[suffix],
@@ -243,7 +243,7 @@ def _sample(key: Key, files: dict, texts: dict) -> raw_lib.Sample:
   )
 
 
-def _report_leftovers(files, texts, keys, report: raw_lib.Report) -> None:
+def _report_leftovers(files, texts, keys, report: problems.Report) -> None:
   """Names sentences and pictures that no gaze belongs to."""
   with_gaze = {number for number, _ in keys}
   shown = {number for number, _ in files['image']}

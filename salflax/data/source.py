@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from salflax import spec
-from salflax.data import builder, splits
+from salflax.data import prepare, splits
 from salflax.data import raw as raw_lib
 
 
@@ -45,7 +45,7 @@ class PreparedSource(Sequence):
     self._starts = np.cumsum([0] + [len(p) for p in self._parts])
     if self._rows and max(self._rows) >= self._starts[-1]:
       raise ValueError(
-        f'{folder}: {builder.RECORDS} names more rows than the '
+        f'{folder}: {prepare.RECORDS} names more rows than the '
         f'{self._starts[-1]} stored; prepare it anew with --overwrite.'
       )
 
@@ -80,7 +80,7 @@ def _decode(data: bytes, mode: str) -> np.ndarray:
 
 
 def _records(folder: pathlib.Path) -> list[raw_lib.Record]:
-  with (folder / builder.RECORDS).open(encoding='utf-8') as f:
+  with (folder / prepare.RECORDS).open(encoding='utf-8') as f:
     return [raw_lib.Record(**json.loads(line)) for line in f]
 
 
@@ -121,12 +121,12 @@ def load(
       nothing, or a split that comes out empty.
   """
   splits.parse(split)
-  folder = builder.folder_of(data_dir, dataset, name)
+  folder = prepare.folder_of(data_dir, dataset, name)
   label = ':'.join(filter(None, [dataset, name]))
-  if not (folder / builder.RECORDS).is_file():
+  if not (folder / prepare.RECORDS).is_file():
     raise FileNotFoundError(
       f'{label} is not prepared in {data_dir} (there: '
-      f'{", ".join(builder.names_in(data_dir)) or "nothing"}). Run: python -m '
+      f'{", ".join(prepare.names_in(data_dir)) or "nothing"}). Run: python -m '
       f'salflax.cli.prepare --dataset={dataset}'
       + (f' --name={name}' if name else '')
       + f' --raw=<folder> --data_dir={data_dir}'
