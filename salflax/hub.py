@@ -45,8 +45,8 @@ def locate(
   Args:
     name: a file, a folder, or a name such as 'all-MiniLM-L6-v2',
       'bert-base-uncased', 'timm/resnet50.tv_in1k'. A file stands for itself
-      where it is one of `files` or weights with the ending of one of them,
-      and for its folder otherwise.
+      where it is one of `files`, or weights where weights are asked for, and
+      for its folder otherwise.
     files: the file names that would do, the best one first.
     beside: what else the user has to put there, for the advice on absence.
 
@@ -56,8 +56,8 @@ def locate(
   """
   path = pathlib.Path(name).expanduser()
   if path.is_file():
-    wanted = {pathlib.Path(f).suffix for f in files}
-    if path.name in files or path.suffix in WEIGHT_SUFFIXES & wanted:
+    weights = any(f.endswith(tuple(WEIGHT_SUFFIXES)) for f in files)
+    if path.name in files or (weights and path.suffix in WEIGHT_SUFFIXES):
       return path
     path = path.parent
   if path.is_dir():
