@@ -188,7 +188,8 @@ def make_loss(text: str) -> LossFn:
     It reads batch['saliency'] and batch['fixations'] as far as the terms need
     them; batch['box'], where present, so that padding weighs zero; and
     batch['mask'], where present, so that filling rows weigh zero. A picture
-    without fixations is left out of the mean of a term that needs them.
+    without ground truth for a term (no fixation; a saliency map of zeros) is
+    left out of that term's mean.
 
   Raises:
     ValueError: here for a bad spec; `loss_fn` raises KeyError where the batch
@@ -197,7 +198,7 @@ def make_loss(text: str) -> LossFn:
   terms = parse(text)
 
   def loss_fn(pred, batch):
-    where = box_pixels(batch['box'], pred.shape) if 'box' in batch else None
+    where = _counted(batch, jnp.shape(pred))
     values = {t.name: _batch_mean(t, pred, batch, where) for t in terms}
     return sum(t.weight * values[t.name] for t in terms), values
 
@@ -212,12 +213,12 @@ def box_pixels(box: Array, shape: tuple[int, ...]) -> Array:
     shape: (B, H, W).
 
   Raises:
-    ValueError: where `box` is not [B, 4].
+    ValueError: where `box` is not [B, 4] or `shape` not (B, H, W).
   """
-  if jnp.shape(box) != (shape[0], 4):
+  if len(shape) != 3 or jnp.shape(box) != (shape[0], 4):
     raise ValueError(
-      f'box must be [{shape[0]}, 4] for maps of shape {list(shape)}; found '
-      f'{list(jnp.shape(box))}.'
+      f'box must be [B, 4] for maps [B, H, W]; found box '
+      f'{list(jnp.shape(box))} for maps {list(shape)}.'
     )
   top, left, height, width = jnp.asarray(box).T[:, :, None]
   y, x = jnp.arange(shape[1])[None], jnp.arange(shape[2])[None]
@@ -226,20 +227,24 @@ def box_pixels(box: Array, shape: tuple[int, ...]) -> Array:
   return rows[:, :, None] & columns[:, None, :]
 
 
+def _counted(batch, shape):
+  """Pixels inside the box of rows that are not mere filling, [B, H, W]."""
+  where = jnp.ones(shape, bool)
+  if 'box' in batch:
+    where = where & box_pixels(batch['box'], shape)
+  if 'mask' in batch:
+    where = where & jnp.asarray(batch['mask']).astype(bool)[:, None, None]
+  return where
+
+
 def _batch_mean(term, pred, batch, where):
-  """Mean of one term over the rows that count; 0 where none does."""
+  """Mean of one term over the rows with ground truth; 0 where none has."""
   key = term.entry.target
   if key not in batch:
     raise KeyError(
       f'The loss {term.name!r} needs {key!r}; the batch has {sorted(batch)}.'
     )
-  target = jnp.asarray(batch[key])
-  values = term.entry.fn(pred, target, where=where, **term.kwargs)
-  rows = jnp.ones(values.shape, bool)
-  if 'mask' in batch:
-    rows = jnp.asarray(batch['mask']).astype(bool)
-  if key == 'fixations':
-    seen = target > 0 if where is None else (target > 0) & where
-    rows = rows & seen.any(maps.PICTURE)
-  # Not a product: a filling row may hold anything, NaN too.
+  pred, target, valid = maps.prepare(pred, batch[key], where)
+  values = term.entry.fn(pred, target, where=valid, **term.kwargs)
+  rows = maps.recorded(target, valid)[:, 0, 0]
   return jnp.where(rows, values, 0).sum() / jnp.maximum(rows.sum(), 1)

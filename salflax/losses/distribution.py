@@ -38,8 +38,8 @@ def kld(
   if not eps >= 1e-18:
     raise ValueError(f'kld: eps must be at least 1e-18, found {eps!r}.')
   pred, target, valid = maps.prepare(pred, target, where)
-  p = maps.sum_to_one(pred, valid)
-  s = maps.sum_to_one(target, valid)
+  p = maps.density(pred, valid)
+  s = maps.truth_density(target, valid)
   return maps.total(s * jnp.log(eps + s / (p + eps)), valid)[:, 0, 0]
 
 
@@ -103,18 +103,15 @@ def sim(
     target: saliency map >= 0 of any scale, [B, H, W].
     where: nonzero for the pixels that count, [B, H, W]; None for all.
     minmax: subtract each map's minimum before it is divided by its sum, as in
-      the MIT benchmark and in TranSalNet; a flat map is then empty.
+      the MIT benchmark and in TranSalNet.
 
   Returns:
     [B], in [0, 1]; 0 where the densities are equal, 1 where they do not meet or
-    either is empty.
+    the saliency map is empty.
 
   Reference: MIT saliency benchmark (similarity); TranSalNet's training loss.
   """
   pred, target, valid = maps.prepare(pred, target, where)
-  if minmax:
-    pred = pred - maps.bounds(pred, valid)[0]
-    target = target - maps.bounds(target, valid)[0]
-  p = maps.sum_to_one(pred, valid)
-  s = maps.sum_to_one(target, valid)
+  p = maps.density(pred, valid, minmax=minmax)
+  s = maps.truth_density(target, valid, minmax=minmax)
   return 1 - maps.total(jnp.minimum(p, s), valid)[:, 0, 0]

@@ -28,12 +28,15 @@ _NOTES = """\
 * **Padding.** `where` marks the pixels that count. `make_loss` derives it from
   the batch's `box`, so that the border of a letterbox weighs zero in every sum,
   mean, minimum, maximum and deviation: the value is that of the cropped maps.
-* **Batch mean.** Each term is averaged over the rows whose `mask` is True. A
-  picture without fixations has `nss` 0 and is left out of that term's mean.
+* **Batch mean.** Each term is averaged over the rows whose `mask` is True and
+  that have ground truth for it: a picture without fixations has `nss` 0, one
+  whose saliency map is all zero has `kld` 0, and both are left out.
 * **Limiting maps.** Values and gradients are finite for flat, zero and
-  one-hot maps. An empty map stays empty, as in the MIT benchmark's code: a
-  prediction of zero costs `kld` about -log eps. A flat map has CC 0 and NSS 0,
-  and SIM 0 under `minmax`.
+  one-hot maps. As in the metrics, a flat prediction has CC 0 and NSS 0, and a
+  prediction of zeros is read as the uniform density.
+* **Conventions.** `sim` and `nss` default to what the models here were
+  published with, `minmax=True` and `ddof=1`, which are the MIT benchmark's too.
+  `sim(minmax=False)` and `nss(ddof=0)` are the forms of pysaliency.
 * **Precision.** bfloat16 maps are lifted to float32 first.
 * **kld, eps.** A pixel predicted as exactly 0 has a gradient of the order of
   s / eps. That is harmless behind a sigmoid; behind a ReLU, `kld(eps=1e-7)` is

@@ -16,8 +16,7 @@ from jax import Array
 
 PICTURE = (1, 2)
 # A sum or a range at or below this is that of an empty or flat map. It is
-# compared, never added, so float32 cannot round it away; it bounds gradients
-# by about its inverse.
+# compared, never added, so float32 cannot round it away.
 TINY = 1e-12
 
 
@@ -32,8 +31,8 @@ def prepare(
     where: None, or [B, H, W], nonzero for the pixels that count.
 
   Returns:
-    `pred` and `target` in float32 (float64 where either comes so) and `valid`,
-    bool [B, H, W].
+    `pred` and `target` in float32 (float64 where either comes so), 0 where
+    they do not count, and `valid`, bool [B, H, W].
 
   Raises:
     ValueError: for another rank, another shape or another kind of number.
@@ -59,12 +58,17 @@ def prepare(
   dtype = jnp.promote_types(pred.dtype, jnp.float32)
   if jnp.issubdtype(target.dtype, jnp.floating):
     dtype = jnp.promote_types(dtype, target.dtype)
-  return pred.astype(dtype), target.astype(dtype), valid.astype(bool)
+  valid = valid.astype(bool)
+  # Zeros now, so that not even NaN in the padding reaches value or gradient.
+  pred = jnp.where(valid, pred.astype(dtype), 0)
+  return pred, jnp.where(valid, target.astype(dtype), 0), valid
 
 
 def total(x: Array, valid: Array) -> Array:
   """Sum over the valid pixels of each picture, [B, 1, 1]."""
-  return jnp.where(valid, x, 0).sum(PICTURE, keepdims=True)
+  # Row sums first: 100,000 float32 added one by one lose four digits.
+  rows = jnp.where(valid, x, 0).sum(2, keepdims=True)
+  return rows.sum(1, keepdims=True)
 
 
 def count(valid: Array, dtype) -> Array:
@@ -88,14 +92,34 @@ def bounds(x: Array, valid: Array) -> tuple[Array, Array]:
   return jnp.where(some, low, 0), jnp.where(some, high, 0)
 
 
-def sum_to_one(x: Array, valid: Array) -> Array:
-  """`x` divided by its sum over the valid pixels, 0 elsewhere, [B, H, W].
+def density(x: Array, valid: Array, *, minmax: bool = False) -> Array:
+  """`x` scaled to sum 1 over the valid pixels, 0 elsewhere, [B, H, W].
 
-  An all-zero map stays zero, as in the MIT benchmark's code.
+  An all-zero map becomes uniform, and under `minmax` any flat map does, as in
+  the metrics: the gradient then is that of an offset to the uniform density,
+  not of a division by next to nothing.
+
+  Args:
+    x: maps >= 0, [B, H, W].
+    valid: bool [B, H, W].
+    minmax: subtract each map's minimum first.
   """
-  x = jnp.where(valid, x, 0)
-  mass = x.sum(PICTURE, keepdims=True)
-  return x / jnp.where(mass > TINY, mass, 1)
+  if minmax:
+    x = x - bounds(x, valid)[0]
+  mass = total(x, valid)
+  empty = mass <= TINY
+  x = (x + empty) / jnp.where(empty, count(valid, x.dtype), mass)
+  return jnp.where(valid, x, 0)
+
+
+def truth_density(x: Array, valid: Array, *, minmax: bool = False) -> Array:
+  """As `density`, but all-zero maps stay zero: they record no gaze."""
+  return density(x, valid, minmax=minmax) * recorded(x, valid)
+
+
+def recorded(target: Array, valid: Array) -> Array:
+  """True where a picture has any ground truth inside `valid`, [B, 1, 1]."""
+  return (valid & (target > 0)).any(PICTURE, keepdims=True)
 
 
 def max_to_one(x: Array, valid: Array) -> Array:
