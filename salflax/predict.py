@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from salflax import parallel
+from salflax import run as run_lib
 from salflax.data import pp
 from salflax.types import Batch
 
@@ -141,16 +142,14 @@ class Predictor:
     self.run = run
 
   @classmethod
-  def load(cls, workdir: str | os.PathLike, **options) -> 'Predictor':
+  def load(cls, workdir: str | os.PathLike, *, stage: str = '') -> 'Predictor':
     """Returns a predictor with the best checkpoint of a run.
 
     Args:
       workdir: folder of the run.
-      **options: of `config.load_run`, e.g. `stage='salicon'`.
+      stage: whose checkpoint; the last stage's by default.
     """
-    from salflax import config
-
-    return cls(config.load_run(os.fspath(workdir), **options))
+    return cls(run_lib.load(workdir, stage=stage))
 
   def __call__(self, image: Picture, text: str = '') -> np.ndarray:
     """Returns f32 [h, w] >= 0 for one picture and one sentence.

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
+from toy_gaze import Toy
 
 from salflax import evaluate, metrics, parallel, reference, results
 from salflax.data import loader, pp
-from tests.toy_gaze import Toy
 
 PP = pp.make('resize_pad(48, 64)|normalize("unit")')
 PROTOCOLS = {
@@ -212,14 +212,14 @@ def test_hosts_share_the_work_bit_for_bit(source, prior, rows, monkeypatch):
 
 _HOST = """
 import sys
-sys.path.insert(0, {root!r})
+sys.path[:0] = {root!r}, {root!r} + '/tests'
 import jax
 port, process = sys.argv[1:]
 jax.distributed.initialize('127.0.0.1:' + port, 2, int(process))
 import numpy as np
 from salflax import evaluate, metrics, parallel, results
 from salflax.data import loader, pp
-from tests.toy_gaze import Toy
+from toy_gaze import Toy
 source = Toy(5, ('pure',))
 mesh = parallel.make_mesh()
 predict = jax.jit(lambda x: x[..., 1] + np.float32(0.1),

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from toy_gaze import Toy
 
 from salflax import evaluate, metrics, reference, results
-from tests.toy_gaze import Toy
 
 MIT = {'mit': metrics.bind_metrics('cc|nss')}
 

@@ -24,24 +24,23 @@ from absl import app, flags
 def define_flags() -> None:
   """Defines the options; not on import, as commands share their names."""
   flags.DEFINE_string('run', None, 'Folder of a run, to score its model.')
-  flags.DEFINE_string('stage', None, 'Its stage; the last by default.')
+  flags.DEFINE_string('stage', '', 'Its stage; the last by default.')
   flags.DEFINE_string('maps', None, 'Folder of maps, to score them.')
   flags.DEFINE_string(
-    'data', None, "Name of a prepared data set; a run's own by default."
+    'data', '', "Name of a prepared data set; a run's own by default."
   )
+  flags.DEFINE_string('data_dir', '', 'Where prepared data sets are.')
   flags.DEFINE_string(
-    'data_dir', '', 'Where prepared data sets are, for --maps.'
-  )
-  flags.DEFINE_string(
-    'split', None, "Split to score; a run's own by default, test for --maps."
+    'split', '', "Split to score; a run's own by default, test for --maps."
   )
   flags.DEFINE_string(
     'train_split',
-    'train',
-    'Split of the centre prior that IG needs, for --maps; empty leaves IG out.',
+    '',
+    "Split whose pictures make the centre prior, which IG needs: a run's "
+    'training split by default, train for --maps; none leaves both out.',
   )
   flags.DEFINE_list(
-    'conditions', None, 'Conditions to score, e.g. salient,non_salient.'
+    'conditions', [], 'Conditions to score, e.g. salient,non_salient.'
   )
   flags.DEFINE_list(
     'protocols',
@@ -76,6 +75,11 @@ def _protocols(names):
   return {name: metrics.bind_metrics(name) for name in names}
 
 
+def _train(options, default, load):
+  name = options.train_split or default
+  return None if name == 'none' else load(name)
+
+
 def _say(*lines: str) -> None:
   for line in lines:
     print(line, file=sys.stderr)
@@ -85,10 +89,19 @@ def _of_run(options):
   """Returns arguments of `benchmark.run`, and what the summary says of it."""
   from salflax import benchmark
   from salflax import config as config_lib
+  from salflax import run as run_lib
 
-  run = config_lib.load_run(options.run, stage=options.stage)
-  source = run.load_source(options.data, options.split, options.conditions)
-  whole = run.load_source(options.data, options.split, None)
+  run = run_lib.load(options.run, stage=options.stage)
+  source = run.load_source(
+    options.data, options.split, options.conditions, options.data_dir
+  )
+  data = options.data or run.section['data']
+  split = options.split or run.section['test_split']
+  load = lambda split: config_lib.load_rows(
+    data, split, config_lib.data_dir(options.data_dir or run.config['data_dir'])
+  )
+  # The centre bias is that of the pictures scored, wherever the model learnt.
+  train = _train(options, run.section['split'], load)
   protocols = _protocols(options.protocols or run.protocols)
   rows_of = benchmark.rows_of_model(
     run.predict_fn,
@@ -98,9 +111,16 @@ def _of_run(options):
     threads=options.threads,
   )
   name = pathlib.Path(run.workdir).name
-  about = {'run': name, 'stage': run.stage.name}
-  kwargs = dict(train=run.train_source, whole=whole, sentences=options.controls)
-  where = '-'.join(filter(None, [options.data, options.split])) or 'own'
+  about = {
+    'run': name,
+    'stage': run.stage.name,
+    'step': run.at,
+    'data': data,
+    'split': split,
+    'conditions': options.conditions or run.section['conditions'],
+  }
+  kwargs = dict(train=train, whole=load(split), sentences=options.controls)
+  where = '-'.join(filter(None, [options.data, options.split])) or 'test'
   folder = pathlib.Path(run.workdir) / 'evaluate' / where
   return (rows_of, source, protocols), dict(kwargs, label=name), about, folder
 
@@ -113,11 +133,11 @@ def _of_maps(options):
   if not options.data:
     raise ValueError('--maps needs --data: the data set whose maps they are.')
   split = options.split or 'test'
-  load = lambda split, conditions: config_lib.load_rows(
+  load = lambda split, conditions=(): config_lib.load_rows(
     options.data, split, config_lib.data_dir(options.data_dir), conditions
   )
-  source = load(split, options.conditions or ())
-  train = load(options.train_split, ()) if options.train_split else None
+  source = load(split, options.conditions)
+  train = _train(options, 'train', load)
   protocols = _protocols(options.protocols or ['mit', 'course'])
   matched = mapfolder.match(options.maps, source)
   checked = mapfolder.check(matched, source, threads=options.threads)
@@ -138,8 +158,15 @@ def _of_maps(options):
     paths, mapfolder.predict, protocols, threads=options.threads
   )
   folder = pathlib.Path(os.path.abspath(options.maps))
-  about = {'maps': folder.name, 'scored': len(paths), 'rows': len(source)}
-  kwargs = dict(train=train, whole=load(split, ()), label=folder.name)
+  about = {
+    'maps': folder.name,
+    'scored': len(paths),
+    'rows': len(source),
+    'data': options.data,
+    'split': split,
+    'conditions': options.conditions,
+  }
+  kwargs = dict(train=train, whole=load(split), label=folder.name)
   out = folder.with_name(f'{folder.name}-scores')
   return (rows_of, source, protocols), kwargs, about, out
 
@@ -166,8 +193,6 @@ def execute(options: Any) -> None:
   )
   if jax.process_index():
     return
-  about |= {'data': options.data, 'split': options.split}
-  about['conditions'] = options.conditions
   result = about | outcome.result
   shown = tables.score_tables(result) + tables.paired_tables(result)
   if 'course' in result['protocols']:

@@ -22,7 +22,7 @@ from absl import app, flags
 def define_flags() -> None:
   """Defines the options; not on import, as commands share their names."""
   flags.DEFINE_string('run', None, 'Folder of a run.')
-  flags.DEFINE_string('stage', None, 'Its stage; the last by default.')
+  flags.DEFINE_string('stage', '', 'Its stage; the last by default.')
   flags.DEFINE_multi_string(
     'image', None, 'Pictures or folders of them, joined by commas; may repeat.'
   )
