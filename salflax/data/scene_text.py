@@ -2,7 +2,8 @@
 
 Every noun phrase fits exactly one thing of its scene. Words vary (synonyms,
 order, sentence patterns), so that a text encoder has something to do; which
-pattern is used tells nothing about how conspicuous the thing is.
+pattern is used tells nothing about how conspicuous the thing is. The words
+left and right are used for sides only, so that mirroring may swap them.
 """
 
 import itertools
@@ -57,7 +58,7 @@ _ONE = (
   '{A} can be seen {at}.',
   'Look at {the}.',
   'Look for {the} {at}.',
-  'Someone has left {a} {at}.',
+  'Somebody has put {a} {at}.',
   'The picture shows {a} {at}.',
   '{The} is {at}.',
   '{The} lies on {ground}.',
