@@ -124,8 +124,10 @@ def _from_hub(
       return pathlib.Path(
         huggingface_hub.hf_hub_download(name, file, etag_timeout=TIMEOUT)
       )
-    except errors.EntryNotFoundError:
-      continue
+    except errors.EntryNotFoundError as e:
+      # Its subclass of that name means that the network went away.
+      if isinstance(e, errors.LocalEntryNotFoundError):
+        raise FileNotFoundError(_advice(name, wanted, str(e))) from e
     except (errors.HfHubHTTPError, OSError, ValueError) as e:
       reason = str(e).strip().splitlines()[0] if str(e).strip() else repr(e)
       raise FileNotFoundError(_advice(name, wanted, reason)) from e

@@ -58,6 +58,7 @@ def test_ids_mask_types(folder):
     ('dog\u00a0', [DOG]),
     ('\u00a0dog\u00a0dog', [DOG, DOG]),
     ('dog 😀', [DOG, UNK]),
+    ('dog \ud83d', [DOG, UNK]),
     ('  \t\n ', []),
     ('dogs dog.', [7, DOG, 11]),
     ('reds', [10, 8]),
@@ -126,6 +127,10 @@ def test_pickles(folder):
 def test_a_file_stands_for_its_folder(folder):
   for name in ('vocab.txt', 'config.json'):
     assert Tokenizer(folder / name).vocab_size == len(WORDS)
+  short = folder / 'other.txt'
+  short.write_text('\n'.join(WORDS[:5]))
+  with pytest.raises(ValueError, match='other.txt has 5 word pieces'):
+    Tokenizer(short)
 
 
 @pytest.mark.parametrize('size', [5, len(WORDS) - 1, len(WORDS) + 1, 30522])

@@ -13,6 +13,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 
+RNG = np.random.default_rng(0)
 MAGIC = 0x1950A86A20F9469CFC6C
 TYPES = {
   np.dtype(np.float32): 'FloatStorage',
@@ -141,3 +142,25 @@ def save(path, state, *, layout='zip') -> None:
     for i, (name, x) in enumerate(state.items())
   }
   WRITERS[layout](path, node, storages)
+
+
+def array(*shape, dtype=np.float32):
+  """Returns random numbers."""
+  return RNG.normal(size=shape).astype(dtype)
+
+
+def resnet_like():
+  """Returns a small state dict with every kind of tensor."""
+  return {
+    'conv1.weight': array(4, 3, 7, 7),
+    'layer1.0.conv1.weight': array(5, 4, 1, 1),
+    'layer1.0.bn1.weight': array(5),
+    'layer1.0.bn1.bias': array(5),
+    'layer1.0.bn1.running_mean': array(5),
+    'layer1.0.bn1.running_var': array(5),
+    'layer1.0.bn1.num_batches_tracked': np.zeros((), np.int64),
+    'layer1.0.downsample.0.weight': array(8, 4, 1, 1),
+    'layer1.0.downsample.1.weight': array(8),
+    'fc.weight': array(2, 8),
+    'fc.bias': array(2),
+  }

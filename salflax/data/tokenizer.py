@@ -44,7 +44,7 @@ class Tokenizer:
       raise ValueError(
         f'length must be at least 3 ([CLS], a word piece, [SEP]), not {length}.'
       )
-    path = hub.locate(folder_or_name, files=('tokenizer.json', 'vocab.txt'))
+    path = _find(folder_or_name)
     self.length = length
     self._tokenizer = _read(path)
     self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -71,11 +71,24 @@ class Tokenizer:
       if not isinstance(text, str):
         raise TypeError(f'Sentence {i} is {text!r}, not a string.')
     # Not encode_batch: its threads do not survive a fork.
-    encoded = [self._tokenizer.encode(str(t)) for t in texts]
+    encoded = [self._tokenizer.encode(_valid(t)) for t in texts]
     shape = (len(encoded), self.length)
     ids = np.array([e.ids for e in encoded], np.int32).reshape(shape)
     mask = np.array([e.attention_mask for e in encoded], bool).reshape(shape)
     return ids, mask
+
+
+def _valid(text: str) -> str:
+  """Returns the text without halves of characters, which stop the library."""
+  return text.encode('utf-8', 'replace').decode('utf-8')
+
+
+def _find(folder_or_name: str | os.PathLike) -> pathlib.Path:
+  path = pathlib.Path(folder_or_name)
+  # A vocabulary under a name of its own, not the one that lies beside it.
+  if path.is_file() and path.suffix == '.txt':
+    return path
+  return hub.locate(folder_or_name, files=('tokenizer.json', 'vocab.txt'))
 
 
 def _read(path: pathlib.Path) -> tokenizers.Tokenizer:

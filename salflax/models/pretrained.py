@@ -131,8 +131,9 @@ def convert(
     ValueError: where nothing lies under `prefix`, or two tensors get one name.
   """
   prefix = prefix.rstrip('.') + '.' if prefix else ''
-  if not prefix and state and all(n.startswith('module.') for n in state):
-    prefix = 'module.'  # saved from inside DataParallel
+  wrapped = state and all(n.startswith('module.') for n in state)
+  if wrapped and not prefix.startswith('module.'):
+    prefix = f'module.{prefix}'  # saved from inside DataParallel
   flat = {'params': {}, 'batch_stats': {}}
   for name, tensor in state.items():
     if not name.startswith(prefix) or name.split('.')[-1] in BUFFERS:
