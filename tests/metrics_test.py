@@ -1,5 +1,6 @@
 """What holds for every metric, and how they are asked for."""
 
+import importlib.util
 import subprocess
 import sys
 import types
@@ -178,6 +179,18 @@ def test_bad_fixations_are_named(name, points, message):
 def test_bad_specs_are_named(text, message):
   with pytest.raises(ValueError, match=message):
     metrics.bind_metrics(text)
+
+
+def test_emd_without_its_solver_is_refused_at_once(monkeypatch):
+  find = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util,
+    'find_spec',
+    lambda name: None if name == 'ot' else find(name),
+  )
+  with pytest.raises(ImportError, match=r'pip install .*salflax\[emd\]'):
+    metrics.bind_metrics('cc|emd')
+  assert metrics.bind_metrics('mit')
 
 
 @pytest.mark.parametrize('text', ['auc_borji', 'auc_shuffled', 'salicon_auc'])

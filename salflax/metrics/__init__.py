@@ -121,6 +121,7 @@ def bind_metrics(text: str) -> list[BoundMetric]:
   Raises:
     ValueError: for an unknown metric, protocol or option, naming the nearest,
       and for a metric given twice, which would need two names in a row.
+    ImportError: for emd where POT is not installed.
   """
   parts = []
   for part in spec.split_chain(text):
@@ -138,6 +139,8 @@ def bind_metrics(text: str) -> list[BoundMetric]:
   keys = [b.key for b in bound]
   if twice := sorted({k for k in keys if keys.count(k) > 1}):
     raise ValueError(f'{text!r} has a metric twice: {", ".join(twice)}.')
+  if 'emd' in keys:  # else a run would stop at its first evaluation
+    distribution.require_solver()
   return bound
 
 

@@ -9,6 +9,8 @@ Reference: Bylinskii et al. 2018, "What do different evaluation metrics tell us
 about saliency models?"
 """
 
+import importlib.util
+
 import numpy as np
 
 from salflax.metrics.arrays import EPS, as_density, as_pair, is_flat
@@ -125,14 +127,19 @@ def emd(pred: np.ndarray, saliency: np.ndarray, *, cell: int = 32) -> float:
   return _transport(p, s)
 
 
-def _transport(p: np.ndarray, s: np.ndarray) -> float:
-  """Cheapest transport of density `p` into `s`, both [rows, columns]."""
-  try:
-    import ot
-  except ImportError as e:
+def require_solver() -> None:
+  """Raises ImportError where POT, which `emd` needs, is not installed."""
+  if importlib.util.find_spec('ot') is None:
     raise ImportError(
       "emd needs POT: pip install 'salflax[emd]', or leave emd out."
-    ) from e
+    )
+
+
+def _transport(p: np.ndarray, s: np.ndarray) -> float:
+  """Cheapest transport of density `p` into `s`, both [rows, columns]."""
+  require_solver()
+  import ot
+
   # Mass on both sides may stay where it is, since the cost is a metric.
   surplus, lack = np.maximum(p - s, 0), np.maximum(s - p, 0)
   mass = surplus.sum()
