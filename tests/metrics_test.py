@@ -1,6 +1,8 @@
 """What holds for every metric, and how they are asked for."""
 
 import importlib.util
+import inspect
+import pathlib
 import subprocess
 import sys
 import types
@@ -14,6 +16,7 @@ from salflax.cli import bench
 from salflax.metrics import distribution
 from salflax.types import GroundTruth
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 RNG = np.random.default_rng
 
 
@@ -274,3 +277,16 @@ def test_benchmark_covers_every_metric():
   assert {len(r) for r in rows} == {len(head)}
   names = {r[0].strip('`') for r in rows}
   assert names >= set(metrics.METRICS) | set(metrics.PROTOCOLS)
+
+
+def test_docs_name_every_metric_and_protocol():
+  text = (ROOT / 'docs' / 'metrics.md').read_text(encoding='utf-8')
+  for key, metric in metrics.METRICS.items():
+    arrow = '↑' if metric.higher_is_better else '↓'
+    assert f'| `{key}` | {metric.label} {arrow} |' in text
+    for option in inspect.signature(metric.fn).parameters.values():
+      if option.kind is option.KEYWORD_ONLY:
+        assert f'`{option.name}=' in text
+  for name in metrics.PROTOCOLS:
+    parts = ', '.join(f'`{b.text}`' for b in metrics.bind_metrics(name))
+    assert f'| `{name}` | {parts} |' in text
