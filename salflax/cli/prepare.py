@@ -17,7 +17,7 @@ from salflax import data, spec
 
 def define_flags() -> None:
   """Defines the command line."""
-  logging.set_verbosity(logging.WARNING)
+  logging.set_verbosity(logging.ERROR)
   names = ', '.join(data.DATASETS)
   flags.DEFINE_string('dataset', None, f'One of: {names}.', required=True)
   flags.DEFINE_string(

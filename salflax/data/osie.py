@@ -56,15 +56,17 @@ class Osie(builder.GazeBuilder):
         sigma=sigma,
       )
       for image_id in sorted(gaze.keys() & pictures.keys())
+      if gaze[image_id] is not None
     ]
 
 
 def read_gaze(
   path: pathlib.Path, report: problems.Report
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray | None]:
   """Returns the fixations i32 [N, 2] of all observers, by picture id.
 
   The file counts pixels from 1 and has decimals: ours are `round(v) - 1`.
+  Gaze that cannot be used is reported and returned as None.
 
   Raises:
     ValueError: for a file that is not OSIE's fixations.mat.
@@ -86,19 +88,16 @@ def read_gaze(
       report.drop(f'fixations{{{number}}}', 'unreadable fixations', detail)
       continue
     image_id = pathlib.PurePath(name).stem
-    try:
-      points = _points(entry)
-    except (AttributeError, TypeError, ValueError) as e:
-      report.drop(f'{image_id}/pure', 'unreadable fixations', str(e))
-      continue
     if image_id in gaze:
       gaze[image_id] = None
-    else:
-      gaze[image_id] = points
-  for image_id in [i for i, points in gaze.items() if points is None]:
-    del gaze[image_id]
-    detail = f'twice in {path.name}'
-    report.drop(f'{image_id}/pure', 'duplicate id', detail)
+      detail = f'again at {number} of {path.name}'
+      report.drop(f'{image_id}/pure', 'duplicate id', detail)
+      continue
+    try:
+      gaze[image_id] = _points(entry)
+    except (AttributeError, TypeError, ValueError) as e:
+      gaze[image_id] = None
+      report.drop(f'{image_id}/pure', 'unreadable fixations', str(e))
   return gaze
 
 

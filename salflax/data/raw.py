@@ -105,7 +105,6 @@ def _png(image: Image.Image) -> bytes:
   return buffer.getvalue()
 
 
-@functools.lru_cache(maxsize=4)
 def read_picture(path: pathlib.Path) -> _Encoded:
   """Returns an RGB picture as JPEG or PNG bytes, upright, with its size.
 
@@ -114,6 +113,17 @@ def read_picture(path: pathlib.Path) -> _Encoded:
   Raises:
     Dropped: where the picture cannot be decoded to its last byte.
   """
+  try:
+    stat = path.stat()
+  except OSError as e:
+    raise Dropped('unreadable picture', f'{path.name}: {e}') from e
+  return _read_picture(path, stat.st_mtime_ns, stat.st_size)
+
+
+# The conditions of a picture come one after the other and may share its file;
+# the time and size in the key keep a file that was replaced from being stale.
+@functools.lru_cache(maxsize=4)
+def _read_picture(path: pathlib.Path, mtime_ns: int, size: int) -> _Encoded:
   image = _open(path, 'picture')
   content = path.read_bytes()
   digest = hashlib.sha256(content).hexdigest()[:32]

@@ -1,0 +1,231 @@
+"""Preparing: all is written or nothing, and a second run says so."""
+
+import collections
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import fake_data
+import numpy as np
+import pytest
+
+from salflax import data
+from salflax.cli import prepare as cli
+from salflax.data import maps, prepare
+
+POINTS = [('p0.png', 0, 3, 2), ('p1.png', 0, 5, 6), ('p2.png', 0, 7, 8)]
+
+
+def _prepare(dataset, root, data_dir, **kwargs):
+  return prepare.prepare(data.DATASETS[dataset](), root, data_dir, **kwargs)
+
+
+def _finished(data_dir):
+  """Returns all but the locks."""
+  names = [p.relative_to(data_dir).as_posix() for p in data_dir.rglob('*')]
+  return sorted(n for n in names if not n.endswith('.lock'))
+
+
+def test_nothing_usable_is_an_error(tmp_path):
+  root = fake_data.folder(tmp_path / 'raw', [('p0.png', 0, 99, 99)], count=1)
+  with pytest.raises(ValueError, match='Nothing usable') as error:
+    _prepare('folder', root, tmp_path / 'out', name='mine')
+  assert 'fixation outside the picture' in str(error.value)
+  assert _finished(tmp_path / 'out') == []
+
+
+@pytest.mark.parametrize(
+  'dataset, files, error, said',
+  [
+    ('sjtu_tis', ['image/x', 'map/x'], FileNotFoundError, 'image_1800'),
+    (
+      'sjtu_tis',
+      ['image/x', 'map/x', 'fixation/x'],
+      FileNotFoundError,
+      'sentences are absent',
+    ),
+    (
+      'sjtu_tis',
+      ['image/x', 'map/x', 'fixation/x', 'text.xlsx'],
+      ValueError,
+      'not a readable workbook',
+    ),
+    ('osie', ['stimuli/x'], FileNotFoundError, 'fixations.mat'),
+    (
+      'osie',
+      ['data/stimuli/x', 'data/eye/fixations.mat'],
+      ValueError,
+      'MATLAB',
+    ),
+    ('folder', ['images/x'], FileNotFoundError, 'fixations.csv'),
+    ('folder', ['images/x', 'fixations.csv'], ValueError, 'no column'),
+  ],
+)
+def test_another_layout_is_an_error(tmp_path, dataset, files, error, said):
+  for name in files:
+    (tmp_path / 'raw' / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / 'raw' / name).write_text('x')
+  name = 'mine' if dataset == 'folder' else ''
+  with pytest.raises(error, match=said):
+    _prepare(dataset, tmp_path / 'raw', tmp_path / 'out', name=name)
+  assert _finished(tmp_path / 'out') == []
+
+
+def test_a_second_run_does_nothing_unless_told(tmp_path, capsys):
+  root = fake_data.folder(tmp_path / 'raw', POINTS)
+  args = ('folder', str(root), str(tmp_path / 'out'))
+  assert cli.prepare(*args, name='mine') == 0
+  assert 'Prepared: 3 samples' in capsys.readouterr().out
+  report = tmp_path / 'out' / 'folder' / 'mine' / '1.0.0' / 'report.json'
+  stamp = report.stat().st_mtime_ns
+  assert cli.prepare(*args, name='mine') == 0
+  assert 'Already prepared' in capsys.readouterr().out
+  assert report.stat().st_mtime_ns == stamp
+  assert cli.prepare(*args, name='mine', sigma=9.0) == 1
+  assert 'other options' in capsys.readouterr().err
+  assert report.stat().st_mtime_ns == stamp
+  (root / 'images' / 'p2.png').unlink()
+  assert cli.prepare(*args, name='mine') == 1
+  assert 'other files' in capsys.readouterr().err
+  assert cli.prepare(*args, name='mine', sigma=9.0, overwrite=True) == 0
+  assert json.loads(report.read_text())['samples'] == 2
+  example = data.load_source('folder:mine', 'all', tmp_path / 'out')[0]
+  blurred = maps.saliency_from_fixations(example['fixations'], (24, 32), 9.0)
+  np.testing.assert_array_equal(
+    example['saliency'][..., 0], maps.to_uint8(blurred)
+  )
+
+
+def test_a_failed_overwrite_leaves_what_was_there(tmp_path):
+  root = fake_data.folder(tmp_path / 'raw', POINTS)
+  _prepare('folder', root, tmp_path / 'out', name='mine')
+  before = _finished(tmp_path / 'out')
+  for path in (root / 'images').iterdir():
+    path.write_bytes(b'')
+  with pytest.raises(ValueError, match='Nothing usable'):
+    _prepare('folder', root, tmp_path / 'out', name='mine', overwrite=True)
+  assert _finished(tmp_path / 'out') == before
+  assert len(data.load_source('folder:mine', 'all', tmp_path / 'out')) == 3
+
+
+_CHILD = """
+import os, resource, signal, sys
+from salflax.cli import prepare
+from salflax.data import raw
+read, seen = raw.read_sample, []
+def spy(*args, **kwargs):
+  seen.append(1)
+  if len(seen) == 2: {act}
+  return read(*args, **kwargs)
+raw.read_sample = spy
+sys.exit(prepare.prepare('folder', sys.argv[1], sys.argv[2], name='mine'))
+"""
+
+
+def _child(tmp_path, act):
+  root = tmp_path / 'raw'
+  if not root.exists():
+    fake_data.folder(root, POINTS)
+  code = [sys.executable, '-c', _CHILD.format(act=act)]
+  return subprocess.run(
+    [*code, str(root), str(tmp_path / 'out')],
+    capture_output=True,
+    text=True,
+    timeout=100,
+  )
+
+
+def test_killed_midway_leaves_nothing_that_looks_finished(tmp_path):
+  done = _child(tmp_path, 'os.kill(os.getpid(), signal.SIGKILL)')
+  assert done.returncode == -signal.SIGKILL
+  assert not (tmp_path / 'out' / 'folder').exists()
+  with pytest.raises(FileNotFoundError, match='not prepared'):
+    data.load_source('folder:mine', 'all', tmp_path / 'out')
+  assert _finished(tmp_path / 'out')  # Hidden leftovers, which the next clears.
+  done = _child(tmp_path, 'pass')
+  assert done.returncode == 0, done.stderr
+  assert {n.split('/')[0] for n in _finished(tmp_path / 'out')} == {'folder'}
+  assert len(data.load_source('folder:mine', 'all', tmp_path / 'out')) == 3
+
+
+@pytest.mark.parametrize(
+  'act, said',
+  [
+    ('resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))', 'too large'),
+    ('raise KeyboardInterrupt', 'KeyboardInterrupt'),
+  ],
+)
+def test_cut_off_while_writing_leaves_nothing(tmp_path, act, said):
+  done = _child(tmp_path, act)
+  assert done.returncode != 0
+  assert said in done.stderr
+  assert _finished(tmp_path / 'out') == []
+
+
+def test_too_little_space_is_told_before_anything_is_written(
+  tmp_path, monkeypatch, capsys
+):
+  root = fake_data.folder(tmp_path / 'raw', POINTS)
+  usage = collections.namedtuple('usage', 'total used free')(10, 9, 1)
+  monkeypatch.setattr('shutil.disk_usage', lambda path: usage)
+  args = ('folder', str(root), str(tmp_path / 'out'))
+  assert cli.prepare(*args, name='mine') == 1
+  assert 'MB are needed and 0 MB are free' in capsys.readouterr().err
+  assert _finished(tmp_path / 'out') == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, capsys):
+  root = fake_data.folder(tmp_path / 'raw', POINTS)
+  (tmp_path / 'file').write_text('')
+  out = tmp_path / 'file' / 'out'
+  assert cli.prepare('folder', str(root), str(out), name='mine') == 1
+  assert str(out) in capsys.readouterr().err
+
+
+def test_two_at_once_do_not_mix(tmp_path, capsys):
+  root = fake_data.folder(tmp_path / 'raw', POINTS)
+  with (tmp_path / '.folder-mine.lock').open('w') as f:
+    fcntl.flock(f, fcntl.LOCK_EX)
+    assert cli.prepare('folder', str(root), str(tmp_path), name='mine') == 1
+  assert 'Another process' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'kwargs, said',
+  [
+    ({'dataset': 'sjtu'}, "Did you mean 'sjtu_tis'"),
+    ({'dataset': 'folder'}, 'needs a --name'),
+    ({'dataset': 'folder', 'name': '../x'}, 'needs a --name'),
+    ({'dataset': 'osie', 'name': 'x'}, '--name is for'),
+    ({'dataset': 'sjtu_tis', 'sigma': 3.0}, 'maps of its own'),
+    ({'dataset': 'osie', 'raw': '/absent'}, '/absent is absent'),
+  ],
+)
+def test_wrong_arguments_are_told(tmp_path, capsys, kwargs, said):
+  kwargs = {'raw': str(tmp_path), 'data_dir': str(tmp_path / 'out'), **kwargs}
+  assert cli.prepare(**kwargs) == 1
+  assert said in capsys.readouterr().err
+  assert not (tmp_path / 'out' / 'osie').exists()
+
+
+def test_command_line(tmp_path):
+  root = fake_data.folder(tmp_path / 'raw', [*POINTS, ('p1.png', 0, 99, 0)])
+  command = [sys.executable, '-m', 'salflax.cli.prepare']
+  help_text = subprocess.run(
+    [*command, '--help'], capture_output=True, text=True
+  )
+  assert '--raw' in help_text.stdout and 'report.csv' in help_text.stdout
+  done = subprocess.run(
+    [*command, '--dataset=folder', '--name=mine', f'--raw={root}'],
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'SALFLAX_DATA': str(tmp_path / 'out')},
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'Prepared: 2 samples' in done.stdout
+  assert 'p1/pure: 1 of 2, first at x=99, y=0 of 32 x 24' in done.stdout
+  assert '3/3' in done.stderr  # The progress bar.
+  assert len(data.load_source('folder:mine', 'all', tmp_path / 'out')) == 2
