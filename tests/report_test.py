@@ -1,0 +1,241 @@
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from salflax.report import plots, tables
+
+
+def entry(mean, *, n=2, n_valid=None, low=None, high=None):
+  n_valid = n if n_valid is None else n_valid
+  return dict(mean=mean, low=low, high=high, n=n, n_valid=n_valid)
+
+
+def summary(conditions, overall=None):
+  return {
+    'n': 4,
+    'pictures': 2,
+    'overall': overall or {},
+    'mean_of_conditions': {},
+    'conditions': conditions,
+  }
+
+
+@pytest.fixture
+def result():
+  kl = {'label': 'KL', 'higher_is_better': False}
+  cc = {'label': 'CC', 'higher_is_better': True}
+  paired = dict(difference=0.1, low=0.05, high=0.15, p=1e-4, n=2)
+  return {
+    'model': 'a_run',
+    'data': 'toy',
+    'split': 'test',
+    'protocols': {
+      'mit': {'metrics': {'cc': cc, 'kl': kl}},
+      'tuebingen': {'metrics': {'kl': kl}},
+    },
+    'scores': summary(
+      {
+        'pure': {
+          'mit/cc': entry(0.5, low=0.4, high=0.625),
+          'mit/kl': entry(0.25, n_valid=1, low=math.nan, high=math.nan),
+          'tuebingen/kl': entry(None, n_valid=0),
+        }
+      }
+    ),
+    'references': {
+      'centre': {
+        'label': 'Centre prior',
+        'scores': summary({'pure': {'mit/cc': entry(0.4)}}),
+      }
+    },
+    'controls': {},
+    'tests': {'a_run − Centre prior': {'pure': {'mit/cc': paired}}},
+  }
+
+
+def test_score_tables_as_markdown(result):
+  mit, tuebingen = tables.score_tables(result)
+  assert mit.markdown() == (
+    '**Protocol mit: toy test**\n\n'
+    '| Condition | Predictor | n | CC ↑ | KL [mit] ↓ |\n'
+    '|---|---:|---:|---:|---:|\n'
+    '| pure | a_run | 2 | 0.5000 [0.400, 0.625] | 0.2500 (n=1) |\n'
+    '| pure | Centre prior | 2 | 0.4000 | – |\n'
+  )
+  assert tuebingen.markdown().endswith(
+    '| Condition | Predictor | n | KL [tuebingen] ↓ |\n'
+    '|---|---:|---:|---:|\n'
+    '| pure | a_run | 2 | – |\n'
+    '| pure | Centre prior | 2 | – |\n'
+  )
+
+
+def test_score_tables_as_latex(result):
+  mit, _ = tables.score_tables(result, interval=False)
+  assert mit.latex() == (
+    '\\begin{table}\n'
+    '\\centering\n'
+    '\\caption{Protocol mit: toy test}\n'
+    '\\begin{tabular}{lrrrr}\n'
+    '\\toprule\n'
+    'Condition & Predictor & n & CC $\\uparrow$ & KL [mit] $\\downarrow$ \\\\\n'
+    '\\midrule\n'
+    'pure & a\\_run & 2 & 0.5000 & 0.2500 (n=1) \\\\\n'
+    'pure & Centre prior & 2 & 0.4000 & -- \\\\\n'
+    '\\bottomrule\n'
+    '\\end{tabular}\n'
+    '\\end{table}\n'
+  )
+
+
+def test_paired_tables(result):
+  (table,) = [t for t in tables.paired_tables(result) if 'mit' in t.title]
+  assert table.cells() == [
+    [
+      'a_run − Centre prior',
+      'pure',
+      '2',
+      '+0.1000 [+0.050, +0.150] p<.001',
+      '–',
+    ]
+  ]
+
+
+def test_several_conditions_add_an_overall_row(result):
+  row = {'mit/cc': entry(0.3)}
+  result['scores'] = summary({'pure': row, 'all': row}, overall=row)
+  result['references'] = {}
+  first = [row[0] for row in tables.score_tables(result)[0].cells()]
+  assert first == ['pure', 'all', 'overall']
+
+
+@pytest.mark.parametrize('cell', [None, math.nan, math.inf])
+def test_what_is_not_known_is_a_dash(cell):
+  assert tables.Table('t', ['a'], [[cell]]).cells() == [['–']]
+
+
+def test_markup_in_a_cell_is_text():
+  table = tables.Table('50 % & <b>', ['x_1'], [['a|b\\{$#^~']])
+  assert r'a\|b' in table.markdown()
+  assert r'50 \% \&' in table.latex()
+  escaped = r'a|b\textbackslash{}\{\$\#\textasciicircum{}\textasciitilde{}'
+  assert escaped in table.latex()
+  assert '&lt;b&gt;' in table.html() and '<td>a|b' in table.html()
+
+
+def test_a_row_of_the_wrong_length_is_an_error():
+  with pytest.raises(ValueError, match='2 cells under 1 columns'):
+    tables.Table('t', ['a'], [[1, 2]]).markdown()
+
+
+def test_published_numbers():
+  ours = tables.published('huang2024')
+  assert len(ours) == 16 * 4 and {row['table'] for row in ours} == {
+    'I', 'II', 'III', 'IV', 'V', 'VI',
+  }  # fmt: skip
+  theirs = tables.published('bruckert2021')
+  assert len(theirs) == 10 * 5 + 27 * 7 + 9 * 5
+  best = max(
+    (r for r in theirs if r['table'] == '2' and r['metric'] == 'CC'),
+    key=lambda r: r['value'],
+  )
+  assert best['setting'].startswith('KLD+CC+NSS+DF') and best['value'] == 0.7291
+
+
+@pytest.mark.parametrize(
+  'condition, values',
+  [
+    ('pure', (0.7942, 0.6471, 0.7249, 1.5962)),
+    ('non_salient', (0.7571, 0.6236, 0.5105, 1.5623)),
+    ('salient', (0.7765, 0.6332, 0.6354, 1.6857)),
+    ('all', (0.7841, 0.6421, 0.6658, 1.5777)),
+  ],
+)
+def test_the_papers_best_by_condition(condition, values):
+  found = [
+    tables.best_published(condition, metric)['value']
+    for metric in ('AUC', 'sAUC', 'CC', 'NSS')
+  ]
+  assert tuple(found) == values
+
+
+def test_beside_the_paper(result):
+  result['scores']['conditions']['pure']['course/course_cc'] = entry(0.75)
+  table = tables.beside_paper(result)
+  assert 'Protocol course' in table.title
+  pure, non_salient, *_ = table.cells()
+  assert pure[5:7] == ['0.7500', '0.7249'] and pure[1] == '–'
+  assert non_salient[5:7] == ['–', '0.5105']
+  assert tables.best_published('whole', 'CC') is None
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+
+
+class TestOverlay:
+  def test_heat_where_it_is_salient_and_the_picture_elsewhere(self):
+    saliency = np.zeros((30, 40))
+    saliency[5, 6] = 3
+    found = plots.overlay(IMAGE, saliency, opacity=1)
+    changed = (found != IMAGE).any(-1)
+    assert changed[5, 6] and changed.sum() == 1
+    np.testing.assert_array_equal(plots.overlay(IMAGE, 0 * saliency), IMAGE)
+
+  def test_scale_does_not_matter(self):
+    saliency = np.random.default_rng(1).random((30, 40))
+    np.testing.assert_array_equal(
+      plots.overlay(IMAGE, saliency), plots.overlay(IMAGE, 8 * saliency)
+    )
+
+  def test_wrong_shapes(self):
+    with pytest.raises(ValueError, match=r'\(40, 30\), the picture \(30, 40'):
+      plots.overlay(IMAGE, np.zeros((40, 30)))
+    with pytest.raises(ValueError, match='u8'):
+      plots.overlay(IMAGE / 255, np.zeros((30, 40)))
+
+
+@pytest.mark.parametrize('suffix', ['png', 'pdf', 'svg'])
+def test_montage(tmp_path, suffix):
+  path = tmp_path / f'a.{suffix}'
+  panel = plots.Panel(IMAGE, np.ones((30, 40)), 'costs $5 and $6 ' * 20)
+  plots.montage([[panel, None], [panel]], path, titles=['a', 'b'], title='$')
+  assert path.stat().st_size > 1000
+  assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_montage_of_nothing():
+  with pytest.raises(ValueError, match='at least one panel'):
+    plots.montage([[]], 'never.png')
+
+
+def test_curves_of_a_log_that_was_cut_short(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  lines = [
+    json.dumps(
+      {'step': k, 'loss': 1 / k, 'eval/mit/cc': None if k < 3 else 0.5}
+    )
+    for k in range(1, 5)
+  ]
+  path.write_text('\n'.join(lines) + '\n{"step": 5, "lo')
+  series = plots.read_metrics(path)
+  assert series['loss'] == [(1, 1), (2, 0.5), (3, 1 / 3), (4, 0.25)]
+  assert [step for step, _ in series['eval/mit/cc']] == [3, 4]
+  plots.curves(series, tmp_path / 'a.png', title='run')
+  assert Image.open(tmp_path / 'a.png').size[0] > 300
+  with pytest.raises(ValueError, match="Not measured: \\['los'\\]"):
+    plots.curves(series, tmp_path / 'b.png', names=['los'])
+  with pytest.raises(ValueError, match='nothing to plot'):
+    plots.curves({}, tmp_path / 'b.png')
+
+
+def test_report_needs_no_accelerator():
+  code = (
+    'import sys, salflax.report.tables, salflax.report.plots;'
+    'assert not {"jax", "matplotlib"} & set(sys.modules), sys.modules'
+  )
+  subprocess.run([sys.executable, '-c', code], check=True)
