@@ -47,13 +47,17 @@ def stage(**given) -> ml_collections.ConfigDict:
     # Data sets, joined by '+', as named by salflax.data.
     data='',
     # Splits to train on, to pick the checkpoint by, and to report.
-    split='train',
+    split='fit',
     eval_split='val',
     test_split='test',
     # Text conditions to use; () = all of the data set.
     conditions=(),
-    # Only so many rows of the training split; 0 = all.
+    # Only so many rows of the training split, and of the one that picks the
+    # checkpoint; 0 = all.
     limit=0,
+    eval_limit=0,
+    # Pictures to leave out: a file of ids, or a packaged list's name.
+    exclude='',
     # Preprocessing of training rows, and of rows that are scored.
     pp='',
     eval_pp='',

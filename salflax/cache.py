@@ -1,14 +1,14 @@
 """What is frozen is computed once: backbone features and sentences.
 
-Rows go to plain files of fixed-size records, read with `os.pread`: no mapping
-that would count as memory, safe in threads, nothing to unpickle. A folder is
-named after everything its content depends on, and appears when it is whole.
+Plain files of fixed-size arrays: no mapping that would count as memory, safe in
+threads, nothing to unpickle. Folders and files are named after everything
+their content depends on, and appear when they are whole.
 """
 
+import concurrent.futures
 import hashlib
-import json
+import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,40 +16,12 @@ import jax
 import numpy as np
 import tqdm
 
-from salflax import parallel, spec, step
+from salflax import files, parallel, records, spec, step
 from salflax.data import loader, pp
 from salflax.models.layers import TextFeatures
 from salflax.types import Example
 
-
-class Records:
-  """Fixed-size arrays in one file.
-
-  Args:
-    path: of the file.
-    shape: of one record.
-    dtype: of its values.
-  """
-
-  def __init__(self, path: str, shape: Sequence[int], dtype: str):
-    self.path, self.shape, self.dtype = path, tuple(shape), np.dtype(dtype)
-    self.size = int(np.prod(self.shape)) * self.dtype.itemsize
-    self._fd = None
-
-  def __getitem__(self, index: int) -> np.ndarray:
-    if self._fd is None:
-      self._fd = os.open(self.path, os.O_RDONLY)
-    data = os.pread(self._fd, self.size, index * self.size)
-    if len(data) != self.size:
-      raise OSError(f'{self.path} is cut short at record {index}.')
-    return np.frombuffer(data, self.dtype).reshape(self.shape)
-
-  def __reduce__(self):
-    return Records, (self.path, self.shape, self.dtype.str)
-
-  def __del__(self):
-    if getattr(self, '_fd', None) is not None:
-      os.close(self._fd)
+_LOG = logging.getLogger('salflax')
 
 
 def digest(*parts: Any) -> str:
@@ -66,95 +38,55 @@ def digest(*parts: Any) -> str:
   return h.hexdigest()
 
 
-def write_records(
-  folder: str,
-  rows: Iterable[dict[str, np.ndarray]],
-  total: int,
-  *,
-  what: str,
-) -> dict[str, Records]:
-  """Writes batches of named arrays, one file a name; returns the records.
+class TapLookup:
+  """Replaces the picture of an example by its stored backbone features.
 
   Args:
-    folder: made whole or not at all; read if it is there.
-    rows: batches, name -> [b, ...]; not touched if the folder is there.
-    total: number of rows.
-    what: for the progress bar.
-
-  Raises:
-    OSError: the disk has too little room; nothing is left behind.
+    folder: with a file a picture.
+    layout: level -> (shape, dtype), in the order they have in a file.
+    names: image_id -> name of the picture's file.
   """
-  if not os.path.isdir(folder):
-    temporary = f'{folder}.tmp{os.getpid()}'
-    os.makedirs(temporary)
-    try:
-      _write(temporary, rows, total, what)
-      os.rename(temporary, folder)
-    except OSError:
-      if not os.path.isdir(folder):  # else another process was first
-        raise
-    finally:
-      shutil.rmtree(temporary, ignore_errors=True)
-  with open(os.path.join(folder, 'index.json'), encoding='utf-8') as f:
-    index = json.load(f)
-  return {
-    name: Records(os.path.join(folder, f'{i}.bin'), v['shape'], v['dtype'])
-    for i, (name, v) in enumerate(index.items())
-  }
 
+  def __init__(
+    self,
+    folder: str,
+    layout: dict[str, tuple[tuple[int, ...], str]],
+    names: dict[str, str],
+  ):
+    self.folder, self.layout, self.names = folder, layout, names
 
-def _write(folder, rows, total, what):
-  index, files = {}, []
-  bar = tqdm.tqdm(total=total, desc=what, unit='row', mininterval=1.0)
-  with bar:
-    for batch in rows:
-      if not files:
-        size = total * sum(v[0].nbytes for v in batch.values())
-        free = shutil.disk_usage(folder).free
-        bar.write(f'{what}: {size / 1e9:.2f} GB in {os.path.dirname(folder)}')
-        if size > 0.95 * free:
-          raise OSError(
-            f'Not enough room for {what}: {size / 1e9:.2f} GB are needed in '
-            f'{folder}, {free / 1e9:.2f} GB are free.'
-          )
-        for i, (name, v) in enumerate(batch.items()):
-          index[name] = {'shape': v.shape[1:], 'dtype': v.dtype.str}
-          files.append(open(os.path.join(folder, f'{i}.bin'), 'wb'))
-      for file, v in zip(files, batch.values()):
-        file.write(np.ascontiguousarray(v).tobytes())
-      bar.update(len(next(iter(batch.values()))))
-  for file in files:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-  with open(os.path.join(folder, 'index.json'), 'w', encoding='utf-8') as f:
-    json.dump(index, f)
-
-
-class TapLookup:
-  """Replaces the picture of an example by its stored backbone features."""
-
-  def __init__(self, records: dict[str, Records], rows: dict[str, int]):
-    self.records, self.rows = records, rows
+  def path(self, image_id: str, *, mirrored: bool) -> str:
+    """Returns the file of a picture's features."""
+    name = self.names[image_id] + ('-mirrored' if mirrored else '')
+    return os.path.join(self.folder, f'{name}.bin')
 
   def __call__(self, example: Example) -> Example:
     """Returns the example with `taps` instead of `image`."""
-    mirrored = example.get('mirrored', False)
-    row = self.rows[f'{example["image_id"]}{"|mirrored" if mirrored else ""}']
-    taps = {name: r[row] for name, r in self.records.items()}
+    path = self.path(
+      example['image_id'], mirrored=example.get('mirrored', False)
+    )
+    with open(path, 'rb') as f:
+      data = f.read()
+    taps, start = {}, 0
+    for level, (shape, dtype) in self.layout.items():
+      count = int(np.prod(shape))
+      taps[level] = np.frombuffer(data, dtype, count, start).reshape(shape)
+      start += taps[level].nbytes
+    if start != len(data):
+      raise OSError(f'{path} has {len(data)} bytes, not {start}: delete it.')
     return dict(example, taps=taps, image=None)
 
 
 class TextLookup:
   """Adds the stored embedding of an example's sentence."""
 
-  def __init__(self, records: dict[str, Records], rows: dict[str, int]):
-    self.records, self.rows = records, rows
+  def __init__(self, stored: dict[str, records.Records], rows: dict[str, int]):
+    self.stored, self.rows = stored, rows
 
   def __call__(self, example: Example) -> Example:
     """Returns the example with text_tokens, token_mask and sentence."""
     row = self.rows[example['text']]
-    return dict(example, **{k: r[row] for k, r in self.records.items()})
+    return dict(example, **{k: r[row] for k, r in self.stored.items()})
 
 
 class Tokenize:
@@ -198,6 +130,8 @@ def store_taps(
   """Computes the backbone's features of every picture, once for all rows.
 
   Where the pp string may mirror a picture, the mirrored one's are stored too.
+  A file is named by the picture's pixels: other splits, folds and runs with
+  the same backbone find it, and what a killed run has stored stays.
 
   Args:
     model: with a method encode_image.
@@ -206,49 +140,80 @@ def store_taps(
     pp_text: how pictures become network input.
     folder: the cache's root.
     batch_size: pictures at once.
+
+  Raises:
+    OSError: the disk has too little room.
   """
   first = {}
   for i in range(len(source)):
     first.setdefault(loader.meta(source, i)['image_id'], i)
-  texts = [without(pp_text, 'flip', 'rasterize')]
-  if pp.is_random(pp_text):
-    texts.append(without(mirrored_always(pp_text), 'rasterize'))
-  names = [f'{n}{s}' for s in ('', '|mirrored')[: len(texts)] for n in first]
-  part = {
-    k: {'backbone': v['backbone']}
-    for k, v in variables.items()
-    if 'backbone' in v
-  }
-  name = digest(
-    jax.device_get(part),
-    repr(model.backbone),
-    str(texts),
-    '\n'.join(names),
-    str(jax.tree.structure(part)),
+  base = without(pp_text, 'flip', 'rasterize')
+  part = jax.device_get(
+    {
+      k: {'backbone': v['backbone']}
+      for k, v in variables.items()
+      if 'backbone' in v
+    }
   )
+  where = digest(part, repr(model.backbone), base)
+  folder = os.path.join(folder, f'taps-{where}')
+  os.makedirs(folder, exist_ok=True)
+  abstract = jax.eval_shape(
+    lambda v, x: step.encode_image(model, v, x),
+    part,
+    np.zeros((1, *model.size, 3), np.float32),
+  )
+  layout = {k: (v.shape[1:], v.dtype.str) for k, v in abstract.items()}
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    pixels = pool.map(lambda i: source[i]['image'], first.values())
+    names = dict(zip(first, map(digest, pixels)))
+  lookup = TapLookup(folder, layout, names)
+  texts = [(False, base)]
+  if pp.is_random(pp_text):
+    mirrored = mirrored_always(pp_text)
+    texts.append((True, without(mirrored, 'rasterize')))
+  for mirrored, text in texts:
+    rows = [
+      i
+      for image_id, i in first.items()
+      if not os.path.exists(lookup.path(image_id, mirrored=mirrored))
+    ]
+    if rows:
+      _store_missing(
+        model, part, loader.Rows(source, rows), text, lookup, batch_size
+      )
+  return lookup
+
+
+def _store_missing(model, variables, source, text, lookup, batch_size):
+  """Writes the files of `source`'s pictures, each whole or not at all."""
+  sizes = [
+    int(np.prod(shape)) * np.dtype(dtype).itemsize
+    for shape, dtype in lookup.layout.values()
+  ]
+  records.check_room(
+    lookup.folder, sum(sizes) * len(source), 'backbone features'
+  )
+  # Every process stores on its own devices: any row may be its next.
   mesh = parallel.make_mesh(jax.local_devices())
-  local = jax.device_get(part)
-  size = -(-batch_size // mesh.size) * mesh.size
   encode = jax.jit(
     lambda v, x: step.encode_image(model, v, x),
     in_shardings=(parallel.replicated(mesh), parallel.split(mesh)),
   )
-
-  def rows():
-    some = loader.Rows(source, list(first.values()))
-    for text in texts:
-      batches = loader.eval_batches(some, pp.make(text), batch_size=size)
-      for batch in batches:
-        taps = jax.device_get(encode(local, batch['image']))
-        yield {k: np.asarray(v)[batch['mask']] for k, v in taps.items()}
-
-  records = write_records(
-    os.path.join(folder, f'taps-{name}'),
-    rows(),
-    len(names),
-    what='backbone features',
+  batches = loader.eval_batches(
+    source, pp.make(text), batch_size=-(-batch_size // mesh.size) * mesh.size
   )
-  return TapLookup(records, {n: i for i, n in enumerate(names)})
+  what = 'features' + (' of mirrored pictures' if 'mirror' in text else '')
+  with tqdm.tqdm(total=len(source), desc=what, mininterval=2.0) as bar:
+    for batch in batches:
+      taps = jax.device_get(encode(variables, batch['image']))
+      for k in np.flatnonzero(batch['mask']):
+        image_id = source.meta(int(batch['index'][k]))['image_id']
+        path = lookup.path(image_id, mirrored='mirror' in text)
+        with files.replacing(path) as temporary, open(temporary, 'wb') as f:
+          for level in lookup.layout:
+            f.write(np.ascontiguousarray(taps[level][k]).tobytes())
+        bar.update()
 
 
 def store_text(
@@ -288,7 +253,7 @@ def store_text(
         'sentence': out.sentence[:n].astype(np.float32),
       }
 
-  records = write_records(
+  stored = records.write(
     os.path.join(folder, f'text-{name}'), rows(), len(texts), what='sentences'
   )
-  return TextLookup(records, {t: i for i, t in enumerate(texts)})
+  return TextLookup(stored, {t: i for i, t in enumerate(texts)})

@@ -12,6 +12,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from salflax import parallel, step
 
 
+def _score(metrics: dict[str, float]) -> float:
+  return metrics['score']
+
+
 class Checkpoints:
   """The checkpoints in one folder.
 
@@ -24,7 +28,7 @@ class Checkpoints:
       [
         preservation_policy.LatestN(1),
         preservation_policy.BestN(
-          get_metric_fn=lambda m: m['score'],
+          get_metric_fn=_score,
           reverse=not higher_is_better,
           n=1,
           keep_checkpoints_without_metrics=False,
@@ -36,7 +40,11 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policy, cleanup_tmp_directories=True
+        # Without best_fn the scores are not written down.
+        best_fn=_score,
+        best_mode='max' if higher_is_better else 'min',
+        preservation_policy=policy,
+        cleanup_tmp_directories=True,
       ),
     )
 

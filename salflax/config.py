@@ -57,16 +57,32 @@ def data_dir(given: str) -> str:
 
 
 def load_rows(
-  names: str, split: str, folder: str, conditions: Sequence[str] = ()
+  names: str,
+  split: str,
+  folder: str,
+  conditions: Sequence[str] = (),
+  *,
+  exclude: str = '',
+  limit: int = 0,
 ) -> Sequence[dict]:
-  """Returns the rows of data sets joined by '+', one after another."""
+  """Returns the rows of data sets joined by '+', one after another.
+
+  Args:
+    names: of the data sets.
+    split: of each of them.
+    folder: where they are.
+    conditions: text conditions; () = all.
+    exclude: list of picture ids to leave out.
+    limit: only the first rows; 0 = all.
+  """
+  options = {'conditions': tuple(conditions)} if conditions else {}
+  options |= {'exclude': exclude} if exclude else {}
   parts = [
-    datasets.load_source(
-      name.strip(), split, folder, conditions=tuple(conditions) or None
-    )
+    datasets.load_source(name.strip(), split, folder, **options)
     for name in names.split('+')
   ]
-  return parts[0] if len(parts) == 1 else loader.Joined(parts)
+  rows = parts[0] if len(parts) == 1 else loader.Joined(parts)
+  return loader.Rows(rows, range(min(limit, len(rows)))) if limit else rows
 
 
 def resolve(
@@ -119,12 +135,15 @@ def _stage(name, config, workdir, with_data) -> Stage:
   folder = data_dir(config['data_dir'])
   train = held_out = None
   if with_data:
-    train = load_rows(node['data'], node['split'], folder, node['conditions'])
-    if node['limit']:
-      train = loader.Rows(train, range(min(node['limit'], len(train))))
-    held_out = load_rows(
-      node['data'], node['eval_split'], folder, node['conditions']
+    rows = functools.partial(
+      load_rows,
+      node['data'],
+      folder=folder,
+      conditions=node['conditions'],
+      exclude=node['exclude'],
     )
+    train = rows(split=node['split'], limit=node['limit'])
+    held_out = rows(split=node['eval_split'], limit=node['eval_limit'])
   steps, epoch = _length(node, len(train) if with_data else node['batch_size'])
   protocol, _, key = node['score'].partition('/')
   bound = _select(protocol, key)

@@ -1,6 +1,7 @@
 """What a run says: console lines, metrics.jsonl, TensorBoard, memory."""
 
 import json
+import logging
 import math
 import os
 import resource
@@ -8,7 +9,26 @@ import sys
 import time
 from collections.abc import Mapping
 
+from absl import logging as absl_logging
+
 from salflax import files
+
+
+def to_console(*, debug: bool = False) -> None:
+  """Sends what salflax logs to standard error, and of libraries the warnings.
+
+  Args:
+    debug: libraries' own notes too.
+  """
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  ours = logging.getLogger('salflax')
+  ours.handlers, ours.propagate = [handler], False
+  ours.setLevel(logging.INFO)
+  if not debug:
+    for name in ('absl', 'orbax', 'jax', 'grain'):
+      logging.getLogger(name).setLevel(logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.WARNING)
 
 
 def peak_memory_mb() -> float:

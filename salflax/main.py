@@ -5,13 +5,15 @@
 Started again with the same workdir, a run goes on where it stopped.
 """
 
+import logging
 import os
 import sys
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
+_LOG = logging.getLogger('salflax')
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,
@@ -23,6 +25,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _CHECK = flags.DEFINE_bool(
   'check', False, 'Only check the config: build nothing, write nothing.'
+)
+_DEBUG = flags.DEFINE_bool(
+  'debug', False, 'Show tracebacks and what the libraries log.'
 )
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',
@@ -46,10 +51,11 @@ def _initialise() -> None:
 def _main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  logging.use_absl_handler()
-  _initialise()
   from salflax import config as config_lib
   from salflax import log, stage, train
+
+  log.to_console(debug=_DEBUG.value)
+  _initialise()
 
   config, workdir = _CONFIG.value, os.path.abspath(_WORKDIR.value or '.')
   try:
@@ -61,7 +67,7 @@ def _main(argv: list[str]) -> int:
       return 0
     os.makedirs(workdir, exist_ok=True)
     config_lib.save(config, workdir)
-    logging.info(
+    _LOG.info(
       '%d devices of kind %s, %d processes.',
       jax.device_count(),
       jax.devices()[0].device_kind,
@@ -73,16 +79,16 @@ def _main(argv: list[str]) -> int:
 
       final.evaluate_run(workdir, config)
   except train.Interrupted as e:
-    logging.warning('%s Start again with the same --workdir to go on.', e)
+    _LOG.warning('%s Start again with the same --workdir to go on.', e)
     return 130
   except (ValueError, OSError, FloatingPointError) as e:
-    if flags.FLAGS.verbosity > 0:
+    if _DEBUG.value:
       raise
     print(f'salflax: {e}', file=sys.stderr)
     for note in getattr(e, '__notes__', ()):
       print(f'  {note}', file=sys.stderr)
     return 1
-  logging.info('Peak memory %.0f MB.', log.peak_memory_mb())
+  _LOG.info('Peak memory %.0f MB.', log.peak_memory_mb())
   return 0
 
 

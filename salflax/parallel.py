@@ -20,7 +20,9 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
   `jax.make_mesh` is avoided: from jax 0.9 on its axes are explicit, under
   which plain indexing inside a model raises.
   """
-  return Mesh(np.array(jax.devices() if devices is None else devices), ('data',))
+  return Mesh(
+    np.array(jax.devices() if devices is None else devices), ('data',)
+  )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -181,9 +181,7 @@ def weighted_sum(
       left, right = node.left, node.right
       if isinstance(right, ast.Constant):
         left, right = right, left
-      if isinstance(left, ast.Constant) and isinstance(
-        left.value, int | float
-      ):
+      if isinstance(left, ast.Constant) and isinstance(left.value, int | float):
         return [(float(left.value), right)]
     if isinstance(node, ast.Name | ast.Call):
       return [(1.0, node)]

@@ -1,6 +1,7 @@
 """The loop: stages of training, each with its own folder and checkpoints."""
 
 import json
+import logging
 import os
 import signal
 import time
@@ -9,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh
 
 from salflax import (
@@ -24,6 +24,8 @@ from salflax import (
 from salflax import stage as stages_lib
 from salflax.data import loader, pp
 from salflax.stage import Stage
+
+_LOG = logging.getLogger('salflax')
 
 
 class Interrupted(Exception):
@@ -49,7 +51,7 @@ class _Stop:
     del frame
     self.asked = True
     signal.signal(number, self._old[number])
-    logging.warning('Asked to stop: saving after this step.')
+    _LOG.warning('Asked to stop: saving after this step.')
 
   def __exit__(self, *unused):
     for s, handler in self._old.items():
@@ -100,7 +102,7 @@ class _Progress:
       for k, v in mean.items()
       if k.startswith('loss')
     )
-    logging.info(
+    _LOG.info(
       '%s %d/%d | %s | %.1f images/s | %s left',
       self._stage.name,
       at,
@@ -162,7 +164,7 @@ def _start(stage, mesh, checkpoints, start):
     jax.random.key(0),
   )
   state, meta = checkpoints.restore(at, abstract, mesh)
-  logging.info('%s: going on from step %d.', stage.name, at)
+  _LOG.info('%s: going on from step %d.', stage.name, at)
   return state, meta['iterator'], meta['extra']
 
 
@@ -200,7 +202,7 @@ def train_stage(
   """
   where = os.path.join(folder, 'checkpoints')
   if os.path.exists(os.path.join(folder, 'result.json')):
-    logging.info('%s is finished already.', stage.name)
+    _LOG.info('%s is finished already.', stage.name)
     return where
   parallel.check_batch_size(stage.batch_size, mesh)
   abstract = step.abstract_state(
@@ -231,7 +233,7 @@ def train_stage(
     parallel.barrier(f'{stage.name} is finished')
   finally:
     checkpoints.close()
-  logging.info(
+  _LOG.info(
     '%s: best %s %.4f at step %d, %s, peak memory %.0f MB.',
     stage.name,
     stage.score,
@@ -305,7 +307,7 @@ def _loop(stage, folder, mesh, start, checkpoints, metric, stop):
 
 def _announce(stage, state):
   train, total = optim.count(state.params, stage.freeze)
-  logging.info(
+  _LOG.info(
     '%s: %d rows, %d steps of %d, loss %s; %s of %s parameters train.',
     stage.name,
     len(stage.train_source),
@@ -319,7 +321,7 @@ def _announce(stage, state):
 
 def _say(stage, at, scores):
   text = ' '.join(f'{k} {v:.4f}' for k, v in sorted(scores.items()))
-  logging.info('%s %d/%d | eval | %s', stage.name, at, stage.steps, text)
+  _LOG.info('%s %d/%d | eval | %s', stage.name, at, stage.steps, text)
 
 
 def run(stages: Sequence[Stage], workdir: str) -> dict[str, Any]:
@@ -336,7 +338,7 @@ def run(stages: Sequence[Stage], workdir: str) -> dict[str, Any]:
       earlier = next(s for s in stages if f'@{s.name}' == stage.init)
       abstract = stages_lib.abstract_state(earlier)
       start, at = checkpoint.load_variables(done[earlier.name], abstract, mesh)
-      logging.info('%s: from %s, step %d.', stage.name, stage.init, at)
+      _LOG.info('%s: from %s, step %d.', stage.name, stage.init, at)
       start = jax.device_get(start)
     folder = os.path.join(workdir, stage.name)
     done[stage.name] = train_stage(stage, folder, mesh, start)

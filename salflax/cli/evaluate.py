@@ -58,6 +58,9 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     'partial', False, 'Score the usable maps where some are missing or broken.'
   )
+  flags.DEFINE_integer(
+    'figures', 0, 'Draw so many pictures with their maps, for a run.'
+  )
   flags.DEFINE_integer('seed', 0, 'Of the exchange of sentences.')
   flags.DEFINE_integer('threads', None, 'That score; all by default.')
   flags.DEFINE_string(
@@ -171,6 +174,19 @@ def _of_maps(options):
   return (rows_of, source, protocols), kwargs, about, out
 
 
+def _draw(options, source, folder) -> None:
+  from salflax import examples, predict
+  from salflax.report import plots
+
+  predictor = predict.Predictor.load(options.run, stage=options.stage)
+  shown = examples.predict(
+    predictor, source, options.figures, seed=options.seed
+  )
+  plots.conditions_figure(shown, folder / 'conditions.png')
+  if any('none' in row for example in shown for row in example['rows']):
+    plots.sentences_figure(shown, folder / 'sentences.png')
+
+
 def execute(options: Any) -> None:
   """Scores what the options name, writes the files, prints the tables."""
   import jax
@@ -199,6 +215,8 @@ def execute(options: Any) -> None:
     shown.append(tables.beside_paper(result))
   folder = pathlib.Path(options.out or folder)
   benchmark.write(folder, outcome, [t.markdown() for t in shown], **about)
+  if options.run and options.figures:
+    _draw(options, args[1], folder)
   for table in tables.score_tables(result, interval=False):
     print(table.markdown())
   if kwargs['train'] is None:

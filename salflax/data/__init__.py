@@ -55,8 +55,9 @@ def load_source(
   Args:
     name: 'scenes', 'sjtu_tis', 'osie', or 'folder:NAME' for a folder prepared
       with --name=NAME.
-    split: 'all', 'train', 'test', 'fold0' to 'fold4' (a fifth of the pictures
-      each), 'not_fold0' to 'not_fold4', or several joined by '+'.
+    split: 'all', 'train', 'test'; 'val', a tenth of train, and 'fit', the
+      rest of it; 'fold0' to 'fold4' (a fifth of the pictures each) and
+      'not_fold0', 'val_fold0', 'fit_fold0'; or several joined by '+'.
     data_dir: where prepared datasets lie; `default_data_dir()` if None.
     **options: `conditions` (one or several) and `exclude` (a file of picture
       ids, a packaged list's name, or ids) of prepared datasets; those of

@@ -50,7 +50,8 @@ def load(
   """Returns the examples of one split, made when they are asked for.
 
   Args:
-    split: 'train', 'val' or 'test'. No scene is in two of them.
+    split: 'train' (also called 'fit'), 'val' or 'test'. No scene is in two of
+      them.
     size: (h, w) of the pictures, at least 32 each.
     num: number of pictures; each has one example a condition. The first ones
       are the same whatever the number.
@@ -61,6 +62,7 @@ def load(
     ValueError: for an unknown split or condition, a size too small to draw in
       or a number below 1.
   """
+  split = 'train' if split == 'fit' else split
   default = spec.lookup('split of scenes', SPLITS, split)
   for condition in conditions:
     spec.lookup('condition', _SHARES, condition)

@@ -24,6 +24,8 @@ COLUMNS = ('image_id', 'group', 'fold', 'part')
 # Share of the pictures in the test part: 120 of SJTU-TIS's 600, 200 of OSIE's
 # 700, a fifth of any other folder.
 TEST_SHARE = {'sjtu_tis': Fraction(1, 5), 'osie': Fraction(2, 7)}
+# Share of `val` in what is not tested on.
+VAL_SHARE = Fraction(1, 10)
 # Two names of one picture.
 SAME_PICTURE = {'osie': {'1374': '1279'}}
 
@@ -31,13 +33,21 @@ SAME_PICTURE = {'osie': {'1374': '1279'}}
 def split_names() -> list[str]:
   """Returns every name that a split string may hold."""
   folds = [f'fold{i}' for i in range(FOLDS)]
-  return ['all', 'train', 'test', *folds, *(f'not_{f}' for f in folds)]
+  kinds = ('', 'not_', 'fit_', 'val_')
+  return ['all', 'train', 'test', 'fit', 'val'] + [
+    f'{kind}{fold}' for kind in kinds for fold in folds
+  ]
 
 
 def _hash(dataset: str, picture: str) -> Fraction:
   """Returns a number in [0, 1), the same on every machine."""
   text = f'{SEED}/{dataset}/{picture}'.encode()
   return Fraction(int.from_bytes(hashlib.sha256(text).digest()[:8]), 1 << 64)
+
+
+def _same(dataset: str, picture: str) -> str:
+  """Returns the one name under which a picture is split."""
+  return SAME_PICTURE.get(dataset, {}).get(picture, picture)
 
 
 def _cut(dataset: str, place: Fraction) -> tuple[int, str]:
@@ -85,10 +95,15 @@ def place(dataset: str, picture: str) -> tuple[int, str]:
   return known or _cut(dataset, _hash(dataset, picture))
 
 
-def _holds(name: str, fold: int, part: str) -> bool:
-  if name.startswith('not_'):
-    return not _holds(name.removeprefix('not_'), fold, part)
-  return name in ('all', part, f'fold{fold}')
+def _holds(name: str, fold: int, part: str, validates: bool) -> bool:
+  kind, _, held_out = name.rpartition('_')
+  if name in ('fit', 'val'):
+    kind, held_out = name, 'test'
+  inside = held_out in ('all', part, f'fold{fold}')
+  if not kind:
+    return inside
+  wanted = {'not': True, 'val': validates, 'fit': not validates}[kind]
+  return not inside and wanted
 
 
 def parse(split: str) -> list[str]:
@@ -117,7 +132,8 @@ def select(dataset: str, split: str, pictures: Sequence[str]) -> list[int]:
   inside = {}
   for p in set(pictures):
     fold, part = place(dataset, p)
-    inside[p] = any(_holds(n, fold, part) for n in names)
+    validates = _hash(f'{dataset}/val', _same(dataset, p)) < VAL_SHARE
+    inside[p] = any(_holds(n, fold, part, validates) for n in names)
   return [row for row, p in enumerate(pictures) if inside[p]]
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def montage(
     titles: of the columns.
     title: of the figure.
   """
-  if not rows or not max(map(len, rows)):
+  if not any(rows):
     raise ValueError('A montage needs at least one panel.')
   columns = max(map(len, rows))
   figure = _figure(2.4 * columns, 2.2 * len(rows) + (0.5 if title else 0))
@@ -121,6 +121,71 @@ def montage(
     figure.suptitle(_plain(title), fontsize=10)
   with files.replacing(path) as temporary:
     figure.savefig(temporary, dpi=150)
+
+
+def conditions_figure(
+  examples: Sequence[Mapping[str, Any]], path: str | os.PathLike
+) -> None:
+  """Writes a figure of human and predicted maps, condition by condition.
+
+  Args:
+    examples: dicts of image_id, image u8 [h, w, 3] and rows, each a dict of
+      condition, text, human [h, w] and pred [h, w].
+    path: .png, .pdf or .svg.
+  """
+  names = [row['condition'] for example in examples for row in example['rows']]
+  conditions = list(dict.fromkeys(names))
+  titles = ['picture']
+  for condition in conditions:
+    titles += [f'{condition}: people', f'{condition}: model']
+  rows = []
+  for example in examples:
+    image = example['image']
+    by_condition = {row['condition']: row for row in example['rows']}
+    panels: list[Panel | None] = [Panel(image, caption=example['image_id'])]
+    for condition in conditions:
+      row = by_condition.get(condition)
+      if row is None:
+        panels += [None, None]
+      else:
+        caption = row['text'] or '(no sentence)'
+        panels.append(Panel(image, row['human'], caption))
+        panels.append(Panel(image, row['pred']))
+    rows.append(panels)
+  montage(rows, path, titles=titles)
+
+
+def sentences_figure(
+  examples: Sequence[Mapping[str, Any]], path: str | os.PathLike
+) -> None:
+  """Writes a figure of one model told the right, no and a wrong sentence.
+
+  Args:
+    examples: as for `conditions_figure`; rows have also none [h, w], and wrong
+      [h, w] with wrong_text. Rows without a sentence are left out.
+    path: .png, .pdf or .svg.
+
+  Raises:
+    ValueError: if no row has a sentence.
+  """
+  rows = []
+  for example in examples:
+    image = example['image']
+    for row in example['rows']:
+      if 'none' not in row:
+        continue
+      wrong = row.get('wrong')
+      rows.append(
+        [
+          Panel(image, caption=f'{example["image_id"]}, {row["condition"]}'),
+          Panel(image, row['human'], row['text']),
+          Panel(image, row['pred'], row['text']),
+          Panel(image, row['none'], '(no sentence)'),
+          None if wrong is None else Panel(image, wrong, row['wrong_text']),
+        ]
+      )
+  titles = ['picture', 'people', 'right sentence', 'none', 'wrong sentence']
+  montage(rows, path, titles=titles)
 
 
 def _plain(text: str) -> str:
