@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 from toy_gaze import Toy
 
-from salflax import benchmark, evaluate, mapfolder, metrics, results
+from salflax import (
+  benchmark,
+  evaluate,
+  examples,
+  mapfolder,
+  metrics,
+  predict,
+  results,
+)
 from salflax import config as config_lib
 from salflax import run as run_lib
 from salflax.cli import evaluate as cli
@@ -280,7 +288,9 @@ def test_rounded_sides_are_no_other_aspect(tmp_path):
 def options(**kwargs):
   default = dict(run=None, stage='', maps=None, data='', data_dir='', split='')
   default |= dict(train_split='', conditions=[], protocols=None, seed=0)
-  default |= dict(controls=False, partial=False, threads=None, out=None)
+  default |= dict(
+    controls=False, figures=0, partial=False, threads=None, out=None
+  )
   return types.SimpleNamespace(**default | kwargs)
 
 
@@ -359,3 +369,43 @@ class TestCommand:
   def test_wrong_options(self, given, message):
     with pytest.raises(ValueError, match=f'(?i){message}'):
       cli.execute(options(**given))
+
+
+def test_figures_of_a_few_pictures(toy, tmp_path, monkeypatch):
+  monkeypatch.setattr(run_lib, 'load', lambda workdir, *, stage: Told(toy))
+  cli._draw(options(run='r', figures=2), toy, tmp_path)
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    'conditions.png',
+    'sentences.png',
+  ]
+
+
+class Told(Gaze):
+  """As `Gaze`, of one picture at a time."""
+
+  def preprocess(self, image, text):
+    rows = [r for r in self.toy.rows if np.array_equal(r['image'], image)]
+    (batch,) = self.eval_batches_of([dict(rows[0], text=text)])
+    return {k: v[:1] for k, v in batch.items() if k != 'mask'}
+
+  def eval_batches_of(self, rows):
+    source = Toy(0)
+    source.rows = rows
+    return self.eval_batches(source)
+
+
+def test_examples_show_every_condition_and_sentence(toy):
+  toy.rows = toy.rows[:-1]  # the last picture lacks a condition
+  assert examples.choose(toy, 3) == ['picture00', 'picture03', 'picture06']
+  assert len(examples.choose(toy, 99)) == 7
+  found = examples.predict(predict.Predictor(Told(toy)), toy, 2)
+  assert [e['image_id'] for e in found] == ['picture00', 'picture06']
+  pure, *told = found[0]['rows']
+  assert pure['condition'] == 'pure' and 'none' not in pure
+  for row in told:
+    shape = found[0]['image'].shape[:2]
+    assert row['human'].shape == row['pred'].shape == shape
+    assert row['wrong_text'] not in ('', row['text'])
+    # Without a sentence this model looks up free viewing.
+    np.testing.assert_allclose(row['none'], pure['pred'])
+    assert not np.allclose(row['wrong'], row['pred'])
