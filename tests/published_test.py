@@ -32,7 +32,7 @@ def test_the_published_sjtu_tis(shared, tmp_path):
   for r in source.records:
     assert r.text == r.text.strip() and bool(r.text) == (r.condition != 'pure')
     words[r.condition].append(len(r.text.split()))
-    assert 42 <= r.num_fixations <= 211
+    assert 42 <= r.num_fixations <= 215
   lengths = {c: (min(w), max(w)) for c, w in words.items()}
   limits = {'pure': (0, 0), 'whole': (6, 23), 'all': (6, 24)}
   limits |= {'non_salient': (3, 17), 'salient': (4, 24)}
