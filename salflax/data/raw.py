@@ -105,6 +105,12 @@ def _png(image: Image.Image) -> bytes:
   return buffer.getvalue()
 
 
+@functools.lru_cache(maxsize=2)
+def _rgb_png(pixels: bytes, size: tuple[int, int]) -> bytes:
+  """Encodes RGB pixels; SJTU-TIS repeats a picture for each condition."""
+  return _png(Image.frombytes('RGB', size, pixels))
+
+
 def read_picture(path: pathlib.Path) -> _Encoded:
   """Returns an RGB picture as JPEG or PNG bytes, upright, with its size.
 
@@ -133,7 +139,9 @@ def _read_picture(path: pathlib.Path, mtime_ns: int, size: int) -> _Encoded:
   size = (image.height, image.width)
   if image.mode == 'RGB' and not turned and image.format in ('JPEG', 'PNG'):
     return _Encoded(content, size, digest)
-  return _Encoded(_png(image.convert('RGB')), size, digest)
+  return _Encoded(
+    _rgb_png(image.convert('RGB').tobytes(), image.size), size, digest
+  )
 
 
 def read_map(path: pathlib.Path) -> _Encoded:
