@@ -51,6 +51,8 @@ class Prepare:
       )
       raise
     example['index'] = np.int32(index)
+    if np.asarray(example.get('fixations', 0.0)).dtype.kind != 'f':
+      del example['fixations']  # points: pp does not rasterize
     return {k: example[k] for k in KEYS if example.get(k) is not None}
 
 
