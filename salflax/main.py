@@ -48,6 +48,26 @@ def _initialise() -> None:
     )
 
 
+def _evaluate(stages, workdir, what) -> None:
+  """Scores the last stage's best, as cli.evaluate does; draws the curves."""
+  from salflax.cli import evaluate
+  from salflax.report import plots
+
+  for stage in stages if jax.process_index() == 0 else ():
+    folder = os.path.join(workdir, stage.name)
+    series = plots.read_metrics(os.path.join(folder, 'metrics.jsonl'))
+    plots.curves(series, os.path.join(folder, 'curves.png'), title=stage.name)
+  if what.protocols:
+    evaluate.execute(
+      evaluate.options(
+        run=workdir,
+        protocols=what.protocols.split(','),
+        controls=what.controls,
+        figures=what.pictures,
+      )
+    )
+
+
 def _main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
@@ -74,10 +94,7 @@ def _main(argv: list[str]) -> int:
       jax.process_count(),
     )
     train.run(stages, workdir)
-    if jax.process_index() == 0 or jax.process_count() > 1:
-      from salflax import final
-
-      final.evaluate_run(workdir, config)
+    _evaluate(stages, workdir, config.evaluate)
   except train.Interrupted as e:
     _LOG.warning('%s Start again with the same --workdir to go on.', e)
     return 130

@@ -21,49 +21,74 @@ from typing import Any
 from absl import app, flags
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the options; not on import, as commands share their names."""
-  flags.DEFINE_string('run', None, 'Folder of a run, to score its model.')
-  flags.DEFINE_string('stage', '', 'Its stage; the last by default.')
-  flags.DEFINE_string('maps', None, 'Folder of maps, to score them.')
-  flags.DEFINE_string(
-    'data', '', "Name of a prepared data set; a run's own by default."
+
+  def define(kind, *args):
+    kind(*args, flag_values=values)
+
+  define(
+    flags.DEFINE_string, 'run', None, 'Folder of a run, to score its model.'
   )
-  flags.DEFINE_string('data_dir', '', 'Where prepared data sets are.')
-  flags.DEFINE_string(
-    'split', '', "Split to score; a run's own by default, test for --maps."
+  define(flags.DEFINE_string, 'stage', '', 'Its stage; the last by default.')
+  define(flags.DEFINE_string, 'maps', None, 'Folder of maps, to score them.')
+  define(
+    flags.DEFINE_string,
+    'data',
+    '',
+    "Name of a prepared data set; a run's own by default.",
   )
-  flags.DEFINE_string(
+  define(flags.DEFINE_string, 'data_dir', '', 'Where prepared data sets are.')
+  define(
+    flags.DEFINE_string,
+    'split',
+    '',
+    "Split to score; a run's own by default, test for --maps.",
+  )
+  define(
+    flags.DEFINE_string,
     'train_split',
     '',
     "Split whose pictures make the centre prior, which IG needs: a run's "
     'training split by default, train for --maps; none leaves both out.',
   )
-  flags.DEFINE_list(
-    'conditions', [], 'Conditions to score, e.g. salient,non_salient.'
+  define(
+    flags.DEFINE_list,
+    'conditions',
+    [],
+    'Conditions to score, e.g. salient,non_salient.',
   )
-  flags.DEFINE_list(
+  define(
+    flags.DEFINE_list,
     'protocols',
     None,
     'Conventions of the metrics: mit, tuebingen, salicon, '
     'course. By default mit and course, or what the run says.',
   )
-  flags.DEFINE_bool(
+  define(
+    flags.DEFINE_bool,
     'controls',
     False,
     'Also score what the model must pass (centre prior, human maps of the same '
     "picture) and, for a run, the model with another picture's sentence and "
     'with none; with paired tests.',
   )
-  flags.DEFINE_bool(
-    'partial', False, 'Score the usable maps where some are missing or broken.'
+  define(
+    flags.DEFINE_bool,
+    'partial',
+    False,
+    'Score the usable maps where some are missing or broken.',
   )
-  flags.DEFINE_integer(
-    'figures', 0, 'Draw so many pictures with their maps, for a run.'
+  define(
+    flags.DEFINE_integer,
+    'figures',
+    0,
+    'Draw so many pictures with their maps, for a run.',
   )
-  flags.DEFINE_integer('seed', 0, 'Of the exchange of sentences.')
-  flags.DEFINE_integer('threads', None, 'That score; all by default.')
-  flags.DEFINE_string(
+  define(flags.DEFINE_integer, 'seed', 0, 'Of the exchange of sentences.')
+  define(flags.DEFINE_integer, 'threads', None, 'That score; all by default.')
+  define(
+    flags.DEFINE_string,
     'out',
     None,
     'Folder for the files; by default in the run, or beside the maps.',
@@ -185,6 +210,20 @@ def _draw(options, source, folder) -> None:
   plots.conditions_figure(shown, folder / 'conditions.png')
   if any('none' in row for example in shown for row in example['rows']):
     plots.sentences_figure(shown, folder / 'sentences.png')
+
+
+def options(**given: Any) -> flags.FlagValues:
+  """Returns options as the command line has them, `given` ones set.
+
+  Raises:
+    AttributeError: for an option that does not exist.
+  """
+  values = flags.FlagValues()
+  define_flags(values)
+  values.mark_as_parsed()
+  for key, value in given.items():
+    setattr(values, key, value)
+  return values
 
 
 def execute(options: Any) -> None:
