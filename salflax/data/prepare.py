@@ -154,10 +154,10 @@ def prepare(
       before of other files or with other options.
     OSError: for a disk that is full or cannot be written.
   """
-  raw, data_dir = pathlib.Path(raw).expanduser(), pathlib.Path(data_dir)
+  raw = pathlib.Path(raw).expanduser()
+  data_dir = pathlib.Path(data_dir).expanduser()
   if not raw.is_dir():
     raise FileNotFoundError(f'The raw folder {raw} is absent.')
-  data_dir = data_dir.expanduser()
   label = '-'.join(filter(None, [builder_class.name, name]))
   final = folder_of(data_dir, builder_class.name, name)
   options = {k: v for k, v in options.items() if v is not None}
@@ -183,8 +183,7 @@ def prepare(
       _publish(made, final, scratch)
     finally:
       shutil.rmtree(scratch, ignore_errors=True)
-    summary = json.loads((final / 'report.json').read_text('utf-8'))
-    return Prepared(final, summary, fresh=True)
+    return Prepared(final, _already(final, asked), fresh=True)
 
 
 def _publish(made: pathlib.Path, final: pathlib.Path, scratch: pathlib.Path):
