@@ -106,6 +106,7 @@ class GazeBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = f'part{len(parts):05d}'
         parts[name] = self._generate_examples(itertools.chain([first], rows))
     if not parts:
+      bar.close()
       raise ValueError(f'Nothing usable in {self._raw}.\n{self._report.text()}')
     return parts
 
