@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import made_up
 import numpy as np
 import pytest
 import weights_rule
@@ -12,7 +13,6 @@ from salflax import models
 from salflax.models import fusion, layers
 from salflax.models.layers import TextFeatures
 
-CHEAP = {'xla_backend_optimization_level': 0}
 NARROW = ('lowrank', 'token', 'bilinear')
 
 
@@ -28,21 +28,6 @@ def _text(b=2, length=5, words=6, sentence=256, seed=1):
     jnp.asarray(mask),
     _normal(b, sentence, seed=seed + 1),
   )
-
-
-def _init(model, *args, **kwargs):
-  make = lambda key: model.init(key, *args, **kwargs)
-  return jax.jit(make, compiler_options=CHEAP)(jax.random.key(0))
-
-
-def _shake(tree, scale=0.05):
-  """Returns `tree` with noise on every leaf: zeros would hide mistakes."""
-  leaves, structure = jax.tree.flatten(tree)
-  keys = jax.random.split(jax.random.key(7), len(leaves))
-  noisy = [
-    x + scale * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)
-  ]
-  return jax.tree.unflatten(structure, noisy)
 
 
 def _count(shapes):
@@ -85,7 +70,7 @@ def test_upsample_repeats():
 def test_pointwise_convolution_equals_the_general_one(stride):
   x = _normal(2, 7, 6, 3)
   conv = layers.Conv(4, 1, stride)
-  variables = _init(conv, x)
+  variables = made_up.variables(conv, x)
   kernel = variables['params']['kernel']
   assert kernel.shape == (1, 1, 3, 4)
   want = jax.lax.conv_general_dilated(
@@ -101,7 +86,7 @@ def test_pointwise_convolution_equals_the_general_one(stride):
 def test_batch_norm_keeps_pytorchs_books():
   x = 3 * _normal(2, 3, 4, 5) + 1
   norm = layers.BatchNorm()
-  variables = _init(norm, x, train=True)
+  variables = norm.init(jax.random.key(0), x, train=True)
   assert not np.any(variables['batch_stats']['mean'])
   y, moved = norm.apply(variables, x, train=True, mutable=['batch_stats'])
   flat = np.asarray(x, np.float64).reshape(-1, 5)
@@ -120,7 +105,7 @@ def test_batch_norm_keeps_pytorchs_books():
 def test_frozen_batch_norm_uses_and_keeps_running_statistics(train):
   x = 3 * _normal(2, 3, 4, 5) + 1
   norm = layers.BatchNorm('frozen')
-  variables = _init(norm, x, train=train)
+  variables = norm.init(jax.random.key(0), x, train=train)
   y, moved = norm.apply(variables, x, train=train, mutable=['batch_stats'])
   np.testing.assert_allclose(y, x / np.sqrt(1 + 1e-5), rtol=1e-6)
   np.testing.assert_array_equal(moved['batch_stats']['mean'], 0)
@@ -129,13 +114,13 @@ def test_frozen_batch_norm_uses_and_keeps_running_statistics(train):
 
 def test_batch_norm_refuses_an_unknown_mode():
   with pytest.raises(ValueError, match='frozen'):
-    _init(layers.BatchNorm('eval'), _normal(2, 3), train=False)
+    layers.BatchNorm('eval').init(jax.random.key(0), _normal(2, 3), train=False)
 
 
 def test_batch_norm_takes_the_statistics_of_the_whole_sharded_batch():
   x = _normal(4, 3, 3, 2) + jnp.arange(4.0).reshape(4, 1, 1, 1)
   norm = layers.BatchNorm()
-  variables = _init(norm, x, train=True)
+  variables = made_up.variables(norm, x, train=True)
 
   @jax.jit
   def step(x):
@@ -230,7 +215,7 @@ def test_resnet50_has_the_published_size():
 
 def test_variants_stride_in_different_places():
   x = _normal(1, 32, 32, 3)
-  variables = _init(_tiny(), x, train=False)
+  variables = made_up.variables(_tiny(), x, train=False)
   new = _tiny().apply(variables, x, train=False)
   old = _tiny(variant='v1').apply(variables, x, train=False)
   assert all(new[t].shape == old[t].shape for t in new)
@@ -241,7 +226,7 @@ def test_variants_stride_in_different_places():
 def test_resnet_statistics_move_only_when_they_should(bn):
   x = _normal(2, 32, 32, 3)
   net = _tiny(bn=bn)
-  variables = _init(net, x, train=False)
+  variables = made_up.variables(net, x, train=False)
   _, moved = net.apply(variables, x, train=True, mutable=['batch_stats'])
   same = jax.tree.map(
     lambda a, b: bool(np.array_equal(a, b)),
@@ -318,7 +303,7 @@ def _form_size(form, shape):
 
 def _applied(form, x, text):
   module = fusion.make(form, dtype=jnp.float32, name='f')
-  params = _shake(_init(module, x, text))
+  params = made_up.variables(module, x, text)
   return lambda x, text: fusion.fuse(module.bind(params), x, text)
 
 
@@ -336,7 +321,7 @@ def test_form_keeps_the_shape_and_reads_the_text(form):
 def test_narrow_form_starts_as_the_identity(form):
   x, text = _normal(2, 3, 4, 8), _text()
   module = fusion.make(form, dtype=jnp.float32, name='f')
-  y = module.apply(_init(module, x, text), x, text)
+  y, _ = module.init_with_output(jax.random.key(0), x, text)
   np.testing.assert_array_equal(y, x)
 
 
@@ -365,7 +350,7 @@ def test_gate_hw_and_full_follow_their_formulas():
   x, text = _normal(1, 3, 4, 8), _text(b=1)
   for form in ('gate_hw', 'full'):
     module = fusion.make(form, dtype=jnp.float32, name='f')
-    variables = _init(module, x, text)
+    variables = made_up.variables(module, x, text)
     kernels = {k: np.array(v['kernel']) for k, v in variables['params'].items()}
     cells = np.array(x).reshape(12, 8)
     q = (np.array(text.sentence) @ kernels['query']).reshape(12, 8)
