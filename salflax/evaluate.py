@@ -11,6 +11,7 @@ import concurrent.futures
 import functools
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -191,7 +192,12 @@ def score_all(
   threads = threads or os.cpu_count() or 1
   waiting, rows = collections.deque(), {}
   bar = tqdm.tqdm(
-    total=total, desc=progress, unit='map', disable=not progress, leave=False
+    total=total,
+    desc=progress,
+    unit='map',
+    disable=not progress,
+    # A log file keeps every line that a terminal would overwrite.
+    mininterval=0.5 if sys.stderr.isatty() else 30,
   )
 
   def collect():

@@ -18,7 +18,7 @@ import pathlib
 import sys
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -266,6 +266,9 @@ def execute(options: Any) -> None:
 def _main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  if flags.FLAGS.verbosity == 0:
+    # Without --verbosity, what libraries tell of themselves is left out.
+    logging.set_verbosity(logging.WARNING)
   try:
     execute(flags.FLAGS)
   except (ValueError, OSError) as e:
