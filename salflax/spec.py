@@ -8,6 +8,7 @@ import ast
 import difflib
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -181,7 +182,8 @@ def weighted_sum(
       left, right = node.left, node.right
       if isinstance(right, ast.Constant):
         left, right = right, left
-      if isinstance(left, ast.Constant) and isinstance(left.value, int | float):
+      # By type: True is an int, too.
+      if isinstance(left, ast.Constant) and type(left.value) in (int, float):
         return [(float(left.value), right)]
     if isinstance(node, ast.Name | ast.Call):
       return [(1.0, node)]
@@ -193,6 +195,11 @@ def weighted_sum(
 
   terms = []
   for weight, node in walk(_expression(text)):
+    if not 0 < weight < math.inf:
+      raise ValueError(
+        f'Weights are positive numbers; found {weight:g} for '
+        f'{ast.unparse(node)!r} in {text!r}.'
+      )
     call = _call(node, text)
     entry = lookup(kind, table, call.name)
     check_call(_fn(entry), call, takes=takes)

@@ -7,8 +7,10 @@ move picture, map, fixation points and box together, so that a fixation stays
 where it was looked at.
 """
 
+import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,7 +34,7 @@ NORMALIZATIONS = {
 }
 
 _SIDES = re.compile(
-  r'\b(left|right|leftmost|rightmost|left-hand|right-hand)\b', re.IGNORECASE
+  r'\b(left|right)(most|hand|handed|side|wards?)?\b', re.IGNORECASE
 )
 
 
@@ -66,6 +68,25 @@ def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
+def _points(example: Example) -> np.ndarray:
+  """Returns the fixations i64 [N, 2]; raises for points outside."""
+  points = np.asarray(example['fixations'], np.int64).reshape(-1, 2)
+  h, w = example['image'].shape[:2]
+  outside = points[((points < 0) | (points >= (h, w))).any(1)]
+  if len(outside):
+    row, column = outside[0]
+    raise ValueError(
+      f'The fixation ({row}, {column}) is outside of its picture of {h} x {w}.'
+    )
+  return points
+
+
+def _is_map(example: Example) -> bool:
+  """Tells whether the fixations are a map already, not points."""
+  given = np.asarray(example['fixations'])
+  return given.dtype.kind == 'f' and given.shape == example['image'].shape[:2]
+
+
 def resize_pad(
   example: Example,
   rng: np.random.Generator | None,
@@ -97,13 +118,20 @@ def resize_pad(
   out['image'][:] = np.asarray(fill, np.uint8)
   out['image'][inside] = resize(image, (h, w))
   if example.get('saliency') is not None:
-    saliency = np.asarray(example['saliency'], np.float32).reshape(size)
+    saliency = np.asarray(example['saliency'], np.float32)
+    if saliency.shape not in (size, (*size, 1)):
+      raise ValueError(
+        f'Expected a saliency map for a picture of {size[0]} x {size[1]}, '
+        f'found {saliency.shape}.'
+      )
+    saliency = saliency.reshape(size)
     out['saliency'] = np.zeros((height, width), np.float32)
     out['saliency'][inside] = resize(saliency, (h, w)).clip(min=0)
   if example.get('fixations') is not None:
-    points = np.asarray(example['fixations'], np.int64).reshape(-1, 2)
+    if _is_map(example):
+      raise ValueError('resize_pad moves points: it comes before rasterize.')
     scale = np.array([h, w]) / np.array(size)
-    cells = np.floor((points + 0.5) * scale).astype(np.int64)
+    cells = np.floor((_points(example) + 0.5) * scale).astype(np.int64)
     out['fixations'] = cells.clip(0, np.array([h, w]) - 1) + [top, left]
   return out
 
@@ -136,9 +164,11 @@ def mirror(example: Example, rng: np.random.Generator | None = None) -> Example:
     saliency = np.asarray(example['saliency'])
     out['saliency'] = np.ascontiguousarray(saliency[:, ::-1])
   if example.get('fixations') is not None:
-    points = np.array(example['fixations'], np.int64).reshape(-1, 2)
-    points[:, 1] = width - 1 - points[:, 1]
-    out['fixations'] = points
+    if _is_map(example):
+      out['fixations'] = np.ascontiguousarray(example['fixations'][:, ::-1])
+    else:
+      points = _points(example)
+      out['fixations'] = np.stack([points[:, 0], width - 1 - points[:, 1]], 1)
   if 'box' in example:
     top, left, h, w = (int(v) for v in example['box'])
     out['box'] = np.array([top, width - left - w, h, w], np.int32)
@@ -152,7 +182,9 @@ def rasterize(
   del rng
   out = np.zeros(example['image'].shape[:2], np.float32)
   if example.get('fixations') is not None:
-    points = np.asarray(example['fixations'], np.int64).reshape(-1, 2)
+    if _is_map(example):
+      return example
+    points = _points(example)
     out[points[:, 0], points[:, 1]] = 1
   return dict(example, fixations=out)
 
@@ -187,11 +219,35 @@ def make(text: str) -> Callable[[Example, np.random.Generator | None], Example]:
   """
   for part in spec.split_chain(text):
     call = spec.parse(part)
-    spec.check_call(spec.lookup('op', OPS, call.name), call, takes=2)
-    if call.name == 'normalize':
-      name = (list(call.args) + list(call.kwargs.values()))[0]
-      spec.lookup('normalization', NORMALIZATIONS, name)
+    op = spec.lookup('op', OPS, call.name)
+    spec.check_call(op, call, takes=2)
+    bound = inspect.signature(op).bind(None, None, *call.args, **call.kwargs)
+    _check_options(call.name, bound.arguments)
   return Pipeline(text)
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+  """Raises ValueError for values that would only fail at the first picture."""
+
+  def require(good, key, what):
+    if not good:
+      raise ValueError(f'{name}: {key}={options[key]!r} is not {what}.')
+
+  for key in ('height', 'width'):
+    if key in options:
+      good = isinstance(options[key], int) and options[key] > 0
+      require(good, key, 'a number of pixels')
+  if 'fill' in options:
+    fill = np.asarray(options['fill'])
+    good = fill.shape == (3,) and fill.dtype.kind == 'i'
+    good = good and 0 <= fill.min() and fill.max() <= 255
+    require(good, 'fill', 'the RGB of a colour, each 0 to 255')
+  if 'probability' in options:
+    value = options['probability']
+    good = isinstance(value, int | float) and 0 <= value <= 1
+    require(good, 'probability', 'between 0 and 1')
+  if name == 'normalize':
+    spec.lookup('normalization', NORMALIZATIONS, options['name'])
 
 
 class Pipeline:
