@@ -268,7 +268,7 @@ def _main(argv: list[str]) -> int:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   if flags.FLAGS.verbosity == 0:
     # Without --verbosity, what libraries tell of themselves is left out.
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
   try:
     execute(flags.FLAGS)
   except (ValueError, OSError) as e:

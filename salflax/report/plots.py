@@ -34,8 +34,9 @@ def overlay(
 ) -> np.ndarray:
   """Returns the picture with a heat map laid over it.
 
-  The map is divided by its own maximum. The more salient a place, the more
-  heat and the less picture it shows, so that cold regions stay readable.
+  The map is spread from its own minimum to its own maximum. The more salient a
+  place, the more heat and the less picture it shows, so that cold regions stay
+  readable. A flat map shows no heat.
 
   Args:
     image: u8 [h, w, 3].
@@ -56,7 +57,8 @@ def overlay(
     )
   import matplotlib
 
-  values = np.asarray(saliency, np.float64).clip(min=0)
+  values = np.asarray(saliency, np.float64)
+  values = values - values.min()
   top = values.max()
   values = values / top if top > 0 else values
   heat = matplotlib.colormaps[colours](values)[..., :3] * 255
