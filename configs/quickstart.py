@@ -17,9 +17,9 @@ def get_config(arg=''):
   """Returns the config.
 
   Args:
-    arg: options such as 'pictures=100,epochs=2'.
+    arg: options such as 'epochs=2,fusion=bilinear'.
   """
-  options = common.options(arg, dict(epochs=8.0, fusion='token(dim=96)'))
+  options = common.options(arg, dict(epochs=4.0, fusion='token(dim=96)'))
   config = common.get_config()
   config.stages = ('free', 'text')
   config.evaluate.protocols = 'mit'
@@ -43,30 +43,30 @@ def get_config(arg=''):
     decoder_widths=(64, 32),
     out_stride=4,
   )
-  config.free = common.stage(
+  recipe = dict(
     data='scenes',
-    conditions=('pure',),
     pp=PP,
     eval_pp=EVAL_PP,
     loss='10*kld + 2*cc',
+    optimizer='adamw(decay=0.01)',
     lr=1e-3,
     schedule='cosine(warmup=0.1)',
-    optimizer='adamw(decay=0.01)',
     batch_size=16,
-    epochs=options.epochs,
     freeze=('text/.*',),
   )
-  config.text = common.stage(
-    data='scenes',
-    pp=PP,
-    eval_pp=EVAL_PP,
-    loss='10*kld + 2*cc',
-    lr=1e-3,
-    schedule='cosine(warmup=0.1)',
-    optimizer='adamw(decay=0.01)',
-    batch_size=16,
+  config.free = common.stage(
+    conditions=('pure',),
+    limit=800,
+    eval_limit=40,
     epochs=options.epochs,
+    **recipe,
+  )
+  config.text = common.stage(
+    limit=2400,
+    eval_limit=160,
+    epochs=options.epochs,
+    eval_epochs=2.0,
     init='@free',
-    freeze=('text/.*',),
+    **recipe,
   )
   return config
