@@ -24,6 +24,8 @@ def staircase(
   with every=5.
   """
   del steps
+  _require(every > 0, 'staircase', f'every={every} is not positive')
+  _require(0 < factor <= 1, 'staircase', f'factor={factor} is not in (0, 1]')
   return optax.exponential_decay(lr, every * epoch, factor, staircase=True)
 
 
@@ -40,12 +42,19 @@ def cosine(
     end: share of the rate left at the end.
   """
   del epoch
+  _require(0 <= warmup < 1, 'cosine', f'warmup={warmup} is not in [0, 1)')
+  _require(0 <= end <= 1, 'cosine', f'end={end} is not in [0, 1]')
   rise = int(round(warmup * steps))
   if not rise:
     return optax.cosine_decay_schedule(lr, max(1, steps), alpha=end)
   return optax.warmup_cosine_decay_schedule(
     0.0, lr, rise, max(steps, rise + 1), end_value=end * lr
   )
+
+
+def _require(good: bool, name: str, problem: str) -> None:
+  if not good:
+    raise ValueError(f'{name}: {problem}.')
 
 
 SCHEDULES = {'constant': constant, 'staircase': staircase, 'cosine': cosine}
@@ -192,4 +201,9 @@ def _scale_by_path(pairs: Sequence[tuple[str, float]]):
     scales = jax.tree.unflatten(jax.tree.structure(updates), scales)
     return jax.tree.map(lambda u, s: u * s, updates, scales), state
 
-  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+  def init(params):
+    for pattern, _ in pairs:
+      matches(params, pattern)
+    return optax.EmptyState()
+
+  return optax.GradientTransformation(init, update)
