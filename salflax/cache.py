@@ -44,36 +44,46 @@ class TapLookup:
   Args:
     folder: with a file a picture.
     layout: level -> (shape, dtype), in the order they have in a file.
-    names: image_id -> name of the picture's file.
+    names: `loader.picture` -> name of the picture's file.
   """
 
   def __init__(
     self,
     folder: str,
     layout: dict[str, tuple[tuple[int, ...], str]],
-    names: dict[str, str],
+    names: dict[tuple[int, str], str],
   ):
     self.folder, self.layout, self.names = folder, layout, names
 
-  def path(self, image_id: str, *, mirrored: bool) -> str:
+  @property
+  def size(self) -> int:
+    """Bytes of a file."""
+    return sum(
+      int(np.prod(shape)) * np.dtype(dtype).itemsize
+      for shape, dtype in self.layout.values()
+    )
+
+  def path(self, picture: tuple[int, str], *, mirrored: bool) -> str:
     """Returns the file of a picture's features."""
-    name = self.names[image_id] + ('-mirrored' if mirrored else '')
+    name = self.names[picture] + ('-mirrored' if mirrored else '')
     return os.path.join(self.folder, f'{name}.bin')
 
   def __call__(self, example: Example) -> Example:
     """Returns the example with `taps` instead of `image`."""
     path = self.path(
-      example['image_id'], mirrored=example.get('mirrored', False)
+      loader.picture(example), mirrored=example.get('mirrored', False)
     )
     with open(path, 'rb') as f:
       data = f.read()
+    if len(data) != self.size:
+      raise OSError(
+        f'{path} has {len(data)} bytes, not {self.size}: delete it.'
+      )
     taps, start = {}, 0
     for level, (shape, dtype) in self.layout.items():
       count = int(np.prod(shape))
       taps[level] = np.frombuffer(data, dtype, count, start).reshape(shape)
       start += taps[level].nbytes
-    if start != len(data):
-      raise OSError(f'{path} has {len(data)} bytes, not {start}: delete it.')
     return dict(example, taps=taps, image=None)
 
 
@@ -146,7 +156,7 @@ def store_taps(
   """
   first = {}
   for i in range(len(source)):
-    first.setdefault(loader.meta(source, i)['image_id'], i)
+    first.setdefault(loader.picture(loader.meta(source, i)), i)
   base = without(pp_text, 'flip', 'rasterize')
   part = jax.device_get(
     {
@@ -175,8 +185,8 @@ def store_taps(
   for mirrored, text in texts:
     rows = [
       i
-      for image_id, i in first.items()
-      if not os.path.exists(lookup.path(image_id, mirrored=mirrored))
+      for picture, i in first.items()
+      if not os.path.exists(lookup.path(picture, mirrored=mirrored))
     ]
     if rows:
       _store_missing(
@@ -187,12 +197,8 @@ def store_taps(
 
 def _store_missing(model, variables, source, text, lookup, batch_size):
   """Writes the files of `source`'s pictures, each whole or not at all."""
-  sizes = [
-    int(np.prod(shape)) * np.dtype(dtype).itemsize
-    for shape, dtype in lookup.layout.values()
-  ]
   records.check_room(
-    lookup.folder, sum(sizes) * len(source), 'backbone features'
+    lookup.folder, lookup.size * len(source), 'backbone features'
   )
   # Every process stores on its own devices: any row may be its next.
   mesh = parallel.make_mesh(jax.local_devices())
@@ -208,8 +214,8 @@ def _store_missing(model, variables, source, text, lookup, batch_size):
     for batch in batches:
       taps = jax.device_get(encode(variables, batch['image']))
       for k in np.flatnonzero(batch['mask']):
-        image_id = source.meta(int(batch['index'][k]))['image_id']
-        path = lookup.path(image_id, mirrored='mirror' in text)
+        picture = loader.picture(source.meta(int(batch['index'][k])))
+        path = lookup.path(picture, mirrored='mirror' in text)
         with files.replacing(path) as temporary, open(temporary, 'wb') as f:
           for level in lookup.layout:
             f.write(np.ascontiguousarray(taps[level][k]).tobytes())

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator
 
 
@@ -15,7 +16,9 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
+  # Not by process number: threads share it, and containers that share a disk.
+  unique = uuid.uuid4().hex[:8]
+  temporary = path.with_name(f'.{path.stem}.{unique}.tmp{path.suffix}')
   try:
     yield temporary
     os.replace(temporary, path)

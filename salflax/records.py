@@ -3,10 +3,12 @@
 No mapping that would count as memory, safe in threads, nothing to unpickle.
 """
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -73,10 +75,13 @@ def write(
 
   Raises:
     OSError: the disk has too little room; nothing is left behind.
+    ValueError: the batches do not have `total` rows.
   """
   if not os.path.isdir(folder):
-    temporary = f'{folder}.tmp{os.getpid()}'
-    os.makedirs(temporary)
+    os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
+    # Not by process number: containers that share a disk may share those.
+    temporary = f'{folder}.{uuid.uuid4().hex[:8]}.tmp'
+    os.mkdir(temporary)
     try:
       _write(temporary, rows, total, what)
       os.rename(temporary, folder)
@@ -94,22 +99,28 @@ def write(
 
 
 def _write(folder, rows, total, what):
-  index, files = {}, []
-  bar = tqdm.tqdm(total=total, desc=what, unit='row', mininterval=1.0)
-  with bar:
+  index, files, written = {}, [], 0
+  with (
+    tqdm.tqdm(total=total, desc=what, unit='row', mininterval=1.0) as bar,
+    contextlib.ExitStack() as stack,
+  ):
     for batch in rows:
       if not files:
         size = total * sum(v[0].nbytes for v in batch.values())
         check_room(folder, size, what)
         for i, (name, v) in enumerate(batch.items()):
           index[name] = {'shape': v.shape[1:], 'dtype': v.dtype.str}
-          files.append(open(os.path.join(folder, f'{i}.bin'), 'wb'))
-      for file, v in zip(files, batch.values()):
+          path = os.path.join(folder, f'{i}.bin')
+          files.append(stack.enter_context(open(path, 'wb')))
+      for file, v in zip(files, batch.values(), strict=True):
         file.write(np.ascontiguousarray(v).tobytes())
-      bar.update(len(next(iter(batch.values()))))
-  for file in files:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
+      number = len(next(iter(batch.values())))
+      written += number
+      bar.update(number)
+    for file in files:
+      file.flush()
+      os.fsync(file.fileno())
+  if written != total:
+    raise ValueError(f'Expected {total} rows of {what}, found {written}.')
   with open(os.path.join(folder, 'index.json'), 'w', encoding='utf-8') as f:
     json.dump(index, f)

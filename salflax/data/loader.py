@@ -5,7 +5,7 @@ and the random draws depend on the seed and the row's place in the run alone:
 not on workers, nor on how many processes share the batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -63,8 +63,19 @@ def meta(source: Sequence[Example], index: int) -> dict[str, Any]:
 
 def describe(source: Sequence[Example], index: int) -> str:
   """Returns 'image_id/condition' of a row."""
-  row = meta(source, index)
+  try:
+    row = meta(source, index)
+  except Exception:  # a row that cannot be read has an error of its own
+    return 'unreadable'
   return f'{row.get("image_id", index)}/{row.get("condition", "")}'
+
+
+def picture(row: Mapping[str, Any]) -> tuple[int, str]:
+  """Returns what tells a picture from others, given a row or its `meta`.
+
+  Data sets that are joined may each have a picture of the same name.
+  """
+  return row.get('part', 0), row['image_id']
 
 
 class Rows:
@@ -85,7 +96,7 @@ class Rows:
 
 
 class Joined:
-  """The rows of several sources, one after another."""
+  """The rows of several sources, one after another; `part` tells which."""
 
   def __init__(self, sources: Sequence[Sequence[Example]]):
     self.sources = list(sources)
@@ -96,15 +107,27 @@ class Joined:
 
   def _find(self, index):
     part = int(np.searchsorted(self._ends, index, side='right'))
-    return self.sources[part], index - int(self._ends[part])
+    if not 0 <= index < len(self):
+      raise IndexError(f'Row {index} of {len(self)}.')
+    start = int(self._ends[part]) - len(self.sources[part])
+    return part, index - start
 
   def __getitem__(self, index: int) -> Example:
-    source, row = self._find(index)
-    return source[row]
+    part, row = self._find(index)
+    return dict(self.sources[part][row], part=part)
 
   def meta(self, index: int) -> dict[str, Any]:
-    """Returns image_id, condition and text of a row."""
-    return meta(*self._find(index))
+    """Returns image_id, condition, text and part of a row."""
+    part, row = self._find(index)
+    return dict(meta(self.sources[part], row), part=part)
+
+
+def _check_batch_size(batch_size: int, count: int) -> None:
+  if batch_size < 1 or batch_size % count:
+    raise ValueError(
+      f'batch_size {batch_size} does not divide over {count} processes; use a '
+      f'multiple of {count}.'
+    )
 
 
 def train_batches(
@@ -113,6 +136,7 @@ def train_batches(
   *,
   batch_size: int,
   seed: int,
+  start: int = 0,
   shard: tuple[int, int] = (0, 1),
   finish: Sequence[Callable[[Example], Example]] = (),
   threads: int = 2,
@@ -125,22 +149,20 @@ def train_batches(
     pp: (example, rng) -> example.
     batch_size: rows of the global batch, over all processes.
     seed: of the order and of every random op.
+    start: batches to leave out: those an earlier run has seen. No state of an
+      iterator is needed, which would be of use to as many workers only.
     shard: (index, count) of this process; each takes every count-th row.
     finish: applied to the example after pp, e.g. the tokenizer.
     threads: that read and preprocess where there are no workers.
     workers: processes that read and preprocess; 0 = threads.
-
-  Returns:
-    A dataset whose iterator has get_state and set_state.
   """
   index, count = shard
-  if batch_size % count:
-    raise ValueError(f'batch_size {batch_size} over {count} processes.')
+  _check_batch_size(batch_size, count)
   if not len(source):
     raise ValueError('The training split is empty.')
   rows = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
   rows = rows.random_map(Prepare(source, pp, finish))
-  rows = rows[index::count].batch(batch_size // count)
+  rows = rows[index::count].batch(batch_size // count)[start:]
   read = grain.ReadOptions(
     num_threads=0 if workers else threads, prefetch_buffer_size=2
   )
@@ -174,8 +196,7 @@ def eval_batches(
     threads: that read and preprocess.
   """
   index, count = shard
-  if batch_size % count:
-    raise ValueError(f'batch_size {batch_size} over {count} processes.')
+  _check_batch_size(batch_size, count)
   if not len(source):
     raise ValueError('The split to evaluate on is empty.')
   local = batch_size // count
