@@ -86,18 +86,19 @@ class Writer:
 
 
 def _drop_after(path: str, step: int) -> None:
+  """Removes lines of later steps, and what a kill has cut short."""
   if not os.path.exists(path):
     return
-  with open(path, encoding='utf-8') as f:
-    rows = f.readlines()
+  with open(path, encoding='utf-8', errors='replace') as f:
+    text = f.read()
   kept = []
-  for row in rows:
+  for line in text.splitlines():
     try:
-      if json.loads(row)['step'] <= step:
-        kept.append(row)
-    except (ValueError, KeyError):
-      continue  # a line cut short by a kill
-  if len(kept) < len(rows):
+      if json.loads(line)['step'] <= step:
+        kept.append(line + '\n')
+    except (ValueError, KeyError, TypeError):
+      continue
+  if ''.join(kept) != text:
     files.write_text(path, ''.join(kept))
 
 
