@@ -1,4 +1,7 @@
-"""Checkpoints of a stage: state, place in the data, score; best and last."""
+"""Checkpoints of a stage: state and score; the best and the last are kept.
+
+The place in the data is not stored: it follows from the step.
+"""
 
 import os
 import shutil
@@ -51,16 +54,14 @@ class Checkpoints:
   def save(
     self,
     state: step.TrainState,
-    iterator: dict[str, Any],
     *,
     score: float | None = None,
     extra: dict[str, Any] | None = None,
   ) -> None:
-    """Saves state and place in the data; a step saved before is left alone.
+    """Saves a state; a step saved before is left alone.
 
     Args:
       state: of any step.
-      iterator: what the data iterator's get_state() gave.
       score: of an evaluation at this step, if there was one.
       extra: JSON values that go along.
     """
@@ -70,8 +71,10 @@ class Checkpoints:
     self._manager.save(
       at,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        meta=ocp.args.JsonSave({'iterator': iterator, 'extra': extra or {}}),
+        # From the host: orbax would have every device write a slice of each
+        # array, and compile the slicing of each shape.
+        state=ocp.args.StandardSave(jax.device_get(state)),
+        meta=ocp.args.JsonSave({'extra': extra or {}}),
       ),
       metrics=None if score is None else {'score': float(score)},
     )
@@ -90,20 +93,12 @@ class Checkpoints:
     Of equal scores the later step counts, as in what is preserved.
     """
     self.wait()
-    scored = []
-    for at in self._manager.all_steps():
-      metrics = self._manager.metrics(at)
-      if metrics:
-        scored.append((self._sign * metrics['score'], at))
-    if not scored:
-      return None
-    score, at = max(scored)
-    return at, self._sign * score
+    return _best(self._manager, self._sign)
 
   def restore(
     self, at: int, abstract: step.TrainState, mesh: Mesh
   ) -> tuple[step.TrainState, dict[str, Any]]:
-    """Returns (state on the mesh, what went along) of step `at`.
+    """Returns (state on the mesh, `extra`) of step `at`.
 
     Raises:
       ValueError: the checkpoint's parameters are not this model's.
@@ -125,17 +120,42 @@ class Checkpoints:
         f'The checkpoint in {self._folder} (step {at}) is not of this model: '
         f'{str(e)[:500]}'
       ) from e
-    return restored.state, restored.meta
+    return restored.state, restored.meta['extra']
 
   def close(self) -> None:
     """Waits for what is being saved, then lets go of the folder."""
     self._manager.close()
 
 
+def _best(
+  manager: ocp.CheckpointManager, sign: int
+) -> tuple[int, float] | None:
+  scored = []
+  for at in manager.all_steps():
+    if metrics := manager.metrics(at):
+      scored.append((sign * metrics['score'], at))
+  if not scored:
+    return None
+  score, at = max(scored)
+  return at, sign * score
+
+
 def load_variables(
-  folder: str, abstract: step.TrainState, mesh: Mesh
+  folder: str,
+  abstract: step.TrainState,
+  mesh: Mesh,
+  *,
+  higher_is_better: bool = True,
 ) -> tuple[step.Variables, int]:
   """Returns (variables, step) of the best checkpoint of a stage, else the last.
+
+  Writes nothing, so that a run can be read while it goes on.
+
+  Args:
+    folder: of the checkpoints.
+    abstract: the shapes and types of the stage's state.
+    mesh: the mesh.
+    higher_is_better: whether that is so of the scores.
 
   Raises:
     FileNotFoundError: there is no finished checkpoint.
@@ -144,8 +164,12 @@ def load_variables(
   if not os.path.isdir(folder):
     raise FileNotFoundError(f'No checkpoint: {folder} is not a folder.')
   sharding = parallel.replicated(mesh)
-  with ocp.CheckpointManager(os.path.abspath(folder)) as manager:
-    at = best_step(manager)
+  options = ocp.CheckpointManagerOptions(best_fn=_score, read_only=True)
+  with ocp.CheckpointManager(
+    os.path.abspath(folder), options=options
+  ) as manager:
+    best = _best(manager, 1 if higher_is_better else -1)
+    at = best[0] if best else manager.latest_step()
     if at is None:
       raise FileNotFoundError(f'No finished checkpoint in {folder}.')
     wanted = {'params': abstract.params, 'batch_stats': abstract.batch_stats}
@@ -171,26 +195,13 @@ def load_variables(
   return restored, at
 
 
-def best_step(manager: ocp.CheckpointManager) -> int | None:
-  """Returns the step marked best by the stage's result, else the last."""
-  steps = manager.all_steps()
-  path = os.path.join(str(manager.directory), '..', 'result.json')
-  if os.path.exists(path):
-    import json
-
-    with open(path, encoding='utf-8') as f:
-      at = json.load(f).get('best_step')
-    if at in steps:
-      return at
-  return max(steps) if steps else None
-
-
 def check_room(folder: str, num_bytes: int) -> None:
   """Raises OSError where a folder cannot be written or the disk is too full.
 
   Args:
     folder: where checkpoints will go; made where it is absent.
-    num_bytes: of one checkpoint. Three must fit: best, last, the one to come.
+    num_bytes: of one checkpoint. Three must fit: best, last, the one to come;
+      those that are there already need no more room.
   """
   try:
     os.makedirs(folder, exist_ok=True)
@@ -201,8 +212,10 @@ def check_room(folder: str, num_bytes: int) -> None:
   except OSError as e:
     raise OSError(f'Cannot write to {folder}: {e.strerror or e}.') from e
   free = shutil.disk_usage(folder).free
-  if free < 3 * num_bytes:
+  there = sum(name.isdigit() for name in os.listdir(folder))
+  need = max(1, 3 - there) * num_bytes
+  if free < need:
     raise OSError(
-      f'Not enough room in {folder}: three checkpoints need '
-      f'{3 * num_bytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free.'
+      f'Not enough room in {folder}: {max(1, 3 - there)} checkpoints to come '
+      f'need {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free.'
     )

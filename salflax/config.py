@@ -8,28 +8,22 @@ import functools
 import json
 import os
 import pathlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 
 from salflax import data as datasets
-from salflax import hub, losses, metrics, models, optim, results, spec
+from salflax import losses, metrics, network, optim, results, spec
+from salflax import stage as stages_lib
 from salflax.data import loader, pp
-from salflax.data.tokenizer import Tokenizer
-from salflax.models import bert, pretrained, transalnet
 from salflax.stage import Stage
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # What may differ when a run goes on: none of it changes a number.
 FREE = ('data_dir', 'cache_dir', 'threads', 'workers', 'log_every', 'evaluate')
-_BACKBONE_FILES = (
-  'model.safetensors',
-  'pytorch_model.bin',
-  'resnet50-0676ba61.pth',
-)
 
 
 def plain(node: Any) -> Any:
@@ -128,41 +122,22 @@ def resolve(
 
 def _stage(name, config, workdir, with_data) -> Stage:
   node = config[name]
-  model, weights, tokenizer = make_model(
+  model, weights, tokenizer = network.make(
     merged(config['model'], node['model']),
     spec.lookup('dtype', DTYPES, config['dtype']),
   )
-  folder = data_dir(config['data_dir'])
   train = held_out = None
   if with_data:
-    rows = functools.partial(
-      load_rows,
-      node['data'],
-      folder=folder,
-      conditions=node['conditions'],
-      exclude=node['exclude'],
-    )
-    train = rows(split=node['split'], limit=node['limit'])
-    held_out = rows(split=node['eval_split'], limit=node['eval_limit'])
+    train, held_out = _sources(node, data_dir(config['data_dir']))
   steps, epoch = _length(node, len(train) if with_data else node['batch_size'])
   protocol, _, key = node['score'].partition('/')
   bound = _select(protocol, key)
-  frozen = frozen_parts(model, node['freeze'])
-  make_tx = functools.partial(
-    optim.make,
-    node['optimizer'],
-    schedule=optim.bind_schedule(node['schedule'])(node['lr'], steps, epoch),
-    clip=node['clip'],
-    freeze=node['freeze'],
-    lr_scale=node['lr_scale'],
-  )
-  optim.bind_optimizer(node['optimizer'])
   stage = Stage(
     name=name,
     model=model,
     loss=node['loss'],
     loss_fn=losses.make_loss(node['loss']),
-    make_tx=make_tx,
+    make_tx=_make_tx(node, steps, epoch),
     freeze=node['freeze'],
     train_source=train,
     eval_source=held_out,
@@ -180,8 +155,8 @@ def _stage(name, config, workdir, with_data) -> Stage:
     lr_scale=node['lr_scale'],
     weights=() if node['init'] else weights,
     tokenizer=tokenizer,
-    store_taps=bool(node['store'] and 'backbone' in frozen),
-    store_text=bool(node['store'] and 'text' in frozen and tokenizer),
+    store_taps=False,
+    store_text=False,
     cache_dir=os.path.expanduser(
       config['cache_dir'] or os.path.join(workdir, 'cache')
     ),
@@ -190,7 +165,38 @@ def _stage(name, config, workdir, with_data) -> Stage:
     workers=config['workers'],
   )
   _cross_check(stage)
-  return stage
+  frozen = stages_lib.frozen_parts(stage) if node['store'] else set()
+  return stage._replace(
+    store_taps='backbone' in frozen,
+    store_text='text' in frozen,
+  )
+
+
+def _sources(node: Mapping, folder: str) -> list[Sequence[dict]]:
+  """Returns the rows to train on and those that pick the checkpoint."""
+  return [
+    load_rows(
+      node['data'],
+      node[split],
+      folder,
+      node['conditions'],
+      exclude=node['exclude'],
+      limit=node[limit],
+    )
+    for split, limit in (('split', 'limit'), ('eval_split', 'eval_limit'))
+  ]
+
+
+def _make_tx(node: Mapping, steps: int, epoch: int) -> Callable:
+  optim.bind_optimizer(node['optimizer'])
+  return functools.partial(
+    optim.make,
+    node['optimizer'],
+    schedule=optim.bind_schedule(node['schedule'])(node['lr'], steps, epoch),
+    clip=node['clip'],
+    freeze=node['freeze'],
+    lr_scale=node['lr_scale'],
+  )
 
 
 def _select(protocol: str, key: str) -> list[metrics.BoundMetric]:
@@ -212,21 +218,6 @@ def _length(node: Mapping, rows: int) -> tuple[int, int]:
     raise ValueError('batch_size and eval_epochs must be positive.')
   epoch = max(1, rows // node['batch_size'])
   return node['steps'] or max(1, round(node['epochs'] * epoch)), epoch
-
-
-def frozen_parts(model: Any, patterns: Sequence[str]) -> set[str]:
-  """Returns which of 'backbone' and 'text' is frozen whole.
-
-  A backbone whose batch statistics would still move is not.
-  """
-
-  def covered(scope):
-    return any(re.fullmatch(p, f'{scope}/any/kernel') for p in patterns)
-
-  parts = {p for p in ('backbone', 'text') if covered(p)}
-  if model.backbone.bn != 'frozen':
-    parts.discard('backbone')
-  return parts
 
 
 def _cross_check(stage: Stage) -> None:
@@ -253,68 +244,18 @@ def _cross_check(stage: Stage) -> None:
     raise ValueError(f'loss {stage.loss!r} needs rasterize in pp.')
 
 
-def make_model(node: Mapping, dtype: Any):
-  """Returns (model, weights, tokenizer) of a model record.
-
-  Args:
-    node: for `models.build`; `weights` of the backbone, the text encoder and
-      the whole say what they start from, `skip` which tensors a file may lack
-      or have too many; `length` of the text encoder is that of its tokens.
-    dtype: what the network computes in.
-
-  Returns:
-    The module; (scope, function that loads variables, patterns to skip) for
-    everything that has weights; a Tokenizer, or None without text.
-  """
-  node = dict(node, dtype=dtype)
-  backbone, text = dict(node['backbone']), dict(node['text'])
-  weights, tokenizer = [], None
-  if whole := node.pop('weights', ''):
-    weights.append(
-      (
-        '',
-        functools.partial(_load_whole, whole),
-        (r'[^/]+/(text|fusion_\d+)/.*',),
-      )
-    )
-  path, skip = backbone.pop('weights', ''), tuple(backbone.pop('skip', ()))
-  if path:
-    path = hub.locate(path, files=_BACKBONE_FILES)
-    load = functools.partial(_load_backbone, str(path))
-    weights.append(('backbone', load, (r'.*/fc/.*', *skip)))
-  kind = text.get('name', 'none')
-  spec.lookup('text encoder', {'bert': bert.Bert, 'none': None}, kind)
-  if kind == 'none':
-    node['text'], node['fuse'] = None, ()
-  else:
-    source, length = text.pop('weights'), text.pop('length', 35)
-    text.pop('name')
-    module, variables, folder = bert.load(source, dtype=dtype, **text)
-    weights.append(('text', lambda: variables, ()))
-    tokenizer = Tokenizer(folder, length)
-    node['text'] = module
-  node['backbone'] = backbone
-  return models.build(node), tuple(weights), tokenizer
-
-
-def _load_backbone(path):
-  return pretrained.convert(pretrained.read(path))
-
-
-def _load_whole(path):
-  state = transalnet.rename(pretrained.read(path))
-  return pretrained.convert(state)
-
-
 def save(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Writes the config into the workdir, or checks it against the one there.
+
+  A config that stopped before its first checkpoint makes room for another.
 
   Raises:
     ValueError: the workdir is another config's; names the keys that differ.
   """
-  path = os.path.join(workdir, 'config.json')
+  path = pathlib.Path(workdir) / 'config.json'
   ours = plain(config)
-  if os.path.exists(path):
+  begun = any(p.name.isdigit() for p in path.parent.glob('*/checkpoints/*'))
+  if begun and path.exists():
     theirs = load(workdir)
     differ = [
       f'{k}: {a!r} there, {b!r} now'
@@ -326,7 +267,8 @@ def save(config: ml_collections.ConfigDict, workdir: str) -> None:
         f'{workdir} is the workdir of another config. It differs in '
         f'{"; ".join(differ[:6])}. Take another --workdir, or empty this one.'
       )
-  results.write_json(path, ours)
+  if jax.process_index() == 0:
+    results.write_json(path, ours)
 
 
 def _differences(a: Any, b: Any, at: str = ''):

@@ -95,6 +95,9 @@ def _main(argv: list[str]) -> int:
     )
     train.run(stages, workdir)
     _evaluate(stages, workdir, config.evaluate)
+  except KeyboardInterrupt:
+    _LOG.warning('Stopped. Start again with the same --workdir to go on.')
+    return 130
   except train.Interrupted as e:
     _LOG.warning('%s Start again with the same --workdir to go on.', e)
     return 130

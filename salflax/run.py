@@ -106,10 +106,9 @@ def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
     os.path.join(workdir, name, 'checkpoints'),
     stages_lib.abstract_state(found),
     mesh,
+    higher_is_better=found.score_metric().higher_is_better,
   )
-  predict = step.make_predict_fn(
-    found.model, mesh, round_taps=found.store_taps
-  )
+  predict = step.make_predict_fn(found.model, mesh, round_taps=found.store_taps)
 
   def predict_fn(variables, batch):
     inputs = stages_lib.model_keys(batch)

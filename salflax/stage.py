@@ -146,16 +146,32 @@ def example_batch(stage: Stage) -> dict[str, Any]:
 
 def abstract_state(stage: Stage) -> step.TrainState:
   """Returns the shapes and types of a stage's state; computes nothing."""
-  return step.abstract_state(
-    stage.model, stage.make_tx(), example_batch(stage), jax.random.key(0)
-  )
+  return step.abstract_state(stage.model, stage.make_tx(), example_batch(stage))
+
+
+def frozen_parts(stage: Stage) -> set[str]:
+  """Returns which of 'backbone' and 'text' keeps every bit in this stage.
+
+  A backbone whose batch statistics still move does not.
+
+  Raises:
+    ValueError: a freeze pattern matches nothing.
+  """
+  if not stage.freeze:
+    return set()
+  params = abstract_state(stage).params
+  trains = set(optim.path_names(params))
+  trains -= optim.frozen_names(params, stage.freeze)
+  parts = {'backbone', 'text'} & set(params) - {n.split('/')[0] for n in trains}
+  return parts if stage.model.backbone.bn == 'frozen' else parts - {'backbone'}
 
 
 def check(stage: Stage) -> None:
-  """Raises ValueError where freeze patterns or weight files do not fit.
+  """Raises ValueError where batch, freeze patterns or weights do not fit.
 
   Takes a second or two: shapes are compared, nothing is computed.
   """
+  parallel.check_batch_size(stage.batch_size, parallel.make_mesh())
   abstract = abstract_state(stage)
   if stage.freeze:
     optim.frozen_names(abstract.params, stage.freeze)
@@ -176,24 +192,18 @@ def initial_state(
     start: variables of an earlier stage; every one of its tensors is taken.
       What this stage has in addition keeps its initial value.
   """
-  key = jax.random.key(stage.seed)
-  tx = stage.make_tx()
-  state = step.create_state(stage.model, tx, example_batch(stage), key, mesh)
+  given = abstract_state(stage).variables
   loaded = [(scope, load(), skip) for scope, load, skip in stage.weights]
   if start is not None:
     # A later stage may have more than an earlier one, never less.
-    loaded = [('', start, _only_in(state.variables, start))]
-  if not loaded:
-    return state
-  variables = jax.device_get(state.variables)
+    loaded = [('', start, _only_in(given, start))]
   for scope, tree, skip in loaded:
-    variables = pretrained.merge(variables, tree, at=scope, skip=skip)
-  variables = parallel.to_everywhere(variables, mesh)
-  return step.TrainState(
-    step=state.step,
-    params=variables['params'],
-    batch_stats=variables.get('batch_stats', {}),
-    opt_state=state.opt_state,
+    given = pretrained.merge(given, tree, at=scope, skip=skip)
+  return step.create_state(
+    *(stage.model, stage.make_tx(), example_batch(stage)),
+    jax.random.key(stage.seed),
+    mesh,
+    given=given,
   )
 
 
@@ -202,8 +212,14 @@ def _only_in(variables: step.Variables, tree: step.Variables) -> list[str]:
   return [re.escape(name) for name in missing]
 
 
-def train_batches(stage: Stage, variables: step.Variables):
-  """Returns the endless batches of a stage, stored features and all."""
+def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
+  """Returns the endless batches of a stage, stored features and all.
+
+  Args:
+    stage: the stage.
+    variables: of its model.
+    start: steps that were taken already.
+  """
   finish = finishers(stage, variables, stage.train_source, stage.pp)
   # With stored features the pixels are only passing through.
   text = cache.without(stage.pp, 'normalize') if stage.store_taps else stage.pp
@@ -212,6 +228,7 @@ def train_batches(stage: Stage, variables: step.Variables):
     pp.make(text),
     batch_size=stage.batch_size,
     seed=stage.seed,
+    start=start,
     shard=parallel.shard(),
     finish=finish,
     threads=stage.threads,

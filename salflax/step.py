@@ -1,11 +1,13 @@
 """The pure functions of a run: state, one train step, one prediction."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -111,6 +113,8 @@ def create_state(
   batch: Batch,
   key: jax.Array,
   mesh: Mesh,
+  *,
+  given: Variables | None = None,
 ) -> TrainState:
   """Returns the state at step 0, made on the devices where it will live.
 
@@ -120,26 +124,66 @@ def create_state(
     batch: any batch with pictures of the shape to come.
     key: of the initial parameters.
     mesh: the mesh.
+    given: variables that are not drawn, e.g. published weights: arrays, with
+      shapes and types where nothing is given. The rest is drawn as ever.
   """
-  # Drawing parameters runs once: optimising the program costs more than it
-  # saves.
+  init = _init_fn(model, tx, batch)
+  if given is None:
+    given = abstract_state(model, tx, batch).variables
+
+  def draw(key):
+    # What is not asked for costs nothing: compiling the drawing of a large
+    # network takes longer than reading its weights.
+    state = init(key)
+    drawn = jax.tree.map(
+      lambda g, x: x if isinstance(g, jax.ShapeDtypeStruct) else None,
+      *(given, state.variables),
+    )
+    return drawn, state.step, state.opt_state
+
+  # This runs once: optimising the program costs more than it saves.
   options = {'xla_backend_optimization_level': 0}
   make = jax.jit(
-    _init_fn(model, tx, batch),
+    draw,
     out_shardings=parallel.replicated(mesh),
     compiler_options=options if jax.default_backend() == 'cpu' else None,
   )
-  return make(key)
+  drawn, at, opt_state = make(key)
+  variables = jax.tree.map(
+    lambda g, x: parallel.to_everywhere(g, mesh) if x is None else x,
+    *(given, drawn),
+  )
+  return TrainState(
+    step=at,
+    params=variables['params'],
+    batch_stats=variables['batch_stats'],
+    opt_state=opt_state,
+  )
 
 
 def abstract_state(
-  model: nn.Module,
-  tx: optax.GradientTransformation,
-  batch: Batch,
-  key: jax.Array,
+  model: nn.Module, tx: optax.GradientTransformation, batch: Batch
 ) -> TrainState:
   """Returns the shapes and types of a state; computes nothing."""
-  return jax.eval_shape(_init_fn(model, tx, batch), key)
+  inputs = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype),
+    model_inputs(batch),
+  )
+  leaves, tree = jax.tree.flatten(inputs)
+  variables = _abstract_variables(model, tree, tuple(leaves))
+  return TrainState(
+    step=jax.ShapeDtypeStruct((), jnp.int32),
+    params=variables['params'],
+    batch_stats=variables.get('batch_stats', {}),
+    opt_state=jax.eval_shape(tx.init, variables['params']),
+  )
+
+
+@functools.cache  # Asked for often, and tracing a large network takes seconds.
+def _abstract_variables(model, tree, leaves):
+  image, tokens, mask = jax.tree.unflatten(tree, leaves)
+  init = functools.partial(model.init, train=False)
+  return jax.eval_shape(init, jax.random.key(0), image, tokens, mask)
 
 
 def make_train_step(
@@ -190,7 +234,7 @@ def make_train_step(
     measures = {f'loss/{k}': v for k, v in terms.items()}
     measures['loss'] = loss
     # Of the updates, not of the gradients: frozen ones are then never formed.
-    measures['update_norm'] = optax.global_norm(updates)
+    measures['update_norm'] = optax.tree.norm(updates)
     state = TrainState(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),

@@ -2,8 +2,8 @@
 
 import json
 import logging
+import math
 import os
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,77 +23,59 @@ from salflax import (
 )
 from salflax import stage as stages_lib
 from salflax.data import loader, pp
+from salflax.interrupt import Interrupted, Stop
 from salflax.stage import Stage
 
 _LOG = logging.getLogger('salflax')
 
 
-class Interrupted(Exception):
-  """The run was asked to stop, and has saved its state."""
-
-
-class _Stop:
-  """Notes the first Ctrl-C or SIGTERM; the second one acts as always."""
-
-  def __init__(self):
-    self.asked = False
-    self._old = {}
-
-  def __enter__(self):
-    for s in (signal.SIGINT, signal.SIGTERM):
-      try:
-        self._old[s] = signal.signal(s, self._note)
-      except ValueError:  # not in the main thread: somebody else decides
-        pass
-    return self
-
-  def _note(self, number, frame):
-    del frame
-    self.asked = True
-    signal.signal(number, self._old[number])
-    _LOG.warning('Asked to stop: saving after this step.')
-
-  def __exit__(self, *unused):
-    for s, handler in self._old.items():
-      signal.signal(s, handler)
-
-  def __call__(self) -> bool:
-    if jax.process_count() == 1:
-      return self.asked
-    from jax.experimental import multihost_utils
-
-    asked = multihost_utils.process_allgather(np.int32(self.asked))
-    return bool(np.max(asked))
-
-
 class _Progress:
-  """Measures since the last line: checks them, writes them, says them."""
+  """Measures since the last line: checks them, writes them, says them.
 
-  def __init__(self, stage: Stage, writer: log.Writer, start: int):
+  Attributes:
+    rows: measures of each step since the last line, checked.
+    clock: rate and time left.
+  """
+
+  def __init__(
+    self,
+    stage: Stage,
+    writer: log.Writer,
+    start: int,
+    rows: Sequence[dict[str, float]] = (),
+  ):
     self._stage, self._writer = stage, writer
     self._pending = []
+    self.rows = list(rows)
     self.clock = log.Clock(start, stage.steps)
 
   def add(self, at: int, batch: Mapping[str, Any], measures: Mapping) -> None:
     """Notes the measures of one step; does not wait for the device."""
     self._pending.append((at, np.asarray(batch['index']), measures))
 
-  def flush(self) -> None:
-    """Waits for the noted steps, stops at a NaN, writes their means."""
-    if not self._pending:
-      return
-    rows = jax.device_get([m for _, _, m in self._pending])
-    for (at, index, _), row in zip(self._pending, rows):
-      if not all(np.isfinite(v) for v in row.values()):
+  def check(self) -> None:
+    """Waits for the noted steps; stops at a NaN."""
+    measures = jax.device_get([m for _, _, m in self._pending])
+    for (at, index, _), row in zip(self._pending, measures):
+      row = {k: float(v) for k, v in row.items()}
+      if not all(map(math.isfinite, row.values())):
         source = self._stage.train_source
         ids = ', '.join(loader.describe(source, int(i)) for i in index)
-        terms = ', '.join(f'{k} {float(v):.5g}' for k, v in row.items())
+        terms = ', '.join(f'{k} {v:.5g}' for k, v in row.items())
         raise FloatingPointError(
           f'Stage {self._stage.name}, step {at}: not finite ({terms}). '
           f'Pictures of that batch: {ids}. The last checkpoint is intact.'
         )
-    at = self._pending[-1][0]
-    mean = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+      self.rows.append(row)
+    self._pending = []
+
+  def flush(self, at: int) -> None:
+    """Checks the noted steps, writes and says the means up to step `at`."""
+    self.check()
+    if not self.rows:
+      return
+    mean = {k: math.fsum(r[k] for r in self.rows) for k in self.rows[0]}
+    mean = {k: v / len(self.rows) for k, v in mean.items()}
     rate, left = self.clock.tick(at)
     mean['images_per_second'] = rate * self._stage.batch_size
     self._writer.write(at, mean)
@@ -111,7 +93,7 @@ class _Progress:
       mean['images_per_second'],
       log.duration(left),
     )
-    self._pending = []
+    self.rows = []
 
 
 class _Evaluation:
@@ -152,26 +134,27 @@ class _Evaluation:
 
 
 def _start(stage, mesh, checkpoints, start):
-  """Returns (state, iterator state or None, extra) to go on from."""
+  """Returns (state, extra) to go on from."""
   at = checkpoints.latest_step()
+  extra = {'best': None, 'stale': 0, 'seconds': 0.0, 'rows': []}
   if at is None:
-    extra = {'best': None, 'stale': 0, 'seconds': 0.0}
-    return stages_lib.initial_state(stage, mesh, start), None, extra
-  abstract = step.abstract_state(
-    stage.model,
-    stage.make_tx(),
-    stages_lib.example_batch(stage),
-    jax.random.key(0),
-  )
-  state, meta = checkpoints.restore(at, abstract, mesh)
+    return stages_lib.initial_state(stage, mesh, start), extra
+  abstract = stages_lib.abstract_state(stage)
+  state, stored = checkpoints.restore(at, abstract, mesh)
   _LOG.info('%s: going on from step %d.', stage.name, at)
-  return state, meta['iterator'], meta['extra']
+  return state, extra | stored
 
 
-def _judge(extra, score, higher_is_better):
+def _judge(stage, extra, score):
   """Returns `extra` with the best score so far and evaluations since."""
+  if not math.isfinite(score):
+    raise ValueError(
+      f'Stage {stage.name}: no row of the evaluation split gives a finite '
+      f'{stage.score}, so that no checkpoint can be called the best. Choose '
+      'another score or split.'
+    )
   best = extra['best']
-  sign = 1 if higher_is_better else -1
+  sign = 1 if stage.score_metric().higher_is_better else -1
   if best is None or sign * score >= sign * best:
     return dict(extra, best=score, stale=0)
   return dict(extra, stale=extra['stale'] + 1)
@@ -197,6 +180,7 @@ def train_stage(
 
   Raises:
     FloatingPointError: a measure is not finite; names step and pictures.
+    ValueError: the score cannot be measured on the evaluation split.
     Interrupted: after Ctrl-C or SIGTERM, with everything saved.
     OSError: the folder cannot be written or the disk is too full.
   """
@@ -205,21 +189,15 @@ def train_stage(
     _LOG.info('%s is finished already.', stage.name)
     return where
   parallel.check_batch_size(stage.batch_size, mesh)
-  abstract = step.abstract_state(
-    stage.model,
-    stage.make_tx(),
-    stages_lib.example_batch(stage),
-    jax.random.key(0),
-  )
+  abstract = stages_lib.abstract_state(stage)
   sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)]
-  checkpoint.check_room(folder, sum(sizes))
-  metric = stage.score_metric()
+  checkpoint.check_room(where, sum(sizes))
   checkpoints = checkpoint.Checkpoints(
-    where, higher_is_better=metric.higher_is_better
+    where, higher_is_better=stage.score_metric().higher_is_better
   )
   try:
-    with _Stop() as stop:
-      extra = _loop(stage, folder, mesh, start, checkpoints, metric, stop)
+    with Stop() as stop:
+      extra = _loop(stage, folder, mesh, start, checkpoints, stop)
     best = checkpoints.best()
     result = {
       'best_step': best[0],
@@ -245,14 +223,13 @@ def train_stage(
   return where
 
 
-def _loop(stage, folder, mesh, start, checkpoints, metric, stop):
+def _loop(stage, folder, mesh, start, checkpoints, stop):
   """Runs the steps; returns what went along with the last checkpoint."""
-  state, position, extra = _start(stage, mesh, checkpoints, start)
+  state, extra = _start(stage, mesh, checkpoints, start)
+  at = int(state.step)
   _announce(stage, state)
   judge = _Evaluation(stage, mesh, state.variables)
-  batches = iter(stages_lib.train_batches(stage, state.variables))
-  if position is not None:
-    batches.set_state(position)
+  batches = iter(stages_lib.train_batches(stage, state.variables, start=at))
   train_step = step.make_train_step(
     stage.model,
     stage.loss_fn,
@@ -263,18 +240,14 @@ def _loop(stage, folder, mesh, start, checkpoints, metric, stop):
   key = parallel.to_everywhere(
     jax.random.key_data(jax.random.key(stage.seed + 1)), mesh
   )
-  at, since = int(state.step), time.perf_counter()
+  since = time.perf_counter()
   writer = log.Writer(folder, start_step=at, active=jax.process_index() == 0)
-  progress = _Progress(stage, writer, at)
+  progress = _Progress(stage, writer, at, extra['rows'])
 
   def save(score=None):
     spent = extra['seconds'] + time.perf_counter() - since
-    checkpoints.save(
-      state,
-      batches.get_state(),
-      score=score,
-      extra=dict(extra, seconds=spent),
-    )
+    stored = dict(extra, seconds=spent, rows=progress.rows)
+    checkpoints.save(state, score=score, extra=stored)
 
   ended = stage.patience and extra['stale'] >= stage.patience
   while at < stage.steps and not ended:
@@ -283,19 +256,20 @@ def _loop(stage, folder, mesh, start, checkpoints, metric, stop):
     at += 1
     progress.add(at, batch, measures)
     judging = at % stage.eval_every == 0 or at == stage.steps
-    if at % stage.log_every == 0 or judging:
-      progress.flush()
+    due = at % stage.log_every == 0 or judging
+    if due:
+      progress.flush(at)
     if judging:
       before = time.perf_counter()
       scores = judge(state.variables)
-      extra = _judge(extra, scores[stage.score], metric.higher_is_better)
+      extra = _judge(stage, extra, scores[stage.score])
       writer.write(at, {f'eval/{k}': v for k, v in scores.items()})
       _say(stage, at, scores)
       progress.clock.skip(time.perf_counter() - before)
       save(scores[stage.score])
       ended = stage.patience and extra['stale'] >= stage.patience
-    if stop.asked or (jax.process_count() > 1 and judging and stop()):
-      progress.flush()
+    if stop(together=due):
+      progress.check()
       save()
       checkpoints.wait()
       writer.close()
@@ -333,14 +307,17 @@ def run(stages: Sequence[Stage], workdir: str) -> dict[str, Any]:
   mesh = parallel.make_mesh()
   done = {}
   for stage in stages:
-    start = None
-    if stage.init:
+    start, folder = None, os.path.join(workdir, stage.name)
+    if stage.init and not os.path.exists(os.path.join(folder, 'result.json')):
       earlier = next(s for s in stages if f'@{s.name}' == stage.init)
-      abstract = stages_lib.abstract_state(earlier)
-      start, at = checkpoint.load_variables(done[earlier.name], abstract, mesh)
+      start, at = checkpoint.load_variables(
+        done[earlier.name],
+        stages_lib.abstract_state(earlier),
+        mesh,
+        higher_is_better=earlier.score_metric().higher_is_better,
+      )
       _LOG.info('%s: from %s, step %d.', stage.name, stage.init, at)
       start = jax.device_get(start)
-    folder = os.path.join(workdir, stage.name)
     done[stage.name] = train_stage(stage, folder, mesh, start)
   with open(os.path.join(folder, 'result.json'), encoding='utf-8') as f:
     return json.load(f)

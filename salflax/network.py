@@ -1,0 +1,68 @@
+"""A model record becomes a network, what it starts from, and its tokenizer."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from salflax import hub, models, spec
+from salflax.data.tokenizer import Tokenizer
+from salflax.models import bert, pretrained, transalnet
+
+_BACKBONE_FILES = (
+  'model.safetensors',
+  'pytorch_model.bin',
+  'resnet50-0676ba61.pth',
+)
+
+
+def make(node: Mapping, dtype: Any):
+  """Returns (model, weights, tokenizer) of a model record.
+
+  Args:
+    node: for `models.build`; `weights` of the backbone, the text encoder and
+      the whole say what they start from, `skip` which tensors a file may lack
+      or have too many; `length` of the text encoder is that of its tokens.
+    dtype: what the network computes in.
+
+  Returns:
+    The module; (scope, function that loads variables, patterns to skip) for
+    everything that has weights; a Tokenizer, or None without text.
+  """
+  node = dict(node, dtype=dtype)
+  backbone, text = dict(node['backbone']), dict(node['text'])
+  weights, tokenizer = [], None
+  if whole := node.pop('weights', ''):
+    weights.append(
+      (
+        '',
+        functools.partial(_load_whole, whole),
+        (r'[^/]+/(text|fusion_\d+)/.*',),
+      )
+    )
+  path, skip = backbone.pop('weights', ''), tuple(backbone.pop('skip', ()))
+  if path:
+    path = hub.locate(path, files=_BACKBONE_FILES)
+    load = functools.partial(_load_backbone, str(path))
+    weights.append(('backbone', load, (r'.*/fc/.*', *skip)))
+  kind = text.get('name', 'none')
+  spec.lookup('text encoder', {'bert': bert.Bert, 'none': None}, kind)
+  if kind == 'none':
+    node['text'], node['fuse'] = None, ()
+  else:
+    source, length = text.pop('weights'), text.pop('length', 35)
+    text.pop('name')
+    module, variables, folder = bert.load(source, dtype=dtype, **text)
+    weights.append(('text', lambda: variables, ()))
+    tokenizer = Tokenizer(folder, length)
+    node['text'] = module
+  node['backbone'] = backbone
+  return models.build(node), tuple(weights), tokenizer
+
+
+def _load_backbone(path):
+  return pretrained.convert(pretrained.read(path))
+
+
+def _load_whole(path):
+  state = transalnet.rename(pretrained.read(path))
+  return pretrained.convert(state)

@@ -1,0 +1,186 @@
+"""A tiny network and all it takes to train it."""
+
+import contextlib
+import json
+import pathlib
+import signal
+
+import jax
+import ml_collections
+import numpy as np
+import safetensors.numpy
+from jax.experimental.compilation_cache import compilation_cache
+from tokenizer_test import write_vocab
+from toy_gaze import Toy
+from weights_rule import tensor
+
+from configs import common
+from salflax import checkpoint, parallel, step
+from salflax import config as config_lib
+from salflax import stage as stages_lib
+from salflax.stage import Stage
+
+WORDS = [
+  *('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'all', 'non', '_', 'of'),
+  *('salient', '0', '1', '2', '3', '4', '5', 'a', 'the', 'red', 'blue'),
+]
+DIM = 16
+PP = 'resize_pad(32, 32)|flip(0.5)|rasterize|normalize("imagenet")'
+EVAL_PP = 'resize_pad(32, 32)|rasterize|normalize("imagenet")'
+
+
+def bert_folder(path: pathlib.Path) -> pathlib.Path:
+  """Writes a BERT of one layer, with a vocabulary that fits `Toy`."""
+  write_vocab(
+    path,
+    WORDS,
+    vocab_size=len(WORDS),
+    hidden_size=DIM,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=DIM,
+    max_position_embeddings=12,
+  )
+  shapes = {
+    'embeddings.word_embeddings.weight': (len(WORDS), DIM),
+    'embeddings.position_embeddings.weight': (12, DIM),
+    'embeddings.token_type_embeddings.weight': (2, DIM),
+    'embeddings.LayerNorm.weight': (DIM,),
+    'embeddings.LayerNorm.bias': (DIM,),
+  }
+  layer = 'encoder.layer.0'
+  for name in (
+    *(f'attention.self.{p}' for p in ('query', 'key', 'value')),
+    *('attention.output.dense', 'intermediate.dense', 'output.dense'),
+  ):
+    shapes[f'{layer}.{name}.weight'] = (DIM, DIM)
+    shapes[f'{layer}.{name}.bias'] = (DIM,)
+  for name in ('attention.output', 'output'):
+    shapes[f'{layer}.{name}.LayerNorm.weight'] = (DIM,)
+    shapes[f'{layer}.{name}.LayerNorm.bias'] = (DIM,)
+  state = {k: tensor(k, s) for k, s in shapes.items()}
+  safetensors.numpy.save_file(state, path / 'model.safetensors')
+  return path
+
+
+def get_config(bert: pathlib.Path | str = '') -> ml_collections.ConfigDict:
+  """Returns a config with one stage, 'only', that has 5 steps an epoch."""
+  config = common.get_config()
+  config.stages = ('only',)
+  config.log_every = 1
+  config.threads = 1
+  config.evaluate.protocols = ''
+  config.model = dict(
+    name='transalnet',
+    size=(32, 32),
+    backbone=dict(name='resnet', depths=(1, 1), width=4),
+    text=dict(name='none'),
+    levels=('1/4', '1/8'),
+    widths=(16, 16),
+    depth=1,
+    head_dim=8,
+    mlp_ratio=1,
+    decoder_widths=(8,),
+    out_stride=4,
+  )
+  if bert:
+    config.model.text = dict(name='bert', weights=str(bert), length=8)
+    config.model.fuse = ('1/8',)
+    config.model.fusion = 'token(dim=8)'
+  config.only = common.stage(
+    data='scenes',
+    conditions=('pure', 'salient'),
+    pp=PP,
+    eval_pp=EVAL_PP,
+    loss='10*kld + 2*cc',
+    lr=1e-2,
+    batch_size=4,
+    steps=6,
+    eval_epochs=0.6,
+  )
+  return config
+
+
+@contextlib.contextmanager
+def quick_compiles(folder: pathlib.Path):
+  """Compiles each program once in a test session, and without much care."""
+  options = {
+    'jax_compilation_cache_dir': str(folder),
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+    'jax_persistent_cache_min_entry_size_bytes': -1,
+    'jax_disable_most_optimizations': True,
+  }
+  before = {k: jax.config.values[k] for k in options}
+  for key, value in options.items():
+    jax.config.update(key, value)
+  compilation_cache.reset_cache()
+  yield
+  for key, value in before.items():
+    jax.config.update(key, value)
+  compilation_cache.reset_cache()
+
+
+def mesh(devices: int = 1):
+  return parallel.make_mesh(jax.devices()[:devices])
+
+
+def stages(config, workdir, *, train=None, held_out=None) -> list[Stage]:
+  """Returns the stages of a config, on `Toy` data or what is given."""
+  train = Toy(5) if train is None else train
+  held_out = Toy(1, seed=1) if held_out is None else held_out
+  found = []
+  for s in config_lib.resolve(config, str(workdir), with_data=False):
+    epoch = max(1, len(train) // s.batch_size)
+    node = config[s.name]
+    found.append(
+      s._replace(
+        train_source=train,
+        eval_source=held_out,
+        steps=node.steps or round(node.epochs * epoch),
+        epoch=epoch,
+        eval_every=max(1, round(node.eval_epochs * epoch)),
+      )
+    )
+  return found
+
+
+def last_state(stage: Stage, folder, at: int | None = None):
+  """Returns the state that a stage's folder holds, of the last step or `at`."""
+  checkpoints = checkpoint.Checkpoints(str(folder / stage.name / 'checkpoints'))
+  at = checkpoints.latest_step() if at is None else at
+  abstract = stages_lib.abstract_state(stage)
+  state, _ = checkpoints.restore(at, abstract, mesh())
+  checkpoints.close()
+  return jax.device_get(state)
+
+
+def assert_same(a, b) -> None:
+  """Raises AssertionError unless two trees have the same bits."""
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def interrupt_after(monkeypatch, steps: int) -> None:
+  """Has Ctrl-C pressed while the step after so many is computed."""
+  make = step.make_train_step
+
+  def making(*args, **kwargs):
+    train_step, taken = make(*args, **kwargs), []
+
+    def counting(*args):
+      taken.append(1)
+      if len(taken) == steps:
+        signal.raise_signal(signal.SIGINT)
+      return train_step(*args)
+
+    return counting
+
+  monkeypatch.setattr(step, 'make_train_step', making)
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict]:
+  """Returns the lines of metrics.jsonl without what the clock decides."""
+  with open(folder / 'metrics.jsonl', encoding='utf-8') as f:
+    rows = [json.loads(line) for line in f]
+  for row in rows:
+    row.pop('images_per_second', None)
+  return rows
