@@ -20,6 +20,36 @@ def _osie():
   return osie.Osie
 
 
+def _salicon2015():
+  from salflax.data import salicon
+
+  return salicon.Salicon2015
+
+
+def _salicon2017():
+  from salflax.data import salicon
+
+  return salicon.Salicon2017
+
+
+def _mit1003():
+  from salflax.data import mit1003
+
+  return mit1003.Mit1003
+
+
+def _cat2000():
+  from salflax.data import cat2000
+
+  return cat2000.Cat2000
+
+
+def _fiwi():
+  from salflax.data import fiwi
+
+  return fiwi.Fiwi
+
+
 def _folder():
   from salflax.data import folder
 
@@ -27,7 +57,16 @@ def _folder():
 
 
 # Functions that return the builder, so that TFDS is imported when needed.
-DATASETS = {'sjtu_tis': _sjtu_tis, 'osie': _osie, 'folder': _folder}
+DATASETS = {
+  'sjtu_tis': _sjtu_tis,
+  'osie': _osie,
+  'salicon2015': _salicon2015,
+  'salicon2017': _salicon2017,
+  'mit1003': _mit1003,
+  'cat2000': _cat2000,
+  'fiwi': _fiwi,
+  'folder': _folder,
+}
 # Made on the fly: nothing to prepare.
 GENERATED = ('scenes',)
 
@@ -53,11 +92,12 @@ def load_source(
   `source.meta(i)` gives text, condition, image_id and size undecoded.
 
   Args:
-    name: 'scenes', 'sjtu_tis', 'osie', or 'folder:NAME' for a folder prepared
+    name: 'scenes', one of `DATASETS`, or 'folder:NAME' for a folder prepared
       with --name=NAME.
-    split: 'all', 'train', 'test'; 'val', a tenth of train, and 'fit', the
-      rest of it; 'fold0' to 'fold4' (a fifth of the pictures each) and
-      'not_fold0', 'val_fold0', 'fit_fold0'; or several joined by '+'.
+    split: 'all', 'train', 'test'; 'val', a tenth of train where the dataset
+      has no such part itself, and 'fit', the rest of train; 'fold0' to
+      'fold4' (a fifth of the pictures each) and 'not_fold0', 'val_fold0',
+      'fit_fold0'; or several joined by '+'.
     data_dir: where prepared datasets lie; `default_data_dir()` if None.
     **options: `conditions` (one or several) and `exclude` (a file of picture
       ids, a packaged list's name, or ids) of prepared datasets; those of

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from salflax.data.problems import Dropped, Report
 CONDITIONS = ('pure', 'whole', 'all', 'salient', 'non_salient')
 PICTURE_TYPES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
 LOSSLESS_TYPES = ('.png', '.bmp', '.tif', '.tiff')
+# Reads (row, column) points and, where the file tells it, the picture's size.
+ReadGaze = Callable[[], tuple[np.ndarray, tuple[int, int] | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +33,11 @@ class Sample:
     text: the sentence, '' for free viewing.
     image: the picture's file.
     saliency: the map's file, or None: it is made of the fixations.
-    fixations: a fixation picture's file, points i32 [N, 2], or None.
+    fixations: a fixation picture's file, points i32 [N, 2], a function that
+      reads them (`ReadGaze`) when the sample is read, or None.
     sigma: of maps made of fixations, in pixels; None for `default_sigma`.
     split_by: 'id', or 'content' where names say nothing about pictures.
+    part: 'fit', 'val', 'train' or 'test' where the dataset says so, else ''.
   """
 
   image_id: str
@@ -40,9 +45,10 @@ class Sample:
   text: str
   image: pathlib.Path
   saliency: pathlib.Path | None = None
-  fixations: pathlib.Path | np.ndarray | None = None
+  fixations: pathlib.Path | np.ndarray | ReadGaze | None = None
   sigma: float | None = None
   split_by: str = 'id'
+  part: str = ''
 
   @property
   def key(self) -> str:
@@ -66,6 +72,7 @@ class Record(NamedTuple):
     width: of the picture, in pixels.
     num_fixations: repeats counted.
     picture: what splits go by; the same for two copies of one picture.
+    part: of the dataset's own split, '' where it has none; see `Sample`.
   """
 
   image_id: str
@@ -75,6 +82,7 @@ class Record(NamedTuple):
   width: int
   num_fixations: int
   picture: str
+  part: str = ''
 
 
 class _Encoded(NamedTuple):
@@ -161,15 +169,20 @@ def read_map(path: pathlib.Path) -> _Encoded:
 
 
 def read_fixation_picture(
-  path: pathlib.Path,
+  path: pathlib.Path, *, lossy: bool = False
 ) -> tuple[np.ndarray, tuple[int, int]]:
   """Returns the fixated pixels i32 [N, 2] of a two-valued picture and its size.
+
+  Args:
+    path: the picture.
+    lossy: allow JPEG: what is brighter than half is fixated. Single white
+      pixels come back exactly from JPEG of quality 75 and more.
 
   Raises:
     Dropped: where it cannot be decoded, or holds more than two values and so
       is no fixation picture but a blurred map or a photograph.
   """
-  if path.suffix.lower() not in LOSSLESS_TYPES:
+  if path.suffix.lower() not in LOSSLESS_TYPES and not lossy:
     raise Dropped(
       'not a fixation picture',
       f'{path.name}: points do not survive lossy files; allowed are '
@@ -177,6 +190,13 @@ def read_fixation_picture(
     )
   image = _open(path, 'fixations')
   values = np.asarray(image.convert('RGB')).max(axis=-1)
+  if lossy:
+    # A blurred map has more pixels of middle values than bright ones.
+    if ((values >= 64) & (values < 192)).sum() > (values >= 192).sum():
+      raise Dropped(
+        'not a fixation picture', f'{path.name} is grey; expected points'
+      )
+    return np.argwhere(values >= 128).astype(np.int32), values.shape
   levels = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
   if len(levels) > 2 or (len(levels) == 2 and levels[0] != 0):
     raise Dropped(
@@ -199,9 +219,12 @@ def _points(sample: Sample, size: tuple[int, int], keep_inside: bool):
   if sample.fixations is None:
     return np.zeros((0, 2), np.int32), 0
   if isinstance(sample.fixations, np.ndarray):
-    points = sample.fixations
+    points, found = sample.fixations, None
+  elif callable(sample.fixations):
+    points, found = sample.fixations()
   else:
     points, found = read_fixation_picture(sample.fixations)
+  if found is not None:
     _check_size(found, size, 'fixations')
   wrong = maps.outside(points, size)
   if wrong.any() and not keep_inside:
@@ -256,6 +279,7 @@ def read_sample(
     width=picture.size[1],
     num_fixations=len(points),
     picture=sample.image_id if sample.split_by == 'id' else picture.digest,
+    part=sample.part,
   )
   example = {
     'image': io.BytesIO(picture.data),
@@ -269,16 +293,31 @@ def read_sample(
 
 
 def files_by_stem(
-  folder: pathlib.Path, report: Report, *, types: tuple[str, ...]
+  folder: pathlib.Path,
+  report: Report,
+  *,
+  types: tuple[str, ...],
+  ranked: bool = False,
+  skip: tuple[str, ...] = (),
 ) -> dict[str, pathlib.Path]:
   """Returns the files of a folder and its subfolders by path without ending.
 
   Hidden files are passed over; files of other types and all files that share a
   stem are reported and left out.
+
+  Args:
+    folder: where to look; a folder that is absent holds nothing.
+    report: takes what is left out.
+    types: the endings wanted.
+    ranked: of files that share a stem, take the one whose ending comes first
+      in `types`.
+    skip: names of subfolders to pass over.
   """
   found = collections.defaultdict(list)
   for root, folders, names in os.walk(folder):
-    folders[:] = sorted(f for f in folders if not f.startswith('.'))
+    folders[:] = sorted(
+      f for f in folders if not f.startswith('.') and f not in skip
+    )
     for name in sorted(n for n in names if not n.startswith('.')):
       path = pathlib.Path(root, name)
       relative = path.relative_to(folder)
@@ -287,6 +326,10 @@ def files_by_stem(
         report.drop(relative.as_posix(), 'unknown file', detail)
       elif path.suffix.lower() in types:
         found[relative.with_suffix('').as_posix()].append(path)
+  if ranked:
+    for paths in found.values():
+      paths.sort(key=lambda p: types.index(p.suffix.lower()))
+      del paths[1:]
   for stem in [s for s, paths in found.items() if len(paths) > 1]:
     names = ', '.join(p.name for p in found.pop(stem))
     report.drop(f'{folder.name}/{stem}', 'duplicate id', f'files {names}')

@@ -107,7 +107,7 @@ def load(
   """Opens a prepared dataset; arguments as in `data.load_source`.
 
   Args:
-    dataset: 'sjtu_tis', 'osie' or 'folder'.
+    dataset: name in `data.DATASETS`.
     name: of a user's own folder, '' otherwise.
     split: see `splits.split_names`.
     data_dir: where prepared datasets lie.
@@ -132,7 +132,9 @@ def load(
       + f' --raw=<folder> --data_dir={data_dir}'
     )
   records = _records(folder)
-  rows = splits.select(dataset, split, [r.picture for r in records])
+  rows = splits.select(
+    dataset, split, [r.picture for r in records], [r.part for r in records]
+  )
   if conditions is not None:
     present = {r.condition for r in records}
     keep = _check_conditions(conditions, present, label)

@@ -26,6 +26,8 @@ COLUMNS = ('image_id', 'group', 'fold', 'part')
 TEST_SHARE = {'sjtu_tis': Fraction(1, 5), 'osie': Fraction(2, 7)}
 # Share of `val` in what is not tested on.
 VAL_SHARE = Fraction(1, 10)
+# Editions of the same pictures, which are split alike.
+EDITION_OF = {'salicon2015': 'salicon', 'salicon2017': 'salicon'}
 # Two names of one picture.
 SAME_PICTURE = {'osie': {'1374': '1279'}}
 
@@ -39,7 +41,7 @@ def split_names() -> list[str]:
   ]
 
 
-def _hash(dataset: str, picture: str) -> Fraction:
+def seeded_hash(dataset: str, picture: str) -> Fraction:
   """Returns a number in [0, 1), the same on every machine."""
   text = f'{SEED}/{dataset}/{picture}'.encode()
   return Fraction(int.from_bytes(hashlib.sha256(text).digest()[:8]), 1 << 64)
@@ -69,7 +71,7 @@ def assign(
   for group in sorted(set(groups.values())):
     ids = [i for i, g in groups.items() if g == group]
     # Copies come right after their original and get its place.
-    ids.sort(key=lambda i: (_hash(dataset, same.get(i, i)), i))
+    ids.sort(key=lambda i: (seeded_hash(dataset, same.get(i, i)), i))
     for rank, i in enumerate(ids):
       if i in same and same[i] in result:
         result[i] = result[same[i]]
@@ -92,7 +94,7 @@ def listed(dataset: str) -> dict[str, tuple[int, str]]:
 def place(dataset: str, picture: str) -> tuple[int, str]:
   """Returns the fold, 0 to 4, and the part, 'train' or 'test', of a picture."""
   known = listed(dataset).get(picture)
-  return known or _cut(dataset, _hash(dataset, picture))
+  return known or _cut(dataset, seeded_hash(dataset, picture))
 
 
 def _holds(name: str, fold: int, part: str, validates: bool) -> bool:
@@ -120,19 +122,31 @@ def parse(split: str) -> list[str]:
   return names
 
 
-def select(dataset: str, split: str, pictures: Sequence[str]) -> list[int]:
+def select(
+  dataset: str,
+  split: str,
+  pictures: Sequence[str],
+  parts: Sequence[str] | None = None,
+) -> list[int]:
   """Returns the rows that belong to a split, in order.
 
   Args:
     dataset: name without edition of the user, e.g. 'osie' or 'folder'.
     split: names joined by '+': see `split_names`.
     pictures: for each row, what its split goes by.
+    parts: for each row, the part that the dataset itself puts it in: 'fit',
+      'val', 'train' or 'test', or '' for none; it decides train and test.
   """
   names = parse(split)
+  dataset = EDITION_OF.get(dataset, dataset)
   inside = {}
-  for p in set(pictures):
+  for p, own in dict(zip(pictures, parts or [''] * len(pictures))).items():
     fold, part = place(dataset, p)
-    validates = _hash(f'{dataset}/val', _same(dataset, p)) < VAL_SHARE
+    validates = seeded_hash(f'{dataset}/val', _same(dataset, p)) < VAL_SHARE
+    if own:
+      part = 'test' if own == 'test' else 'train'
+    if own in ('fit', 'val'):
+      validates = own == 'val'
     inside[p] = any(_holds(n, fold, part, validates) for n in names)
   return [row for row, p in enumerate(pictures) if inside[p]]
 
