@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from salflax import parallel, step
+from salflax import optim, parallel, step
 
 
 def _score(metrics: dict[str, float]) -> float:
@@ -192,6 +192,17 @@ def load_variables(
         f'The checkpoint in {folder} (step {at}) is not of this model: '
         f'{str(e)[:500]}'
       ) from e
+  # A partial restore leaves what the files lack as it was asked for.
+  lacking = [
+    name
+    for name, leaf in zip(optim.path_names(restored), jax.tree.leaves(restored))
+    if isinstance(leaf, jax.ShapeDtypeStruct)
+  ]
+  if lacking:
+    raise ValueError(
+      f'The checkpoint in {folder} (step {at}) is not of this model: it lacks '
+      f'{", ".join(lacking[:6])}{" and more" if len(lacking) > 6 else ""}.'
+    )
   return restored, at
 
 

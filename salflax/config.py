@@ -153,7 +153,7 @@ def _stage(name, config, workdir, with_data) -> Stage:
     patience=node['patience'],
     init=node['init'],
     lr_scale=node['lr_scale'],
-    weights=() if node['init'] else weights,
+    weights=weights,
     tokenizer=tokenizer,
     store_taps=False,
     store_text=False,

@@ -190,13 +190,14 @@ def initial_state(
     stage: the stage.
     mesh: the mesh.
     start: variables of an earlier stage; every one of its tensors is taken.
-      What this stage has in addition keeps its initial value.
+      What this stage has in addition, such as a text encoder, starts from
+      published weights or from its drawn value.
   """
   given = abstract_state(stage).variables
   loaded = [(scope, load(), skip) for scope, load, skip in stage.weights]
   if start is not None:
     # A later stage may have more than an earlier one, never less.
-    loaded = [('', start, _only_in(given, start))]
+    loaded.append(('', start, _only_in(given, start)))
   for scope, tree, skip in loaded:
     given = pretrained.merge(given, tree, at=scope, skip=skip)
   return step.create_state(
