@@ -13,6 +13,7 @@ _BACKBONE_FILES = (
   'pytorch_model.bin',
   'resnet50-0676ba61.pth',
 )
+_WHOLE_FILES = ('TranSalNet_Res.safetensors', 'TranSalNet_Res.pth')
 
 
 def make(node: Mapping, dtype: Any):
@@ -32,10 +33,11 @@ def make(node: Mapping, dtype: Any):
   backbone, text = dict(node['backbone']), dict(node['text'])
   weights, tokenizer = [], None
   if whole := node.pop('weights', ''):
+    whole = hub.locate(whole, files=_WHOLE_FILES)
     weights.append(
       (
         '',
-        functools.partial(_load_whole, whole),
+        functools.partial(_load_whole, str(whole)),
         (r'[^/]+/(text|fusion_\d+)/.*',),
       )
     )
@@ -43,7 +45,10 @@ def make(node: Mapping, dtype: Any):
   if path:
     path = hub.locate(path, files=_BACKBONE_FILES)
     load = functools.partial(_load_backbone, str(path))
-    weights.append(('backbone', load, (r'.*/fc/.*', *skip)))
+    taps = backbone.get('taps', node.get('levels', ('1/32',)))
+    # Published files go on to the classifier, whatever the network needs.
+    above = () if '1/32' in taps else (r'.*/layer4_.*',)
+    weights.append(('backbone', load, (r'.*/fc/.*', *above, *skip)))
   kind = text.get('name', 'none')
   spec.lookup('text encoder', {'bert': bert.Bert, 'none': None}, kind)
   if kind == 'none':
