@@ -71,7 +71,7 @@ def adamw(schedule: optax.Schedule, decay: float = 1e-2, b2: float = 0.999):
 
 
 def sgd(
-  schedule: optax.Schedule, momentum: float = 0.0, nesterov: bool = False
+  schedule: optax.Schedule, *, momentum: float = 0.0, nesterov: bool = False
 ):
   """Stochastic gradient descent."""
   return optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov)

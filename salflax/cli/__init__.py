@@ -1,1 +1,1 @@
-
+"""Commands: options in, a call, exit."""

@@ -20,79 +20,71 @@ from typing import Any
 
 from absl import app, flags, logging
 
-
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines the options; not on import, as commands share their names."""
-
-  def define(kind, *args):
-    kind(*args, flag_values=values)
-
-  define(
-    flags.DEFINE_string, 'run', None, 'Folder of a run, to score its model.'
-  )
-  define(flags.DEFINE_string, 'stage', '', 'Its stage; the last by default.')
-  define(flags.DEFINE_string, 'maps', None, 'Folder of maps, to score them.')
-  define(
-    flags.DEFINE_string,
-    'data',
-    '',
-    "Name of a prepared data set; a run's own by default.",
-  )
-  define(flags.DEFINE_string, 'data_dir', '', 'Where prepared data sets are.')
-  define(
-    flags.DEFINE_string,
+_TEXT, _LIST, _BOOL = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_bool
+_WHAT = (
+  (_TEXT, 'run', None, 'Folder of a run, to score its model.'),
+  (_TEXT, 'stage', '', 'Its stage; the last by default.'),
+  (_TEXT, 'maps', None, 'Folder of maps, to score them.'),
+  (_TEXT, 'data', '', "Name of a prepared data set; a run's own by default."),
+  (_TEXT, 'data_dir', '', 'Where prepared data sets are.'),
+  (
+    _TEXT,
     'split',
     '',
     "Split to score; a run's own by default, test for --maps.",
-  )
-  define(
-    flags.DEFINE_string,
+  ),
+  (
+    _TEXT,
     'train_split',
     '',
     "Split whose pictures make the centre prior, which IG needs: a run's "
     'training split by default, train for --maps; none leaves both out.',
-  )
-  define(
-    flags.DEFINE_list,
-    'conditions',
-    [],
-    'Conditions to score, e.g. salient,non_salient.',
-  )
-  define(
-    flags.DEFINE_list,
+  ),
+  (_LIST, 'conditions', [], 'Conditions to score, e.g. salient,non_salient.'),
+)
+_HOW = (
+  (
+    _LIST,
     'protocols',
     None,
     'Conventions of the metrics: mit, tuebingen, salicon, '
     'course. By default mit and course, or what the run says.',
-  )
-  define(
-    flags.DEFINE_bool,
+  ),
+  (
+    _BOOL,
     'controls',
     False,
     'Also score what the model must pass (centre prior, human maps of the same '
     "picture) and, for a run, the model with another picture's sentence and "
     'with none; with paired tests.',
-  )
-  define(
-    flags.DEFINE_bool,
+  ),
+  (
+    _BOOL,
     'partial',
     False,
     'Score the usable maps where some are missing or broken.',
-  )
-  define(
+  ),
+  (
     flags.DEFINE_integer,
     'figures',
     0,
     'Draw so many pictures with their maps, for a run.',
-  )
-  define(flags.DEFINE_integer, 'seed', 0, 'Of the exchange of sentences.')
-  define(flags.DEFINE_integer, 'threads', None, 'That score; all by default.')
-  define(
-    flags.DEFINE_string,
+  ),
+  (flags.DEFINE_integer, 'seed', 0, 'Of the exchange of sentences.'),
+  (flags.DEFINE_integer, 'threads', None, 'That score; all by default.'),
+  (
+    _TEXT,
     'out',
     None,
     'Folder for the files; by default in the run, or beside the maps.',
-  )
+  ),
+)
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the options; not on import, as commands share their names."""
+  for kind, name, default, told in (*_WHAT, *_HOW):
+    kind(name, default, told, flag_values=values)
 
 
 def _protocols(names):

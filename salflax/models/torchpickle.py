@@ -187,6 +187,7 @@ class Machine:
     self.find(module, name)
 
   def find(self, module: str, name: str) -> None:
+    """Pushes a global that a state dict may have; refuses every other."""
     full = f'{module}.{name}'
     if full not in _GLOBALS:
       raise Refused(

@@ -1,1 +1,1 @@
-
+"""Tables and plots of what was measured; needs no accelerator."""
