@@ -302,3 +302,14 @@ def test_pictures_of_joined_sources_are_told_apart():
   assert first == again != other
   assert loader.picture(both[4]) == other
   assert loader.picture(loader.Rows(both, [4]).meta(0)) == other
+
+
+def test_a_picture_is_the_same_in_a_row_and_in_what_is_told_of_it():
+  class Split(list):
+    def meta(self, index):
+      # A data set's own split is no matter of which picture it is.
+      return {'image_id': self[index]['image_id'], 'part': 'train'}
+
+  source = Split([{'image_id': 'a'}])
+  for rows in (source, loader.Rows(source, [0]), loader.Joined([source])):
+    assert loader.picture(rows[0]) == loader.picture(rows.meta(0))

@@ -75,7 +75,7 @@ def picture(row: Mapping[str, Any]) -> tuple[int, str]:
 
   Data sets that are joined may each have a picture of the same name.
   """
-  return row.get('part', 0), row['image_id']
+  return row.get('joined', 0), row['image_id']
 
 
 class Rows:
@@ -96,7 +96,7 @@ class Rows:
 
 
 class Joined:
-  """The rows of several sources, one after another; `part` tells which."""
+  """The rows of several sources, one after another; `joined` tells which."""
 
   def __init__(self, sources: Sequence[Sequence[Example]]):
     self.sources = list(sources)
@@ -114,12 +114,12 @@ class Joined:
 
   def __getitem__(self, index: int) -> Example:
     part, row = self._find(index)
-    return dict(self.sources[part][row], part=part)
+    return dict(self.sources[part][row], joined=part)
 
   def meta(self, index: int) -> dict[str, Any]:
-    """Returns image_id, condition, text and part of a row."""
+    """Returns image_id, condition, text and joined of a row."""
     part, row = self._find(index)
-    return dict(meta(self.sources[part], row), part=part)
+    return dict(meta(self.sources[part], row), joined=part)
 
 
 def _check_batch_size(batch_size: int, count: int) -> None:

@@ -138,6 +138,8 @@ class TranSalNet(nn.Module):
       bilinearly.
     bn: batch normalisation of the decoder: 'train', or 'frozen' for running
       statistics that never move. The backbone has its own.
+    dropout: share of the channels, of the backbone's features and of the
+      sentence's, that are left out in training; for small data sets.
     dtype: what it computes in; parameters and output are float32.
   """
 
@@ -155,6 +157,7 @@ class TranSalNet(nn.Module):
   decoder_widths: tuple[int, ...] = (256, 128, 64, 32)
   out_stride: int = 1
   bn: str = 'train'
+  dropout: float = 0.0
   dtype: Any = jnp.float32
 
   def __call__(
@@ -190,6 +193,11 @@ class TranSalNet(nn.Module):
       text = tokens
       if not isinstance(tokens, TextFeatures):
         text = self.encode_text(tokens, token_mask)
+    if train and self.dropout:
+      taps = {k: self._drop(v) for k, v in taps.items()}
+      text = text and TextFeatures(
+        self._drop(text.tokens), text.mask, self._drop(text.sentence)
+      )
     encoded = {
       level: self._encode(level, width, taps[level], text)
       for level, width in zip(self.levels, self.widths)
@@ -226,6 +234,12 @@ class TranSalNet(nn.Module):
     if token_mask is None:
       token_mask = jnp.ones(tokens.shape, bool)
     return self.text(tokens, token_mask)
+
+  def _drop(self, x: jax.Array) -> jax.Array:
+    # Whole channels: neighbouring cells would give single values away.
+    between = tuple(range(1, x.ndim - 1))
+    drop = nn.Dropout(self.dropout, broadcast_dims=between, deterministic=False)
+    return drop(x)
 
   def _encode(self, level, width, tap, text):
     stride = _stride(level)
