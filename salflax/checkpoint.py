@@ -164,7 +164,7 @@ def load_variables(
   if not os.path.isdir(folder):
     raise FileNotFoundError(f'No checkpoint: {folder} is not a folder.')
   sharding = parallel.replicated(mesh)
-  options = ocp.CheckpointManagerOptions(best_fn=_score, read_only=True)
+  options = ocp.CheckpointManagerOptions(best_fn=_score, create=False)
   with ocp.CheckpointManager(
     os.path.abspath(folder), options=options
   ) as manager:
