@@ -333,14 +333,8 @@ _ENCODERS = {'1': 'encoder_32', '2': 'encoder_16', '3': 'encoder_8'}
 def rename(state: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the published TranSalNet_Res state dict under our names.
 
-  Args:
-    state: {name: array}, as published: 'encoder.encoder.4.0.conv1.weight',
-      'decoder.TransEncoder1.patch_embeddings.bias', 'decoder.conv1.weight'.
-
-  Returns:
-    {name: array} as `pretrained.convert` takes it: 'backbone.layer1.0…',
-    'encoder_32.patch_embeddings.bias', 'decoder.conv1.weight'. Names that are
-    not part of the published layout stay as they are.
+  {'encoder.encoder.4.0.conv1.weight': x} becomes {'backbone.layer1.0…': x}, as
+  `pretrained.convert` takes it. Other names stay as they are.
   """
   return {_rename(name): value for name, value in state.items()}
 
