@@ -64,6 +64,26 @@ class Run(NamedTuple):
     """The rows the stage was trained on: for the centre prior."""
     return self.load_source(split=self.section['split'])
 
+  def trained_on(
+    self, data: str, source: Sequence[Example], data_dir: str = ''
+  ) -> int:
+    """Returns how many pictures of a source some stage was trained on.
+
+    Args:
+      data: the data set of the source.
+      source: the rows.
+      data_dir: where prepared data sets are.
+    """
+    folder = config_lib.data_dir(data_dir or self.config['data_dir'])
+    ids = {loader.meta(source, i)['image_id'] for i in range(len(source))}
+    seen = set()
+    for name in self.config['stages']:
+      node = self.config[name]
+      if data in (n.strip() for n in node['data'].split('+')):
+        rows = config_lib.load_rows(data, node['split'], folder)
+        seen |= {loader.meta(rows, i)['image_id'] for i in range(len(rows))}
+    return len(ids & seen)
+
   def eval_batches(self, source: Sequence[Example]) -> Iterator[Batch]:
     """Yields this process's share of a source, once and in order."""
     return loader.eval_batches(

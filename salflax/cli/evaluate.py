@@ -117,6 +117,8 @@ def _of_run(options):
   )
   data = options.data or run.section['data']
   split = options.split or run.section['test_split']
+  if seen := run.trained_on(data, source, options.data_dir):
+    _say(f'Note: the run was trained on {seen} of the pictures scored here.')
   load = lambda split: config_lib.load_rows(
     data, split, config_lib.data_dir(options.data_dir or run.config['data_dir'])
   )
