@@ -31,9 +31,9 @@ def test_salicon_counts_pixels_from_one_and_keeps_its_maps(tmp_path, dataset):
   assert done.summary['problems'] == []
   assert done.summary['found'] == {
     'pictures (train)': 3,
-    'fixations (train)': 3,
+    'fixation files (train)': 3,
     'pictures (val)': 2,
-    'fixations (val)': 2,
+    'fixation files (val)': 2,
   }
   source = data.load_source(dataset, 'all', tmp_path)
   example = source[0]

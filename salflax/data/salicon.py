@@ -109,7 +109,7 @@ def _part(
   has_maps = (raw / 'maps').is_dir()
   saliency = raw_lib.files_by_stem(raw / 'maps' / part, report, types=types)
   report.found[f'pictures ({part})'] = len(pictures)
-  report.found[f'fixations ({part})'] = len(gaze)
+  report.found[f'fixation files ({part})'] = len(gaze)
   samples = []
   for stem in sorted(pictures.keys() | gaze.keys()):
     if missing := _missing(stem, part, pictures, gaze, saliency, has_maps):
