@@ -1,8 +1,11 @@
 """Every run-level key and every key of a stage, with defaults and meaning."""
 
 import difflib
+import re
 
 import ml_collections
+
+_SWITCH = {'': True, '1': True, 'true': True, '0': False, 'false': False}
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -112,8 +115,11 @@ def options(arg: str, defaults: dict) -> ml_collections.ConfigDict:
     ValueError: for an option that is not in `defaults`.
   """
   out = ml_collections.ConfigDict(defaults)
-  for part in filter(None, (p.strip() for p in (arg or '').split(','))):
-    key, _, value = part.partition('=')
+  # Commas inside parentheses belong to a value: fusion=token(dim=96, heads=4).
+  for part in re.split(r',(?![^(]*\))', arg or ''):
+    if not part.strip():
+      continue
+    key, _, value = (p.strip() for p in part.partition('='))
     if key not in defaults:
       near = difflib.get_close_matches(key, defaults, n=1)
       hint = f' Did you mean {near[0]!r}?' if near else ''
@@ -122,8 +128,11 @@ def options(arg: str, defaults: dict) -> ml_collections.ConfigDict:
         f'Allowed: {sorted(defaults)}.'
       )
     kind = type(defaults[key])
-    if kind is bool:
-      out[key] = value.lower() in ('', '1', 'true', 'yes')
-    else:
-      out[key] = kind(value)
+    try:
+      out[key] = _SWITCH[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError) as e:
+      raise ValueError(
+        f'Option {key} in the config argument {arg!r}: {value!r} is no '
+        f'{kind.__name__}.'
+      ) from e
   return out
