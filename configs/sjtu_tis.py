@@ -149,7 +149,7 @@ def get_config(arg=''):
     config.sjtu.update(
       recipe,
       lr=5e-4,
-      epochs=4.0,
-      freeze=(*frozen, 'encoder_16/.*'),
+      epochs=5.0,
+      lr_scale=(('encoder_16/.*', 0.2),),
     )
   return config
