@@ -15,10 +15,11 @@ Writes per_image.csv, summary.json and tables.md, and prints the table.
 
 import os
 import pathlib
-import sys
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
+
+from salflax import cli
 
 _TEXT, _LIST, _BOOL = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_bool
 _WHAT = (
@@ -100,11 +101,6 @@ def _train(options, default, load):
   return None if name == 'none' else load(name)
 
 
-def _say(*lines: str) -> None:
-  for line in lines:
-    print(line, file=sys.stderr)
-
-
 def _of_run(options):
   """Returns arguments of `benchmark.run`, and what the summary says of it."""
   from salflax import benchmark
@@ -118,7 +114,7 @@ def _of_run(options):
   data = options.data or run.section['data']
   split = options.split or run.section['test_split']
   if seen := run.trained_on(data, source, options.data_dir):
-    _say(f'Note: the run was trained on {seen} of the pictures scored here.')
+    cli.say(f'Note: the run was trained on {seen} of the pictures scored here.')
   load = lambda split: config_lib.load_rows(
     data, split, config_lib.data_dir(options.data_dir or run.config['data_dir'])
   )
@@ -163,14 +159,14 @@ def _of_maps(options):
   protocols = _protocols(options.protocols or ['mit', 'course'])
   matched = mapfolder.match(options.maps, source)
   checked = mapfolder.check(matched, source, threads=options.threads)
-  _say(*mapfolder.notes(matched, checked))
+  cli.say(*mapfolder.notes(matched, checked))
   faults = mapfolder.faults(matched, checked)
   if faults and not options.partial:
     raise ValueError(
       '\n  '.join([f'{options.maps}: these maps cannot be scored:', *faults])
       + '\nMend them, or give --partial to score the others.'
     )
-  _say(*faults)
+  cli.say(*faults)
   paths = {
     index: path
     for index, path in matched.paths.items()
@@ -253,30 +249,13 @@ def execute(options: Any) -> None:
   for table in tables.score_tables(result, interval=False):
     print(table.markdown())
   if kwargs['train'] is None:
-    _say('Without training pictures there is no centre prior, hence no IG.')
+    cli.say('Without training pictures there is no centre prior, hence no IG.')
   print(f'Written to {folder}: summary.json, per_image.csv, tables.md')
-
-
-def _main(argv: list[str]) -> int:
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  if flags.FLAGS.verbosity == 0:
-    # Without --verbosity, what libraries tell of themselves is left out.
-    logging.set_verbosity(logging.ERROR)
-  try:
-    execute(flags.FLAGS)
-  except (ValueError, OSError) as e:
-    if flags.FLAGS.verbosity > 0:
-      raise
-    _say(f'salflax: {e}', *getattr(e, '__notes__', ()))
-    return 1
-  return 0
 
 
 def run() -> None:
   """The command line."""
-  define_flags()
-  app.run(_main)
+  cli.run(define_flags, execute)
 
 
 if __name__ == '__main__':

@@ -13,10 +13,11 @@ predictions.json says which name is which picture and sentence.
 
 import os
 import pathlib
-import sys
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
+
+from salflax import cli
 
 
 def define_flags() -> None:
@@ -161,26 +162,9 @@ def execute(options: Any) -> None:
   results.write_json(folder / 'predictions.json', listed)
 
 
-def _main(argv: list[str]) -> int:
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  if flags.FLAGS.verbosity == 0:
-    # Without --verbosity, what libraries tell of themselves is left out.
-    logging.set_verbosity(logging.ERROR)
-  try:
-    execute(flags.FLAGS)
-  except (ValueError, OSError) as e:
-    if flags.FLAGS.verbosity > 0:
-      raise
-    print(f'salflax: {e}', *getattr(e, '__notes__', ()), file=sys.stderr)
-    return 1
-  return 0
-
-
 def run() -> None:
   """The command line."""
-  define_flags()
-  app.run(_main)
+  cli.run(define_flags, execute)
 
 
 if __name__ == '__main__':
