@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from salflax import data as datasets
-from salflax import losses, metrics, network, optim, results, spec
+from salflax import losses, metrics, network, optim, results, schema, spec
 from salflax import stage as stages_lib
 from salflax.data import loader, pp
 from salflax.stage import Stage
@@ -98,17 +98,12 @@ def resolve(
     FileNotFoundError: for weights or data that are not there.
   """
   config = plain(config)
-  if not config['stages']:
-    raise ValueError('config.stages is empty: name at least one stage.')
+  schema.check(config)
+  for name in filter(None, config['evaluate']['protocols'].split(',')):
+    kind = 'protocol in config.evaluate.protocols'
+    spec.lookup(kind, metrics.PROTOCOLS, name.strip())
   stages = []
   for name in config['stages']:
-    sections = [
-      k
-      for k, v in config.items()
-      if 'loss' in (v if isinstance(v, dict) else ())
-    ]
-    if name not in sections:
-      raise spec.unknown('stage in config.stages', name, sections)
     try:
       stage = _stage(name, config, workdir, with_data)
     except ValueError as e:
@@ -117,14 +112,28 @@ def resolve(
     if stage.init and stage.init not in earlier:
       raise spec.unknown(f'config.{name}.init', stage.init, ['', *earlier])
     stages.append(stage)
+  if with_data and config['evaluate']['protocols']:
+    _check_test_split(config)
   return stages
+
+
+def _check_test_split(config: Mapping) -> None:
+  """Raises ValueError now, rather than when the training has ended."""
+  name = config['stages'][-1]
+  node = config[name]
+  folder = data_dir(config['data_dir'])
+  try:
+    load_rows(node['data'], node['test_split'], folder, node['conditions'])
+  except ValueError as e:
+    raise ValueError(f'config.{name}.test_split: {e}') from e
 
 
 def _stage(name, config, workdir, with_data) -> Stage:
   node = config[name]
+  record = merged(config['model'], node['model'])
+  schema.check_model(record)
   model, weights, tokenizer = network.make(
-    merged(config['model'], node['model']),
-    spec.lookup('dtype', DTYPES, config['dtype']),
+    record, spec.lookup('dtype', DTYPES, config['dtype'])
   )
   train = held_out = None
   if with_data:
@@ -214,32 +223,26 @@ def _length(node: Mapping, rows: int) -> tuple[int, int]:
       f'set exactly one of steps and epochs; found steps={node["steps"]}, '
       f'epochs={node["epochs"]}.'
     )
-  if node['batch_size'] < 1 or node['eval_epochs'] <= 0:
-    raise ValueError('batch_size and eval_epochs must be positive.')
   epoch = max(1, rows // node['batch_size'])
   return node['steps'] or max(1, round(node['epochs'] * epoch)), epoch
 
 
 def _cross_check(stage: Stage) -> None:
+  size = tuple(stage.model.size)
   for key in ('pp', 'eval_pp'):
-    pp.make(getattr(stage, key))
-  names = [spec.parse(p).name for p in spec.split_chain(stage.eval_pp)]
-  for op in ('resize_pad', 'normalize'):
-    if op not in names:
-      raise ValueError(f'eval_pp lacks {op}: {stage.eval_pp!r}.')
+    text = getattr(stage, key)
+    pp.make(text)
+    names = [spec.parse(p).name for p in spec.split_chain(text)]
+    for op in ('resize_pad', 'normalize'):
+      if op not in names:
+        raise ValueError(f'{key} lacks {op}: {text!r}.')
+    if pp.frame(text) != size:
+      raise ValueError(
+        f'{key} resizes to {pp.frame(text)}, the model has size {size}: they '
+        'must be the same.'
+      )
   if pp.is_random(stage.eval_pp):
     raise ValueError(f'eval_pp must not draw: {stage.eval_pp!r}.')
-  frames = {
-    spec.parse(p).args
-    for text in (stage.pp, stage.eval_pp)
-    for p in spec.split_chain(text)
-    if spec.parse(p).name == 'resize_pad'
-  }
-  if {tuple(a[:2]) for a in frames} != {tuple(stage.model.size)}:
-    raise ValueError(
-      f'pp resizes to {sorted(frames)}, the model has size '
-      f'{tuple(stage.model.size)}: they must be the same.'
-    )
   if 'fixations' in losses.targets(stage.loss) and 'rasterize' not in stage.pp:
     raise ValueError(f'loss {stage.loss!r} needs rasterize in pp.')
 

@@ -267,6 +267,19 @@ class Pipeline:
     return Pipeline, (self.text,)
 
 
+def frame(text: str) -> tuple[int, int] | None:
+  """Returns (H, W) of the pictures that a pp string makes, None if any."""
+  size = None
+  for part in spec.split_chain(text):
+    call = spec.parse(part)
+    if call.name == 'resize_pad':
+      given = inspect.signature(resize_pad).bind(
+        *(None, None), *call.args, **call.kwargs
+      )
+      size = given.arguments['height'], given.arguments['width']
+  return size
+
+
 def is_random(text: str) -> bool:
   """Tells whether a pp string has an op that draws."""
   return any(spec.parse(p).name == 'flip' for p in spec.split_chain(text))
