@@ -59,10 +59,11 @@ def check(config: Mapping[str, Any]) -> None:
   Args:
     config: as plain dicts and tuples.
   """
+  stages = config['stages'] if 'stages' in config else ()
   sections = {
     k: v
     for k, v in config.items()
-    if k not in RUN and _is_section(k, v, config)
+    if k not in RUN and _is_section(v, named=k in stages)
   }
   rest = {k: v for k, v in config.items() if k not in sections}
   _check_keys('config', rest, RUN)
@@ -77,11 +78,10 @@ def check(config: Mapping[str, Any]) -> None:
     _check_pairs(f'config.{name}.lr_scale', section['lr_scale'])
 
 
-def _is_section(name: str, value: Any, config: Mapping[str, Any]) -> bool:
+def _is_section(value: Any, *, named: bool) -> bool:
   """Tells a stage's section from a misspelt key of the run."""
   if not isinstance(value, Mapping):
     return False
-  named = name in config.get('stages', ())
   return named or len(set(value) & set(STAGE)) > len(STAGE) / 2
 
 
