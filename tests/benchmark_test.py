@@ -48,6 +48,9 @@ class Gaze:
   def load_source(self, data, split, conditions, data_dir):
     return self.toy.only(*conditions) if conditions else self.toy
 
+  def trained_on(self, data, source, data_dir):
+    return 3 if len(source) < len(self.toy) else 0
+
   def eval_batches(self, source):
     def finish(example):
       row = self.asked.get(example['text']) or self.free[example['image_id']]
@@ -317,8 +320,13 @@ class TestCommand:
     printed = capsys.readouterr().out
     assert '**Protocol mit: toy test**' in printed
     assert str(folder) in printed
+    assert 'trained on' not in capsys.readouterr().err
     # Eight pictures that all fall: 2 of the 256 swaps are as extreme.
     assert 'p=0.008' in (folder / 'tables.md').read_text()
+
+  def test_pictures_the_run_was_trained_on_are_told(self, capsys):
+    cli.execute(options(run='r', conditions=['salient'], out='one'))
+    assert 'trained on 3 of the pictures' in capsys.readouterr().err
 
   def test_one_condition_has_the_same_references(self):
     cli.execute(
