@@ -23,7 +23,7 @@ def run(define_flags: Callable, execute: Callable[[Any], None]) -> None:
       logging.set_verbosity(logging.ERROR)
     try:
       execute(flags.FLAGS)
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, ImportError) as e:
       if flags.FLAGS.verbosity > 0:
         raise
       say(f'salflax: {e}', *getattr(e, '__notes__', ()))

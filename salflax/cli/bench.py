@@ -2,17 +2,26 @@
 
 python -m salflax.cli.bench --what=metrics
 python -m salflax.cli.bench --what=metrics --height=768 --width=1024
+python -m salflax.cli.bench --what=train --config=configs/sjtu_tis.py:small
+python -m salflax.cli.bench --what=compile --config=configs/sjtu_tis.py \
+    --topology=v5e:2x2
+
+`train` and `compile` take the last stage of a config with drawn weights and
+made-up rows: no data, and of weights only the text encoder's. `compile` needs
+no TPU, only its compiler: pip install "salflax[aot]".
 """
 
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
+from ml_collections import config_flags
+
+from salflax import cli
 
 Row = tuple[str, ...]
 
@@ -76,12 +85,162 @@ def bench_metrics(options: Any) -> tuple[Row, list[Row]]:
   return ('what', 'kind', f'ms of CPU, {size}'), rows
 
 
-BENCHMARKS = {'metrics': bench_metrics}
+def _last_stage(options: Any):
+  """Returns the last stage of --config, without data or backbone weights."""
+  from salflax import config as config_lib
+
+  if options.config is None:
+    raise ValueError(f'--what={options.what} needs --config.')
+  config = options.config
+  with config.unlocked():
+    config.model.weights = config.model.backbone.weights = ''
+    for key, value in (('steps', 100), ('epochs', 0.0)):
+      config[config.stages[-1]][key] = value
+  return config_lib.resolve(config, with_data=False)[-1]
+
+
+def _rows(stage: Any) -> dict[str, Any]:
+  """Returns a made-up batch, with stored features where the stage has them."""
+  import jax
+
+  from salflax import stage as stages_lib
+  from salflax import step
+
+  rng = np.random.default_rng(0)
+  batch = dict(stages_lib.example_batch(stage))
+  abstract = stages_lib.abstract_state(stage)
+  if stage.store_text:
+    ids, mask = batch.pop('tokens'), batch['token_mask']
+    text = jax.eval_shape(
+      lambda v: stage.model.apply(v, ids, mask, method='encode_text'),
+      abstract.variables,
+    )
+    batch['text_tokens'] = rng.normal(size=text.tokens.shape)
+    batch['sentence'] = rng.normal(size=text.sentence.shape)
+  image = batch.pop('image') if stage.store_taps else None
+  if stage.store_taps:
+    taps = jax.eval_shape(
+      lambda v: step.encode_image(stage.model, v, image), abstract.variables
+    )
+    batch['taps'] = {k: rng.random(t.shape) for k, t in taps.items()}
+  batch['saliency'] = rng.random(batch['saliency'].shape)
+
+  def repeat(x):
+    kind = {'f': np.float32}.get(np.asarray(x).dtype.kind)
+    return np.repeat(np.asarray(x, kind), stage.batch_size, 0)
+
+  batch = jax.tree.map(repeat, batch)
+  if stage.store_taps:
+    batch['taps'] = {k: t.astype('f2') for k, t in batch['taps'].items()}
+  return batch
+
+
+def _train_step(stage: Any, mesh: Any):
+  from salflax import step
+
+  return step.make_train_step(
+    stage.model,
+    stage.loss_fn,
+    stage.make_tx(),
+    mesh,
+    round_taps=stage.store_taps,
+  )
+
+
+def bench_train(options: Any) -> tuple[Row, list[Row]]:
+  """Returns the head and rows of a table: time and memory of a train step."""
+  import jax
+
+  from salflax import log, parallel
+  from salflax import stage as stages_lib
+
+  stage, mesh = _last_stage(options), parallel.make_mesh()
+  state = stages_lib.initial_state(stage, mesh)
+  batch = parallel.to_global(_rows(stage), mesh)
+  key = jax.random.key_data(jax.random.key(0))
+  train_step = _train_step(stage, mesh)
+  times = []
+  for _ in range(options.repeats + 1):
+    start = time.perf_counter()
+    state, measures = jax.block_until_ready(train_step(state, batch, key))
+    times.append(time.perf_counter() - start)
+  seconds = statistics.median(times[1:])
+  row = (
+    f'{mesh.size} x {jax.devices()[0].device_kind}',
+    str(stage.batch_size),
+    f'{times[0]:.1f}',
+    f'{1e3 * seconds:.0f}',
+    f'{stage.batch_size / seconds:.1f}',
+    f'{log.peak_memory_mb():.0f}',
+  )
+  head = ('devices', 'batch', 'first step, s', 'step, ms', 'pictures/s')
+  return (*head, 'peak memory, MB'), [row]
+
+
+def bench_compile(options: Any) -> tuple[Row, list[Row]]:
+  """Returns the head and rows of a table: a train step compiled for TPUs.
+
+  Raises:
+    ImportError: the TPU compiler is not installed.
+  """
+  import jax
+  from jax.experimental import topologies
+
+  from salflax import parallel
+  from salflax import stage as stages_lib
+
+  try:
+    import libtpu  # noqa: F401
+  except ImportError as e:
+    raise ImportError(
+      'The TPU compiler is not installed: pip install "salflax[aot]".'
+    ) from e
+  stage = _last_stage(options)
+  topology = topologies.get_topology_desc(
+    platform='tpu', topology_name=options.topology
+  )
+  mesh = parallel.make_mesh(topology.devices)
+  parallel.check_batch_size(stage.batch_size, mesh)
+  start = time.perf_counter()
+  compiled = (
+    _train_step(stage, mesh)
+    .lower(
+      stages_lib.abstract_state(stage),
+      jax.eval_shape(lambda: _rows(stage)),
+      jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))),
+    )
+    .compile()
+  )
+  seconds = time.perf_counter() - start
+  memory = compiled.memory_analysis()
+  text = compiled.as_text()
+  row = (
+    options.topology,
+    str(stage.batch_size),
+    f'{seconds:.0f}',
+    f'{memory.temp_size_in_bytes / 1e6:.0f}',
+    f'{memory.argument_size_in_bytes / 1e6:.0f}',
+    f'{compiled.cost_analysis()["flops"]:.3g}',
+    str(text.count('all-reduce(') + text.count('all-reduce-start(')),
+  )
+  head = ('topology', 'batch', 'compile, s', 'temporaries, MB/device')
+  return (*head, 'arguments, MB/device', 'flops/device', 'all-reduces'), [row]
+
+
+BENCHMARKS = {
+  'metrics': bench_metrics,
+  'train': bench_train,
+  'compile': bench_compile,
+}
 
 
 def define_flags() -> None:
   """Defines the options; not on import, as commands share their names."""
   flags.DEFINE_enum('what', 'metrics', list(BENCHMARKS), 'What to time.')
+  config_flags.DEFINE_config_file('config', None, 'Of train and compile.')
+  flags.DEFINE_string(
+    'topology', 'v5e:2x2', 'TPUs to compile for, e.g. v4:2x2x1, v6e:2x2.'
+  )
   flags.DEFINE_integer('repeats', 9, 'Calls to take the median of.', 1)
   flags.DEFINE_integer('height', 480, 'Of the picture, in pixels.', 1)
   flags.DEFINE_integer('width', 640, 'Of the picture, in pixels.', 1)
@@ -98,23 +257,9 @@ def execute(options: Any) -> None:
   )
 
 
-def _main(argv: list[str]) -> int:
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  try:
-    execute(flags.FLAGS)
-  except (ValueError, ImportError) as e:
-    if flags.FLAGS.verbosity > 0:
-      raise
-    print(f'salflax: {e}', file=sys.stderr)
-    return 1
-  return 0
-
-
 def run() -> None:
   """The command line."""
-  define_flags()
-  app.run(_main)
+  cli.run(define_flags, execute)
 
 
 if __name__ == '__main__':
