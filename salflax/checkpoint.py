@@ -3,6 +3,7 @@
 The place in the data is not stored: it follows from the step.
 """
 
+import contextlib
 import os
 import shutil
 from typing import Any
@@ -64,24 +65,30 @@ class Checkpoints:
       state: of any step.
       score: of an evaluation at this step, if there was one.
       extra: JSON values that go along.
+
+    Raises:
+      OSError: it, or the one before, could not be written.
     """
     at = int(state.step)
     if at in self._manager.all_steps():
       return
-    self._manager.save(
-      at,
-      args=ocp.args.Composite(
-        # From the host: orbax would have every device write a slice of each
-        # array, and compile the slicing of each shape.
-        state=ocp.args.StandardSave(jax.device_get(state)),
-        meta=ocp.args.JsonSave({'extra': extra or {}}),
-      ),
-      metrics=None if score is None else {'score': float(score)},
-    )
+    # From the host: orbax would have every device write a slice of each array,
+    # and compile the slicing of each shape.
+    state = jax.device_get(state)
+    with self._errors_told():
+      self._manager.save(
+        at,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          meta=ocp.args.JsonSave({'extra': extra or {}}),
+        ),
+        metrics=None if score is None else {'score': float(score)},
+      )
 
   def wait(self) -> None:
     """Returns when everything saved so far is on the disk, or raises."""
-    self._manager.wait_until_finished()
+    with self._errors_told():
+      self._manager.wait_until_finished()
 
   def latest_step(self) -> int | None:
     """Returns the last saved step, or None."""
@@ -124,7 +131,20 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for what is being saved, then lets go of the folder."""
-    self._manager.close()
+    with self._errors_told():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _errors_told(self):
+    try:
+      yield
+    except (OSError, ValueError) as e:  # TensorStore knows of no OSError
+      full = 'No space left' in str(e)
+      reason = 'No space left on device' if full else str(e)[-300:]
+      raise OSError(
+        f'Cannot save a checkpoint in {self._folder}: {reason}. The earlier '
+        'ones are intact.'
+      ) from e
 
 
 def _best(

@@ -6,15 +6,15 @@ import pathlib
 import signal
 
 import jax
-import ml_collections
 import numpy as np
 import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache
+from tiny_config import PP as PP
+from tiny_config import get_config as get_config
 from tokenizer_test import write_vocab
 from toy_gaze import Toy
 from weights_rule import tensor
 
-from configs import common
 from salflax import checkpoint, parallel, step
 from salflax import config as config_lib
 from salflax import stage as stages_lib
@@ -25,8 +25,6 @@ WORDS = [
   *('salient', '0', '1', '2', '3', '4', '5', 'a', 'the', 'red', 'blue'),
 ]
 DIM = 16
-PP = 'resize_pad(32, 32)|flip(0.5)|rasterize|normalize("imagenet")'
-EVAL_PP = 'resize_pad(32, 32)|rasterize|normalize("imagenet")'
 
 
 def bert_folder(path: pathlib.Path) -> pathlib.Path:
@@ -61,44 +59,6 @@ def bert_folder(path: pathlib.Path) -> pathlib.Path:
   state = {k: tensor(k, s) for k, s in shapes.items()}
   safetensors.numpy.save_file(state, path / 'model.safetensors')
   return path
-
-
-def get_config(bert: pathlib.Path | str = '') -> ml_collections.ConfigDict:
-  """Returns a config with one stage, 'only', that has 5 steps an epoch."""
-  config = common.get_config()
-  config.stages = ('only',)
-  config.log_every = 1
-  config.threads = 1
-  config.evaluate.protocols = ''
-  config.model = dict(
-    name='transalnet',
-    size=(32, 32),
-    backbone=dict(name='resnet', depths=(1, 1), width=4),
-    text=dict(name='none'),
-    levels=('1/4', '1/8'),
-    widths=(16, 16),
-    depth=1,
-    head_dim=8,
-    mlp_ratio=1,
-    decoder_widths=(8,),
-    out_stride=4,
-  )
-  if bert:
-    config.model.text = dict(name='bert', weights=str(bert), length=8)
-    config.model.fuse = ('1/8',)
-    config.model.fusion = 'token(dim=8)'
-  config.only = common.stage(
-    data='scenes',
-    conditions=('pure', 'salient'),
-    pp=PP,
-    eval_pp=EVAL_PP,
-    loss='10*kld + 2*cc',
-    lr=1e-2,
-    batch_size=4,
-    steps=6,
-    eval_epochs=0.6,
-  )
-  return config
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ def test_features_are_stored_only_of_what_is_frozen_whole(
 
 @pytest.mark.slow
 def test_stored_features_and_sentences_change_nothing(tmp_path, monkeypatch):
-  config = tiny.get_config(tiny.bert_folder(tmp_path / 'bert'))
+  config = tiny.get_config(f'bert={tiny.bert_folder(tmp_path / "bert")}')
   config.model.backbone.bn = 'frozen'
   config.only.update(freeze=('backbone/.*', 'text/.*'), eval_epochs=10.0)
   config.only.optimizer = 'sgd(momentum=0.9)'
@@ -158,7 +158,7 @@ def test_stored_features_and_sentences_change_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_sentence_reaches_the_loss(tmp_path):
-  config = tiny.get_config(tiny.bert_folder(tmp_path / 'bert'))
+  config = tiny.get_config(f'bert={tiny.bert_folder(tmp_path / "bert")}')
   (stage,) = tiny.stages(config, tmp_path)
   state = stages_lib.initial_state(stage, tiny.mesh())
   # The form of fusion starts as the identity: any other weights will do.
@@ -177,7 +177,7 @@ def test_the_sentence_reaches_the_loss(tmp_path):
 @pytest.mark.slow
 def test_published_weights_replace_what_would_be_drawn(tmp_path):
   folder = tiny.bert_folder(tmp_path / 'bert')
-  (stage,) = tiny.stages(tiny.get_config(folder), tmp_path)
+  (stage,) = tiny.stages(tiny.get_config(f'bert={folder}'), tmp_path)
   found = stages_lib.initial_state(stage, tiny.mesh())
   (_, load, _), *_ = stage.weights
   tiny.assert_same(found.params['text'], load()['params'])
@@ -192,7 +192,7 @@ def test_published_weights_replace_what_would_be_drawn(tmp_path):
 
 
 def two_stages(tmp_path):
-  config = tiny.get_config(tiny.bert_folder(tmp_path / 'bert'))
+  config = tiny.get_config(f'bert={tiny.bert_folder(tmp_path / "bert")}')
   config.second = config.only.copy_and_resolve_references()
   config.stages = ('only', 'second')
   config.only.update(steps=3, eval_epochs=0.2)
