@@ -8,7 +8,7 @@ python -m salflax.cli.bench --what=compile --config=configs/sjtu_tis.py \
 
 `train` and `compile` take the last stage of a config with drawn weights and
 made-up rows: no data, and of weights only the text encoder's. `compile` needs
-no TPU, only its compiler: pip install "salflax[aot]".
+no TPU, only its compiler: pip install "salflax[tpu]".
 """
 
 import platform
@@ -193,7 +193,7 @@ def bench_compile(options: Any) -> tuple[Row, list[Row]]:
     import libtpu  # noqa: F401
   except ImportError as e:
     raise ImportError(
-      'The TPU compiler is not installed: pip install "salflax[aot]".'
+      'The TPU compiler is not installed: pip install "salflax[tpu]".'
     ) from e
   stage = _last_stage(options)
   topology = topologies.get_topology_desc(
