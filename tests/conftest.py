@@ -1,4 +1,4 @@
-"""Four fake CPU devices, strict ranks, warnings as errors."""
+"""Four fake CPU devices, strict ranks; setup.cfg makes warnings errors."""
 
 import os
 import pathlib
