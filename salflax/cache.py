@@ -128,6 +128,13 @@ def mirrored_always(text: str) -> str:
   return '|'.join(parts)
 
 
+def _part(variables: step.Variables, scope: str) -> step.Variables:
+  """Returns the variables of one scope, on the host, still under its name."""
+  return jax.device_get(
+    {k: {scope: v[scope]} for k, v in variables.items() if scope in v}
+  )
+
+
 def store_taps(
   model: Any,
   variables: step.Variables,
@@ -158,13 +165,7 @@ def store_taps(
   for i in range(len(source)):
     first.setdefault(loader.picture(loader.meta(source, i)), i)
   base = without(pp_text, 'flip', 'rasterize')
-  part = jax.device_get(
-    {
-      k: {'backbone': v['backbone']}
-      for k, v in variables.items()
-      if 'backbone' in v
-    }
-  )
+  part = _part(variables, 'backbone')
   where = digest(part, repr(model.backbone), base)
   folder = os.path.join(folder, f'taps-{where}')
   os.makedirs(folder, exist_ok=True)
@@ -242,8 +243,7 @@ def store_text(
     batch_size: sentences at once.
   """
   texts = sorted({'', *sentences})
-  part = {k: v['text'] for k, v in variables.items() if 'text' in v}
-  part = jax.device_get({k: {'text': v} for k, v in part.items()})
+  part = _part(variables, 'text')
   ids, mask = tokenizer(texts)
   name = digest(part, repr(model.text), '\n'.join(texts), ids)
   encode = jax.jit(lambda v, t, m: model.apply(v, t, m, method='encode_text'))

@@ -212,6 +212,11 @@ def load_variables(
         f'The checkpoint in {folder} (step {at}) is not of this model: '
         f'{str(e)[:500]}'
       ) from e
+  _check_complete(restored, f'{folder} (step {at})')
+  return restored, at
+
+
+def _check_complete(restored: step.Variables, where: str) -> None:
   # A partial restore leaves what the files lack as it was asked for.
   lacking = [
     name
@@ -220,10 +225,9 @@ def load_variables(
   ]
   if lacking:
     raise ValueError(
-      f'The checkpoint in {folder} (step {at}) is not of this model: it lacks '
+      f'The checkpoint in {where} is not of this model: it lacks '
       f'{", ".join(lacking[:6])}{" and more" if len(lacking) > 6 else ""}.'
     )
-  return restored, at
 
 
 def check_room(folder: str, num_bytes: int) -> None:
