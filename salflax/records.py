@@ -107,7 +107,7 @@ def _write(folder, rows, total, what):
     for batch in rows:
       if not files:
         size = total * sum(v[0].nbytes for v in batch.values())
-        check_room(folder, size, what)
+        check_room(os.path.dirname(folder), size, what)
         for i, (name, v) in enumerate(batch.items()):
           index[name] = {'shape': v.shape[1:], 'dtype': v.dtype.str}
           path = os.path.join(folder, f'{i}.bin')
