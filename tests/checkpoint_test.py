@@ -203,11 +203,14 @@ class TestWorkdir:
 def test_the_first_ctrl_c_waits_the_second_does_not():
   import signal
 
+  # A shell starts what it runs in the background with Ctrl-C ignored.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
   with interrupt.Stop() as stop:
     assert not stop(together=False)
     signal.raise_signal(signal.SIGINT)
     assert stop(together=False)
     with pytest.raises(KeyboardInterrupt):
       signal.raise_signal(signal.SIGINT)
-  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  found = signal.signal(signal.SIGINT, before)
+  assert found is signal.default_int_handler
   assert issubclass(train.Interrupted, Exception)
