@@ -1,5 +1,6 @@
 """What a run says: console lines, metrics.jsonl, TensorBoard, memory."""
 
+import contextlib
 import json
 import logging
 import math
@@ -60,7 +61,8 @@ class Writer:
     os.makedirs(folder, exist_ok=True)
     self._path = os.path.join(folder, 'metrics.jsonl')
     _drop_after(self._path, start_step)
-    self._file = open(self._path, 'a', encoding='utf-8')
+    # Unbuffered: what a full disk refuses must not come up again at close.
+    self._file = open(self._path, 'ab', buffering=0)
     from tensorboardX import SummaryWriter
 
     self._board = SummaryWriter(
@@ -68,21 +70,29 @@ class Writer:
     )
 
   def write(self, step: int, measures: Mapping[str, float]) -> None:
-    """Appends one line of scalars; not a number becomes null."""
+    """Appends one line of scalars; not a number becomes null.
+
+    Raises:
+      OSError: naming the file, where the disk is full.
+    """
     if not self.active:
       return
     row = {'step': step}
     for k, v in measures.items():
       row[k] = float(v) if math.isfinite(v) else None
       self._board.add_scalar(k, float(v), step)
-    self._file.write(json.dumps(row) + '\n')
-    self._file.flush()
+    try:
+      self._file.write((json.dumps(row) + '\n').encode())
+    except OSError as e:
+      raise OSError(f'Cannot write {self._path}: {e.strerror or e}.') from e
 
   def close(self) -> None:
     """Flushes and closes the files."""
     if self.active:
       self._file.close()
-      self._board.close()
+      # A full disk has been told of where the lines go; this is their copy.
+      with contextlib.suppress(OSError):
+        self._board.close()
 
 
 def _drop_after(path: str, step: int) -> None:
