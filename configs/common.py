@@ -55,10 +55,11 @@ def stage(**given) -> ml_collections.ConfigDict:
     test_split='test',
     # Text conditions to use; () = all of the data set.
     conditions=(),
-    # Only so many rows of the training split, and of the one that picks the
-    # checkpoint; 0 = all.
+    # Only so many rows of the training split, of the one that picks the
+    # checkpoint, and of the one that is reported; 0 = all.
     limit=0,
     eval_limit=0,
+    test_limit=0,
     # Pictures to leave out: a file of ids, or a packaged list's name.
     exclude='',
     # Preprocessing of training rows, and of rows that are scored.

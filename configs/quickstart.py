@@ -58,12 +58,13 @@ def get_config(arg=''):
     conditions=('pure',),
     limit=800,
     eval_limit=40,
-    epochs=options.epochs,
+    epochs=0.75 * options.epochs,
     **recipe,
   )
   config.text = common.stage(
-    limit=2400,
+    limit=2000,
     eval_limit=160,
+    test_limit=400,
     epochs=options.epochs,
     eval_epochs=2.0,
     init='@free',

@@ -52,11 +52,13 @@ class Run(NamedTuple):
     data_dir: str = '',
   ) -> Sequence[Example]:
     """Returns rows; what is not said is as in the stage's test split."""
+    own = not data and not split
     return config_lib.load_rows(
       data or self.section['data'],
       split or self.section['test_split'],
       config_lib.data_dir(data_dir or self.config['data_dir']),
       conditions or (() if data else self.section['conditions']),
+      limit=self.section['test_limit'] if own else 0,
     )
 
   @property

@@ -29,6 +29,7 @@ STAGE = {
   'conditions': tuple,
   'limit': int,
   'eval_limit': int,
+  'test_limit': int,
   'exclude': str,
   'pp': str,
   'eval_pp': str,
