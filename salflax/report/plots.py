@@ -122,7 +122,7 @@ def montage(
   if title:
     figure.suptitle(_plain(title), fontsize=10)
   with files.replacing(path) as temporary:
-    figure.savefig(temporary, dpi=150)
+    figure.savefig(temporary, dpi=150, bbox_inches='tight', pad_inches=0.05)
 
 
 def conditions_figure(
@@ -260,4 +260,4 @@ def curves(
   if title:
     figure.suptitle(_plain(title), fontsize=10)
   with files.replacing(path) as temporary:
-    figure.savefig(temporary, dpi=150)
+    figure.savefig(temporary, dpi=150, bbox_inches='tight', pad_inches=0.05)
