@@ -1,5 +1,6 @@
 """The loop: stages of training, each with its own folder and checkpoints."""
 
+import contextlib
 import json
 import logging
 import math
@@ -196,8 +197,8 @@ def train_stage(
     where, higher_is_better=stage.score_metric().higher_is_better
   )
   try:
-    with Stop() as stop:
-      extra = _loop(stage, folder, mesh, start, checkpoints, stop)
+    with Stop() as stop, contextlib.ExitStack() as stack:
+      extra = _loop(stage, folder, mesh, start, checkpoints, stop, stack)
     best = checkpoints.best()
     result = {
       'best_step': best[0],
@@ -223,13 +224,14 @@ def train_stage(
   return where
 
 
-def _loop(stage, folder, mesh, start, checkpoints, stop):
+def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
   """Runs the steps; returns what went along with the last checkpoint."""
   state, extra = _start(stage, mesh, checkpoints, start)
   at = int(state.step)
   _announce(stage, state)
   judge = _Evaluation(stage, mesh, state.variables)
   batches = iter(stages_lib.train_batches(stage, state.variables, start=at))
+  stack.callback(batches.close)
   train_step = step.make_train_step(
     stage.model,
     stage.loss_fn,
@@ -242,6 +244,7 @@ def _loop(stage, folder, mesh, start, checkpoints, stop):
   )
   since = time.perf_counter()
   writer = log.Writer(folder, start_step=at, active=jax.process_index() == 0)
+  stack.callback(writer.close)
   progress = _Progress(stage, writer, at, extra['rows'])
 
   def save(score=None):
@@ -272,9 +275,7 @@ def _loop(stage, folder, mesh, start, checkpoints, stop):
       progress.check()
       save()
       checkpoints.wait()
-      writer.close()
       raise Interrupted(f'{stage.name}: stopped and saved at step {at}.')
-  writer.close()
   checkpoints.wait()
   return dict(extra, seconds=extra['seconds'] + time.perf_counter() - since)
 

@@ -57,12 +57,16 @@ def test_interrupted_and_resumed_is_bit_for_bit_one_run(tmp_path, monkeypatch):
   (stage,) = tiny.stages(config, tmp_path)
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   want = go(stage, whole)
+  spent = [0.0]
   # After an evaluation, between two lines of the log, in the third epoch.
-  for steps in (3, 2, 6):
+  for at, steps in ((3, 3), (5, 2), (11, 6)):
     with monkeypatch.context() as m, pytest.raises(train.Interrupted):
       tiny.interrupt_after(m, steps)
       go(stage, parts)
+    meta = parts / 'only' / 'checkpoints' / str(at) / 'meta' / 'metadata'
+    spent.append(json.loads(meta.read_text())['extra']['seconds'])
   found = go(stage, parts)
+  assert (np.diff([*spent, found['seconds']]) > -0.05).all()  # rounded
   for name in ('best_step', 'best_score'):
     assert found[name] == want[name]
   tiny.assert_same(tiny.last_state(stage, parts), tiny.last_state(stage, whole))

@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+import tiny
+from toy_gaze import Toy
+
+from salflax import config as config_lib
+from salflax import evaluate, results, train
+from salflax import run as run_lib
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _quick(tmp_path_factory):
+  with tiny.quick_compiles(tmp_path_factory.getbasetemp() / 'xla'):
+    yield
+
+
+@pytest.fixture(scope='module', params=['trained', 'frozen'])
+def workdir(request, tmp_path_factory):
+  """A finished run whose data is gone."""
+  folder = tmp_path_factory.mktemp('run')
+  bert = tiny.bert_folder(folder / 'bert')
+  config = tiny.get_config(f'bert={bert},data=folder:gone')
+  config.second = config.only.copy_and_resolve_references()
+  config.stages = ('only', 'second')
+  config.only.update(steps=1)
+  config.second.update(steps=4, init='@only', conditions=())
+  if request.param == 'frozen':
+    config.model.backbone.bn = 'frozen'
+    config.second.freeze = ('backbone/.*', 'text/.*')
+  config_lib.save(config, str(folder))
+  stages = tiny.stages(config, folder)
+  assert stages[1].store_taps == (request.param == 'frozen')
+  train.run(stages, str(folder))
+  return folder
+
+
+def test_a_run_gives_the_maps_of_its_training(workdir):
+  run = run_lib.load(workdir)
+  result = json.loads((workdir / 'second' / 'result.json').read_text())
+  assert (run.stage.name, run.at) == ('second', result['best_step'])
+  source = Toy(1, seed=1)  # the rows that `tiny.stages` evaluates
+  rows = evaluate.evaluate(
+    run.predict_fn,
+    run.variables,
+    run.eval_batches(source),
+    source,
+    run.stage.protocols,
+  )
+  # Batches of another size round elsewhere, and stored features once more.
+  score = results.means(rows)[run.stage.score]
+  assert score == pytest.approx(result['best_score'], abs=1e-5)
+
+
+def test_it_predicts_without_its_data(workdir):
+  run = run_lib.load(workdir)
+  image = Toy(1)[0]['image']
+  batch = run.preprocess(image, 'salient of 2')
+  batch = {k: np.repeat(v, 4, axis=0) for k, v in batch.items()}
+  found = np.asarray(run.predict_fn(run.variables, batch))
+  assert found.shape == (4, 32, 32) and found.std() > 0
+  np.testing.assert_array_equal(found[0], found[3])
+  with pytest.raises(FileNotFoundError, match='folder:gone'):
+    run.load_source()
+
+
+def test_a_stage_by_name(workdir):
+  assert run_lib.load(workdir, stage='only').at == 1
+  with pytest.raises(ValueError, match="Did you mean 'second'"):
+    run_lib.load(workdir, stage='secnd')
+
+
+def test_what_is_no_run_is_told(workdir, tmp_path):
+  with pytest.raises(FileNotFoundError, match='is not a run'):
+    run_lib.load(tmp_path)
+  (tmp_path / 'config.json').write_text((workdir / 'config.json').read_text())
+  with pytest.raises(FileNotFoundError, match='No checkpoint'):
+    run_lib.load(tmp_path)
+
+
+def test_pictures_that_some_stage_was_trained_on_are_counted(monkeypatch):
+  rows = {'fit': 'abc', 'test': 'bcd'}
+
+  def load_rows(names, split, folder):
+    return [{'image_id': i} for i in rows[split]]
+
+  monkeypatch.setattr(run_lib.config_lib, 'load_rows', load_rows)
+  config = {
+    'data_dir': '',
+    'stages': ('free', 'text'),
+    'free': {'data': 'one+two', 'split': 'fit'},
+    'text': {'data': 'three', 'split': 'fit'},
+  }
+  run = run_lib.Run('', config, None, {}, 0, None, ())
+  scored = [{'image_id': i} for i in 'bcd']
+  assert run.trained_on('two', scored) == 2
+  assert run.trained_on('four', scored) == 0
