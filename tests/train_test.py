@@ -38,6 +38,7 @@ def made_up_scores(monkeypatch, *scores):
   monkeypatch.setattr(train._Evaluation, '__init__', lambda *args: None)
 
 
+@pytest.mark.slow
 def test_the_loss_passes_a_bar(tmp_path):
   config = tiny.get_config()
   config.only.update(steps=60, eval_epochs=100.0, lr=3e-3)
