@@ -61,11 +61,6 @@ class Run(NamedTuple):
       limit=self.section['test_limit'] if own else 0,
     )
 
-  @property
-  def train_source(self) -> Sequence[Example]:
-    """The rows the stage was trained on: for the centre prior."""
-    return self.load_source(split=self.section['split'])
-
   def trained_on(
     self, data: str, source: Sequence[Example], data_dir: str = ''
   ) -> int:
@@ -117,7 +112,11 @@ def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
   """
   workdir = os.path.abspath(workdir)
   config = config_lib.load(workdir)
-  stages = config_lib.resolve(config, workdir, with_data=False)
+  # The checkpoint has every tensor; the files it started from may be gone.
+  model = config['model']
+  backbone = dict(model['backbone'], weights='')
+  bare = dict(config, model=dict(model, weights='', backbone=backbone))
+  stages = config_lib.resolve(bare, workdir, with_data=False)
   by_name = {s.name: s for s in stages}
   name = stage or stages[-1].name
   if name not in by_name:

@@ -36,7 +36,7 @@ class Gaze:
   variables = {}
   stage = types.SimpleNamespace(name='only')
   section = {'data': 'toy', 'split': 'train', 'test_split': 'test'}
-  section['conditions'] = ()
+  section |= {'conditions': (), 'limit': 0}
   config = {'data_dir': ''}
 
   def __init__(self, toy):
@@ -302,7 +302,7 @@ class TestCommand:
   def world(self, toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def load_rows(names, split, folder, conditions=()):
+    def load_rows(names, split, folder, conditions=(), *, limit=0):
       assert names == 'toy'
       source = Toy(4, seed=3) if split == 'train' else toy
       return source.only(*conditions) if conditions else source

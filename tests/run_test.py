@@ -98,3 +98,13 @@ def test_pictures_that_some_stage_was_trained_on_are_counted(monkeypatch):
   scored = [{'image_id': i} for i in 'bcd']
   assert run.trained_on('two', scored) == 2
   assert run.trained_on('four', scored) == 0
+
+
+def test_the_files_a_run_started_from_may_be_gone(tmp_path, monkeypatch):
+  config = tiny.get_config()
+  config.model.backbone.weights = str(tmp_path / 'gone.safetensors')
+  workdir = tmp_path / 'run'
+  monkeypatch.setattr(config_lib, 'load', lambda _: config_lib.plain(config))
+  # It gets as far as looking for the checkpoint, which was never made.
+  with pytest.raises(FileNotFoundError, match='No checkpoint'):
+    run_lib.load(workdir)

@@ -13,6 +13,7 @@ bilinearly to its picture, and a map of another aspect is named.
 Writes per_image.csv, summary.json and tables.md, and prints the table.
 """
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -115,11 +116,14 @@ def _of_run(options):
   split = options.split or run.section['test_split']
   if seen := run.trained_on(data, source, options.data_dir):
     cli.say(f'Note: the run was trained on {seen} of the pictures scored here.')
-  load = lambda split: config_lib.load_rows(
-    data, split, config_lib.data_dir(options.data_dir or run.config['data_dir'])
-  )
+  folder = config_lib.data_dir(options.data_dir or run.config['data_dir'])
+  load = functools.partial(config_lib.load_rows, data, folder=folder)
   # The centre bias is that of the pictures scored, wherever the model learnt.
-  train = _train(options, run.section['split'], load)
+  own = not options.data and not options.train_split
+  limit = run.section['limit'] if own else 0
+  train = _train(
+    options, run.section['split'], functools.partial(load, limit=limit)
+  )
   protocols = _protocols(options.protocols or run.protocols)
   rows_of = benchmark.rows_of_model(
     run.predict_fn,
