@@ -6,7 +6,7 @@ from typing import Any
 
 from salflax import hub, models, spec
 from salflax.data.tokenizer import Tokenizer
-from salflax.models import bert, pretrained, transalnet
+from salflax.models import bert, pretrained, published
 
 _BACKBONE_FILES = (
   'model.safetensors',
@@ -47,7 +47,8 @@ def make(node: Mapping, dtype: Any):
     load = functools.partial(_load_backbone, str(path))
     taps = backbone.get('taps', node.get('levels', ('1/32',)))
     # Published files go on to the classifier, whatever the network needs.
-    above = () if '1/32' in taps else (r'.*/layer4_.*',)
+    without_top = '1/32' not in taps or not backbone.get('depths', (1,))[-1]
+    above = (r'.*/layer4_.*',) if without_top else ()
     weights.append(('backbone', load, (r'.*/fc/.*', *above, *skip)))
   kind = text.get('name', 'none')
   spec.lookup('text encoder', {'bert': bert.Bert, 'none': None}, kind)
@@ -69,5 +70,5 @@ def _load_backbone(path):
 
 
 def _load_whole(path):
-  state = transalnet.rename(pretrained.read(path))
+  state = published.rename(pretrained.read(path))
   return pretrained.convert(state)

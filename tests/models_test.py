@@ -10,7 +10,7 @@ import pytest
 import weights_rule
 
 from salflax import models
-from salflax.models import fusion, layers
+from salflax.models import fusion, layers, resnet
 from salflax.models.layers import TextFeatures
 
 NARROW = ('lowrank', 'token', 'bilinear')
@@ -423,3 +423,14 @@ def test_build_reads_nested_records():
 def test_build_names_what_is_wrong(node, message):
   with pytest.raises(ValueError, match=message):
     models.build(node)
+
+
+def test_a_stage_without_blocks_is_a_mean():
+  network = resnet.ResNet((1, 1, 0), width=4, taps=('1/8', '1/16'))
+  image = _normal(2, 32, 48, 3)
+  variables = network.init(jax.random.key(0), image, train=False)
+  taps = network.apply(variables, image, train=False)
+  assert not [k for k in variables['params'] if k.startswith('layer3')]
+  fine = np.asarray(taps['1/8'])
+  corner = fine[:, 2:4, 4:6].mean((1, 2))
+  np.testing.assert_allclose(taps['1/16'][:, 1, 2], corner, atol=1e-6)

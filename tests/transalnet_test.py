@@ -13,7 +13,7 @@ import weights_rule
 from flax import traverse_util
 
 from salflax import models
-from salflax.models import fusion, layers, pretrained, transalnet
+from salflax.models import fusion, layers, pretrained, published, transalnet
 from salflax.models.layers import TextFeatures
 
 CHEAP = {'xla_backend_optimization_level': 0}
@@ -193,7 +193,7 @@ def test_published_network_gives_the_published_numbers(goldens):
   model = models.TranSalNet(models.ResNet())
   variables = pretrained.merge(
     _shapes(model, (288, 384)),
-    pretrained.convert(transalnet.rename(state)),
+    pretrained.convert(published.rename(state)),
   )
   image = np.random.default_rng(0).uniform(0, 1, (288, 384, 3))
 
@@ -230,7 +230,7 @@ def test_published_network_gives_the_published_numbers(goldens):
 
 def test_rename_leaves_other_names_alone():
   other = {'encoder.encoder.9.weight': 1, 'module.decoder.x': 2, 'epoch': 3}
-  assert transalnet.rename(other) == other
+  assert published.rename(other) == other
 
 
 # Text.

@@ -22,6 +22,12 @@ VARIANTS = ('v1', 'v1.5')
 _kernel_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
+def _halve(x: jax.Array) -> jax.Array:
+  """Returns the 2x2 means of [B, H, W, C], [B, H / 2, W / 2, C]."""
+  b, h, w, c = x.shape
+  return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
 class Bottleneck(nn.Module):
   """1x1, 3x3, 1x1 convolutions beside a shortcut, then ReLU.
 
@@ -75,7 +81,8 @@ class ResNet(nn.Module):
   fit too.
 
   Attributes:
-    depths: blocks in each of the four stages.
+    depths: blocks in each of the four stages; a stage of 0 is the 2x2 mean of
+      the stage before, for weights that end early.
     width: channels of the stem, and of the first stage's 3x3 convolutions.
     variant: 'v1.5' is torchvision's; 'v1' is the original (Caffe): stride on
       the first 1x1 of a stage, max-pool without padding, last window partial.
@@ -116,6 +123,8 @@ class ResNet(nn.Module):
     features = {}
     deepest = max(SCALES.index(t) for t in self.taps)
     for i, scale in enumerate(SCALES[: deepest + 1]):
+      if not self.depths[i]:
+        x = _halve(x)
       for j in range(self.depths[i]):
         x = Bottleneck(
           self.width * 2**i,
