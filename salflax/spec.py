@@ -5,6 +5,7 @@ misspelt option stops a run before anything is built.
 """
 
 import ast
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -221,3 +222,17 @@ def build(table: Mapping[str, Any], node: Mapping, *, kind: str) -> Any:
   fn = lookup(kind, table, call.name)
   check_call(fn, call, takes=0)
   return fn(**kwargs)
+
+
+def attributes(module: type, given: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Returns `given`, or raises ValueError for what `module` does not have.
+
+  Args:
+    module: a class of networks.
+    given: values of its attributes.
+  """
+  fields = {f.name for f in dataclasses.fields(module)} - {'parent', 'name'}
+  for key in given:
+    if key not in fields:
+      raise unknown(f'attribute of {module.__name__}', key, fields)
+  return given

@@ -15,6 +15,7 @@ from salflax import spec
 from salflax.models.bert import Bert
 from salflax.models.resnet import ResNet
 from salflax.models.transalnet import TranSalNet
+from salflax.models.vit import ViT
 
 # Maps an image to {level: features}.
 BACKBONES = {
@@ -26,6 +27,11 @@ BACKBONES = {
 # Maps token ids and mask to TextFeatures.
 TEXT_ENCODERS = {
   'bert': Bert,
+}
+
+# Maps a normalised picture [B, H, W, 3] to tokens [B, 1 + N, D].
+VISION_TOWERS = {
+  'vit': ViT,
 }
 
 MODELS = {

@@ -10,8 +10,6 @@ There is no dropout: the encoder is frozen by default, and fine-tuned gently if
 at all.
 """
 
-import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -165,7 +163,7 @@ def from_config(
     ValueError: for a network that is not BERT's, or an unknown attribute.
   """
   path = hub.locate(folder_or_json, files=('config.json',))
-  config = _json(path)
+  config = hub.read_json(path)
   kind = str(config.get('model_type', 'bert'))
   if kind not in ('bert', 'blip', 'blip_text_model'):
     raise ValueError(
@@ -185,22 +183,7 @@ def from_config(
     proj = config.get('image_text_hidden_size', _BLIP_PROJ)
     vocab = text.get('vocab_size', _BLIP_VOCAB)
     sizes |= {**_BLIP, 'vocab_size': vocab, 'proj_dim': proj}
-  return sizes | _checked(overrides)
-
-
-def _json(path: pathlib.Path) -> Any:
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as e:
-    raise ValueError(f'{path} is not JSON: {e}.') from e
-
-
-def _checked(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
-  fields = {f.name for f in dataclasses.fields(Bert)} - {'parent', 'name'}
-  for key in overrides:
-    if key not in fields:
-      raise spec.unknown('attribute of Bert', key, fields)
-  return overrides
+  return sizes | spec.attributes(Bert, overrides)
 
 
 def _pooling(folder: pathlib.Path) -> dict[str, Any]:
@@ -208,9 +191,9 @@ def _pooling(folder: pathlib.Path) -> dict[str, Any]:
   path = folder / '1_Pooling' / 'config.json'
   if not path.is_file():
     return {}
-  mean = _json(path).get('pooling_mode_mean_tokens')
+  mean = hub.read_json(path).get('pooling_mode_mean_tokens')
   modules = folder / 'modules.json'
-  steps = _json(modules) if modules.is_file() else []
+  steps = hub.read_json(modules) if modules.is_file() else []
   normalize = any(str(m.get('type')).endswith('Normalize') for m in steps)
   return {'pool': 'mean' if mean else 'cls', 'normalize': normalize}
 
@@ -245,7 +228,7 @@ def load(
   except FileNotFoundError:
     if not blip:
       raise
-    attributes = _blip_sizes(state) | _checked(overrides)
+    attributes = _blip_sizes(state) | spec.attributes(Bert, overrides)
   if blip != (attributes['type_vocab'] == 0):
     raise ValueError(
       f'{path} holds {"BLIP" if blip else "BERT"}, but its config.json '
