@@ -149,13 +149,16 @@ def test_flat_logits_are_the_uniform_guess(inputs, variables):
 
 def test_dropout_only_in_training(inputs, variables):
   @functools.partial(jax.jit, static_argnums=0)
-  def apply(train, seed):
-    rngs = {'dropout': jax.random.key(seed)}
-    return make().apply(variables, *inputs, train=train, rngs=rngs)
+  def apply(train, seeds):
+    one = lambda seed: make().apply(
+      *(variables, *inputs), train=train, rngs={'dropout': jax.random.key(seed)}
+    )
+    return jax.lax.map(one, seeds)
 
-  assert (apply(False, 0) == apply(False, 1)).all()
-  assert (apply(True, 0) == apply(True, 0)).all()
-  assert (apply(True, 0) != apply(True, 1)).any()
+  seeds = jnp.array([0, 0, 1])
+  still, moving = apply(False, seeds), apply(True, seeds)
+  assert (still == still[0]).all()
+  assert (moving[0] == moving[1]).all() and (moving[0] != moving[2]).any()
 
 
 def test_gradients_reach_every_parameter_and_the_picture(inputs, variables):
