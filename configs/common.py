@@ -84,7 +84,8 @@ def stage(**given) -> ml_collections.ConfigDict:
     # the stage (0 = never).
     score='mit/cc',
     patience=0,
-    # '@name': start from that stage's best checkpoint.
+    # '@name': start from that stage's best checkpoint; or the folder of a
+    # run, to start from the best of its last stage.
     init='',
     # Patterns of parameters that keep their bits.
     freeze=(),
@@ -102,6 +103,16 @@ def stage(**given) -> ml_collections.ConfigDict:
       )
     keys[key] = value
   return ml_collections.ConfigDict(keys)
+
+
+def choice(key: str, value: str, allowed) -> None:
+  """Raises ValueError where an option's value is not one of those allowed."""
+  if value not in allowed:
+    near = difflib.get_close_matches(value, allowed, n=1)
+    hint = f' Did you mean {near[0]!r}?' if near else ''
+    raise ValueError(
+      f'Unknown {key} {value!r}.{hint} Allowed: {", ".join(allowed)}.'
+    )
 
 
 def options(arg: str, defaults: dict) -> ml_collections.ConfigDict:

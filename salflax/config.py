@@ -108,13 +108,48 @@ def resolve(
       stage = _stage(name, config, workdir, with_data)
     except ValueError as e:
       raise ValueError(f'config.{name}: {e}') from e
-    earlier = [f'@{s.name}' for s in stages]
-    if stage.init and stage.init not in earlier:
-      raise spec.unknown(f'config.{name}.init', stage.init, ['', *earlier])
-    stages.append(stage)
+    stages.append(stage._replace(origin=_origin(stage, stages)))
   if with_data and config['evaluate']['protocols']:
     _check_test_split(config)
   return stages
+
+
+def _origin(stage: Stage, earlier: Sequence[Stage]) -> Stage | None:
+  """Returns the stage that another one starts from.
+
+  Raises:
+    ValueError: `init` names no earlier stage and no run.
+  """
+  if not stage.init:
+    return None
+  if not stage.init.startswith('@') and os.path.isdir(stage.init):
+    return load_stages(stage.init)[-1]
+  names = {f'@{s.name}': s for s in earlier}
+  if stage.init in names:
+    return names[stage.init]
+  raise spec.unknown(
+    f'config.{stage.name}.init (no folder of a run either)',
+    *(stage.init, ['', *names]),
+  )
+
+
+def load_stages(workdir: str | os.PathLike) -> list[Stage]:
+  """Returns the stages of a run, without data.
+
+  What it started from is not asked for: the checkpoints have every tensor, and
+  those files may be gone.
+
+  Raises:
+    FileNotFoundError: the folder is no run.
+  """
+  node = load(workdir)
+  model = node['model']
+  backbone = dict(model['backbone'], weights='')
+  node['model'] = dict(model, weights='', backbone=backbone)
+  for name in node['stages']:
+    if not node[name]['init'].startswith('@'):
+      node[name] = dict(node[name], init='')
+  return resolve(node, str(workdir), with_data=False)
 
 
 def _check_test_split(config: Mapping) -> None:
@@ -161,6 +196,7 @@ def _stage(name, config, workdir, with_data) -> Stage:
     score=node['score'],
     patience=node['patience'],
     init=node['init'],
+    origin=None,
     lr_scale=node['lr_scale'],
     weights=weights,
     tokenizer=tokenizer,

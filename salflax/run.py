@@ -112,11 +112,7 @@ def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
   """
   workdir = os.path.abspath(workdir)
   config = config_lib.load(workdir)
-  # The checkpoint has every tensor; the files it started from may be gone.
-  model = config['model']
-  backbone = dict(model['backbone'], weights='')
-  bare = dict(config, model=dict(model, weights='', backbone=backbone))
-  stages = config_lib.resolve(bare, workdir, with_data=False)
+  stages = config_lib.load_stages(workdir)
   by_name = {s.name: s for s in stages}
   name = stage or stages[-1].name
   if name not in by_name:

@@ -35,7 +35,9 @@ class Stage(NamedTuple):
     protocols: bound metrics of the evaluations while training, by protocol.
     score: '<protocol>/<metric>' that says which checkpoint is best.
     patience: evaluations without a better score that end the stage; 0 = never.
-    init: '@stage' whose best checkpoint to start from, or ''.
+    init: '@stage' or the folder of a run, whose best checkpoint to start
+      from, or ''.
+    origin: the stage that `init` names; None for none.
     lr_scale: (path pattern, factor) pairs that scale the learning rate.
     weights: what to start from: scope, function that loads the variables,
       patterns of tensors that a file may lack or have too many.
@@ -65,6 +67,7 @@ class Stage(NamedTuple):
   score: str
   patience: int
   init: str
+  origin: Any
   lr_scale: tuple[tuple[str, float], ...]
   weights: tuple[tuple[str, Callable, tuple[str, ...]], ...]
   tokenizer: Callable | None
@@ -179,6 +182,14 @@ def check(stage: Stage) -> None:
     optim.matches(abstract.params, pattern)
   for scope, load, skip in stage.weights:
     pretrained.merge(abstract.variables, load(), at=scope, skip=skip)
+  if stage.origin is not None:
+    ours = abstract.variables
+    theirs = jax.tree.map(
+      lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape),
+      abstract_state(stage.origin).variables,
+    )
+    skip, source = _only_in(ours, theirs), f'init {stage.init!r}'
+    pretrained.merge(ours, theirs, skip=skip, source=source)
 
 
 def initial_state(

@@ -306,19 +306,19 @@ def run(stages: Sequence[Stage], workdir: str) -> dict[str, Any]:
     The last stage's result: best step, best score, seconds.
   """
   mesh = parallel.make_mesh()
-  done = {}
   for stage in stages:
     start, folder = None, os.path.join(workdir, stage.name)
     if stage.init and not os.path.exists(os.path.join(folder, 'result.json')):
-      earlier = next(s for s in stages if f'@{s.name}' == stage.init)
+      earlier = stage.origin
+      above = workdir if stage.init.startswith('@') else stage.init
       start, at = checkpoint.load_variables(
-        done[earlier.name],
+        os.path.join(above, earlier.name, 'checkpoints'),
         stages_lib.abstract_state(earlier),
         mesh,
         higher_is_better=earlier.score_metric().higher_is_better,
       )
       _LOG.info('%s: from %s, step %d.', stage.name, stage.init, at)
       start = jax.device_get(start)
-    done[stage.name] = train_stage(stage, folder, mesh, start)
+    train_stage(stage, folder, mesh, start)
   with open(os.path.join(folder, 'result.json'), encoding='utf-8') as f:
     return json.load(f)

@@ -1,0 +1,226 @@
+"""Every row of the tables of Huang, Text-Guided Saliency Prediction Model.
+
+    python -m salflax.main \\
+      --config=configs/text_guided.py:row=SALICON_pretrained \\
+      --workdir=runs/text_guided/SALICON_pretrained/seed0
+    python -m salflax.main \\
+      --config=configs/text_guided.py:row=non_salient_3att_none \\
+      --config.sjtu.init=runs/text_guided/SALICON_pretrained/seed0 \\
+      --workdir=runs/text_guided/non_salient_3att_none/seed0
+
+`bash launch/paper.sh text_guided` trains them all and writes the report. Rows
+have the names of salflax/report/reference.csv; those that the paper does not
+print are further forms of its three schemes.
+
+`scale=paper` is the published network. `scale=small` is one that two CPU cores
+train: pictures of 192x256, narrow encoders, and a frozen ResNet-50 v1 up to
+layer3, whose output's 2x2 means stand for the missing 1/32 level.
+"""
+
+from configs import common
+
+LEVELS = ('1/8', '1/16', '1/32')
+FIRST = 'SALICON_pretrained'
+# What trains beside the text's parameters (Table IV): decoder convolutions
+# counted from the map, the last of them with its normalisation.
+TRAIN = ('none', 'last2conv', 'last4conv', 'all_decoder')
+_SCHEME1 = dict(condition='non_salient', attention=1, train='last2conv')
+_SCHEME2 = dict(_SCHEME1, attention=3)
+_VSRN = dict(kind='vsrn', matching=1.0, caption=1.0)
+ROWS = {
+  # Tables I and II: without a sentence, scored on free viewing and on SJTU-TIS.
+  FIRST: {},
+  # Table III.
+  'finetuned_pure': dict(_SCHEME1, condition='pure'),
+  'finetuned_salient': dict(_SCHEME1, condition='salient'),
+  'finetuned_all': dict(_SCHEME1, condition='all'),
+  # Table IV; its first row is Table III's non_salient.
+  'non_salient_1att_last2conv': _SCHEME1,
+  'non_salient_3att_none': dict(_SCHEME1, attention=3, train='none'),
+  'non_salient_3att_last2conv': dict(_SCHEME1, attention=3),
+  'non_salient_3att_last4conv': dict(_SCHEME1, attention=3, train='last4conv'),
+  'non_salient_3att_all_decoder': dict(
+    _SCHEME1, attention=3, train='all_decoder'
+  ),
+  # Table V.
+  'non_salient_scheme2_transencoder': dict(_SCHEME2, fusion='te_cross'),
+  # Table VI.
+  'non_salient_scheme3_contrastive': dict(_SCHEME1, contrast=_VSRN),
+  # Not printed: the other forms of the schemes.
+  'non_salient_gate': dict(_SCHEME1, fusion='gate'),
+  'non_salient_full': dict(_SCHEME1, fusion='full'),
+  'non_salient_lowrank': dict(_SCHEME1, fusion='lowrank'),
+  'non_salient_bilinear': dict(_SCHEME1, fusion='bilinear'),
+  'non_salient_te_bilinear': dict(_SCHEME2, fusion='te_bilinear'),
+  'non_salient_te_prepend': dict(_SCHEME2, fusion='te_prepend'),
+  'non_salient_contrastive_only': dict(
+    _SCHEME1, attention=0, contrast=_VSRN, train='all_decoder'
+  ),
+  'non_salient_contrastive_order': dict(
+    _SCHEME1,
+    contrast=dict(
+      kind='order', matching=1.0, caption=0.0, margin=0.0, hardest=False
+    ),
+  ),
+  'all_conditions': dict(
+    _SCHEME1, condition='', attention=3, train='all_decoder'
+  ),
+}
+
+
+def _paper(config):
+  """ResNet-50 v1.5 and TranSalNet as published; Adam at 1e-5, batch 8."""
+  config.model = dict(
+    name='transalnet',
+    size=(288, 384),
+    backbone=dict(name='resnet50', weights='timm/resnet50.tv_in1k', bn='train'),
+    levels=LEVELS,
+    widths=(512, 768, 768),
+    depth=2,
+    head_dim=64,
+    mlp_ratio=4,
+    decoder_widths=(256, 128, 64, 32),
+    out_stride=1,
+    bn='train',
+  )
+  free = dict(
+    data='salicon2017',
+    epochs=40.0,
+    schedule='staircase(every=3)',
+    patience=5,
+  )
+  tuned = dict(epochs=10.0, schedule='staircase(every=5)')
+  return 'imagenet', dict(optimizer='adam', lr=1e-5, batch_size=8), free, tuned
+
+
+def _small(config):
+  """What two CPU cores train in minutes, on stored features."""
+  config.model = dict(
+    name='transalnet',
+    size=(192, 256),
+    backbone=dict(
+      name='resnet50_v1',
+      weights='resnet50_v1_to_layer3.safetensors',
+      depths=(3, 4, 6, 0),
+      bn='frozen',
+    ),
+    levels=LEVELS,
+    widths=(64, 192, 192),
+    depth=2,
+    head_dim=64,
+    mlp_ratio=2,
+    decoder_widths=(64, 32),
+    out_stride=4,
+    bn='train',
+    dropout=0.1,
+  )
+  recipe = dict(
+    optimizer='adamw(decay=0.05)',
+    schedule='cosine(warmup=0.1)',
+    clip=1.0,
+    batch_size=16,
+  )
+  free = dict(
+    data='folder:freeview+osie',
+    lr=7e-4,
+    epochs=6.0,
+    freeze=('backbone/.*',),
+  )
+  return 'caffe_resnet', recipe, free, dict(lr=5e-4, epochs=12.0)
+
+
+def _frozen(model, train):
+  """Returns the pattern of what keeps its bits: all but the named parts."""
+  fine = [n for n in range(1, 7) if 2 ** (6 - n) >= model['out_stride']]
+  convs = [*fine, 7]
+  parts = ['fusion_[0-9]+', 'contrast/(?!vision/).+']
+  if train == 'all_decoder':
+    parts += ['encoder_[0-9]+', 'decoder']
+  elif train != 'none':
+    number = int(train.removeprefix('last').removesuffix('conv'))
+    parts += [f'decoder/conv{n}' for n in convs[-number:]]
+    # The one normalisation that the released code defines among them.
+    parts.append(f'decoder/batchnorm{convs[-2]}')
+  return f'(?!({"|".join(parts)})/).*'
+
+
+def _tune(config, row, options, rows, recipe):
+  """Sets the second stage of a row: fine-tuning on SJTU-TIS."""
+  attention = row['attention']
+  fusion = options.fusion or row.get('fusion', 'token')
+  model = dict(
+    backbone=dict(bn='frozen'),
+    fuse=LEVELS[len(LEVELS) - attention :],
+    fusion=fusion,
+    place='encoder' if fusion.startswith('te_') else 'backbone',
+    # Statistics of what is frozen stay; the released code lets them move
+    # during the first epoch.
+    bn='frozen'
+    if options.freeze_bn_stats and row['train'] != 'all_decoder'
+    else 'train',
+  )
+  if attention or row.get('contrast'):
+    model['text'] = dict(name='bert', weights=options.text, length=35)
+    if options.text == 'all-MiniLM-L6-v2':
+      model['text'].update(pool='mean', normalize=True)
+  contrast = dict(row.get('contrast', {}))
+  if contrast and options.scale == 'small':
+    contrast.update(stride=2)
+  config.sjtu = common.stage(
+    data='sjtu_tis',
+    conditions=(row['condition'],) if row['condition'] else (),
+    init=options.init or '@free',
+    freeze=(_frozen(config.model, row['train']),),
+    model=model,
+    **dict(rows, **recipe, **(dict(contrast=contrast) if contrast else {})),
+  )
+
+
+def get_config(arg=''):
+  """Returns the config.
+
+  Args:
+    arg: options: row= one of ROWS; scale=paper|small; init=folder of the run
+      of SALICON_pretrained to start from, '' trains it first in the same
+      run; free=data of that first stage; fusion=form of the text's entry, ''
+      is the row's; text=weights of the text encoder; loss=of both stages;
+      freeze_bn_stats=0 lets running statistics of frozen layers move.
+  """
+  options = common.options(
+    arg,
+    dict(
+      row='non_salient_1att_last2conv',
+      scale='paper',
+      init='',
+      free='',
+      fusion='',
+      text='all-MiniLM-L6-v2',
+      loss='10*kld + 2*cc + sim + nss',
+      freeze_bn_stats=True,
+    ),
+  )
+  common.choice('row', options.row, ROWS)
+  common.choice('scale', options.scale, ('paper', 'small'))
+  config = common.get_config()
+  make = _small if options.scale == 'small' else _paper
+  pixels, recipe, free, tuned = make(config)
+  # Without a sentence the network is the plain one.
+  config.model.update(text=dict(name='none'), fuse=())
+  height, width = config.model['size']
+  frame = f'resize_pad({height}, {width})'
+  rows = dict(
+    pp=f'{frame}|flip(0.5)|rasterize|normalize("{pixels}")',
+    eval_pp=f'{frame}|rasterize|normalize("{pixels}")',
+    loss=options.loss,
+  )
+  if options.row == FIRST or not options.init:
+    data = options.free or free['data']
+    free['data'] = data
+    # Pictures that both data sets show.
+    free['exclude'] = 'salicon_in_sjtu_tis' if 'salicon' in data else ''
+    config.stages += ('free',)
+    config.free = common.stage(**{**rows, **recipe, **free})
+  if options.row != FIRST:
+    config.stages += ('sjtu',)
+    _tune(config, ROWS[options.row], options, rows, {**recipe, **tuned})
+  return config
