@@ -12,6 +12,7 @@ _BACKBONE_FILES = (
   'model.safetensors',
   'pytorch_model.bin',
   'resnet50-0676ba61.pth',
+  'vgg16-397923af.pth',
 )
 _WHOLE_FILES = ('TranSalNet_Res.safetensors', 'TranSalNet_Res.pth')
 
@@ -42,27 +43,25 @@ def make(node: Mapping, dtype: Any):
       )
     )
   path, skip = backbone.pop('weights', ''), tuple(backbone.pop('skip', ()))
-  if path:
-    path = hub.locate(path, files=_BACKBONE_FILES)
-    load = functools.partial(_load_backbone, str(path))
-    taps = backbone.get('taps', node.get('levels', ('1/32',)))
-    # Published files go on to the classifier, whatever the network needs.
-    without_top = '1/32' not in taps or not backbone.get('depths', (1,))[-1]
-    above = (r'.*/layer4_.*',) if without_top else ()
-    weights.append(('backbone', load, (r'.*/fc/.*', *above, *skip)))
   kind = text.get('name', 'none')
   spec.lookup('text encoder', {'bert': bert.Bert, 'none': None}, kind)
   if kind == 'none':
-    node['text'], node['fuse'] = None, ()
+    for key in ('text', 'fuse'):
+      node.pop(key, None)
   else:
     source, length = text.pop('weights'), text.pop('length', 35)
     text.pop('name')
-    module, variables, folder = bert.load(source, dtype=dtype, **text)
-    weights.append(('text', lambda: variables, ()))
+    node['text'], variables, folder = bert.load(source, dtype=dtype, **text)
     tokenizer = Tokenizer(folder, length)
-    node['text'] = module
-  node['backbone'] = backbone
-  return models.build(node), tuple(weights), tokenizer
+  model = models.build(dict(node, backbone=backbone))
+  if path:
+    path = hub.locate(path, files=_BACKBONE_FILES)
+    load = functools.partial(_load_backbone, str(path))
+    # Published files go on to the classifier, whatever the network needs.
+    weights.append(('backbone', load, (*model.backbone.unused(), *skip)))
+  if tokenizer is not None:
+    weights.append(('text', lambda: variables, ()))
+  return model, tuple(weights), tokenizer
 
 
 def _load_backbone(path):

@@ -166,7 +166,9 @@ def frozen_parts(stage: Stage) -> set[str]:
   trains = set(optim.path_names(params))
   trains -= optim.frozen_names(params, stage.freeze)
   parts = {'backbone', 'text'} & set(params) - {n.split('/')[0] for n in trains}
-  return parts if stage.model.backbone.bn == 'frozen' else parts - {'backbone'}
+  # A backbone without batch normalisation has no such mode.
+  still = getattr(stage.model.backbone, 'bn', 'frozen') == 'frozen'
+  return parts if still else parts - {'backbone'}
 
 
 def check(stage: Stage) -> None:

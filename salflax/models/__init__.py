@@ -15,6 +15,7 @@ from salflax import spec
 from salflax.models.bert import Bert
 from salflax.models.resnet import ResNet
 from salflax.models.transalnet import TranSalNet
+from salflax.models.vgg import VGG16
 from salflax.models.vit import ViT
 
 # Maps an image to {level: features}.
@@ -22,6 +23,7 @@ BACKBONES = {
   'resnet': ResNet,
   'resnet50': ResNet,
   'resnet50_v1': functools.partial(ResNet, variant='v1'),
+  'vgg16': VGG16,
 }
 
 # Maps token ids and mask to TextFeatures.
@@ -53,7 +55,8 @@ def build(node: Mapping[str, Any]) -> nn.Module:
   node = _plain(node)
   inherited = {k: node[k] for k in ('dtype',) if k in node}
   if isinstance(backbone := node.get('backbone'), Mapping):
-    taps = {'taps': node['levels']} if 'levels' in node else {}
+    network = spec.lookup('model', MODELS, node.get('name'))
+    taps = {'taps': node.get('levels', network.levels)}
     node['backbone'] = spec.build(
       BACKBONES, {**inherited, **taps, **backbone}, kind='backbone'
     )

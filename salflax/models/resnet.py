@@ -17,9 +17,14 @@ from salflax.models import layers
 
 # Where a stage's output stands, as a share of the picture's side.
 SCALES = ('1/4', '1/8', '1/16', '1/32')
+STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
 VARIANTS = ('v1', 'v1.5')
 
 _kernel_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+def _stage(tap: str) -> int:
+  return (SCALES if tap in SCALES else STAGES).index(tap)
 
 
 def _halve(x: jax.Array) -> jax.Array:
@@ -35,6 +40,8 @@ class Bottleneck(nn.Module):
     width: channels of the 3x3 convolution; four times as many come out.
     stride: of the block.
     variant: 'v1' strides in the first 1x1, 'v1.5' in the 3x3.
+    dilation: of the 3x3 convolution.
+    conv_bias: whether the convolutions have biases.
     bn: mode of `layers.BatchNorm`.
     dtype: what it computes in.
   """
@@ -42,6 +49,8 @@ class Bottleneck(nn.Module):
   width: int
   stride: int = 1
   variant: str = 'v1.5'
+  dilation: int = 1
+  conv_bias: bool = False
   bn: str = 'train'
   dtype: Any = jnp.float32
 
@@ -52,7 +61,8 @@ class Bottleneck(nn.Module):
         features,
         size,
         stride,
-        use_bias=False,
+        dilation=self.dilation if size > 1 else 1,
+        use_bias=self.conv_bias,
         kernel_init=_kernel_init,
         dtype=self.dtype,
         name=name,
@@ -86,7 +96,12 @@ class ResNet(nn.Module):
     width: channels of the stem, and of the first stage's 3x3 convolutions.
     variant: 'v1.5' is torchvision's; 'v1' is the original (Caffe): stride on
       the first 1x1 of a stage, max-pool without padding, last window partial.
-    taps: scales to return, out of '1/4', '1/8', '1/16', '1/32'.
+    taps: what to return: scales out of '1/4', '1/8', '1/16', '1/32', or stages
+      out of 'layer1' to 'layer4'.
+    dilated: SAM's form: the last two stages do not stride, their 3x3
+      convolutions are dilated by 2 and 4, and both stand at 1/8.
+    conv_bias: whether the convolutions have biases, as SAM's have. In front of
+      a normalisation they do nothing but count.
     bn: 'train' normalises by the batch when training, 'frozen' never does and
       never moves the running statistics.
     dtype: what it computes in.
@@ -96,6 +111,8 @@ class ResNet(nn.Module):
   width: int = 64
   variant: str = 'v1.5'
   taps: tuple[str, ...] = ('1/8', '1/16', '1/32')
+  dilated: bool = False
+  conv_bias: bool = False
   bn: str = 'train'
   dtype: Any = jnp.float32
 
@@ -112,7 +129,7 @@ class ResNet(nn.Module):
       self.width,
       7,
       2,
-      use_bias=False,
+      use_bias=self.conv_bias,
       kernel_init=_kernel_init,
       dtype=self.dtype,
       name='conv1',
@@ -121,28 +138,46 @@ class ResNet(nn.Module):
     caffe = self.variant == 'v1'
     x = layers.max_pool(nn.relu(x), padding=0 if caffe else 1, ceil=caffe)
     features = {}
-    deepest = max(SCALES.index(t) for t in self.taps)
-    for i, scale in enumerate(SCALES[: deepest + 1]):
-      if not self.depths[i]:
+    for i in range(self._deepest() + 1):
+      dilation = 2 ** (i - 1) if self.dilated and i > 1 else 1
+      stride = 2 if i > 0 and dilation == 1 else 1
+      if not self.depths[i] and stride > 1:
         x = _halve(x)
       for j in range(self.depths[i]):
         x = Bottleneck(
           self.width * 2**i,
-          stride=2 if i > 0 and j == 0 else 1,
+          stride=stride if j == 0 else 1,
           variant=self.variant,
+          dilation=dilation,
+          conv_bias=self.conv_bias,
           bn=self.bn,
           dtype=self.dtype,
           name=f'layer{i + 1}_{j}',
         )(x, train=train)
-      if scale in self.taps:
-        features[scale] = x
+      features |= {t: x for t in self.taps if i == _stage(t)}
     return features
+
+  def unused(self) -> tuple[str, ...]:
+    """Returns patterns of a published file's tensors that it does without."""
+    self._check()
+    stages = [
+      rf'{name}_\d+'
+      for i, name in enumerate(STAGES)
+      if i > self._deepest() or not self.depths[i]
+    ]
+    return (rf'[^/]+/backbone/({"|".join(("fc", *stages))})/.*',)
+
+  def _deepest(self) -> int:
+    return max(_stage(t) for t in self.taps)
 
   def _check(self):
     if self.variant not in VARIANTS:
       raise spec.unknown('variant of ResNet', self.variant, VARIANTS)
     if not self.taps:
       raise ValueError(f'ResNet needs a tap out of {", ".join(SCALES)}.')
+    n = len(self.depths)
+    # Dilated, the last two stages do not stand where their scales say.
+    known = (*SCALES[: min(n, 2) if self.dilated else n], *STAGES[:n])
     for tap in self.taps:
-      if tap not in SCALES[: len(self.depths)]:
-        raise spec.unknown('tap', tap, SCALES[: len(self.depths)])
+      if tap not in known:
+        raise spec.unknown('tap', tap, known)
