@@ -12,8 +12,10 @@ from typing import Any
 import flax.linen as nn
 
 from salflax import spec
+from salflax.models.aspp import AsppNet
 from salflax.models.bert import Bert
 from salflax.models.resnet import ResNet
+from salflax.models.sam import SAM
 from salflax.models.transalnet import TranSalNet
 from salflax.models.vgg import VGG16
 from salflax.models.vit import ViT
@@ -38,6 +40,8 @@ VISION_TOWERS = {
 
 MODELS = {
   'transalnet': TranSalNet,
+  'sam': SAM,
+  'aspp': AsppNet,
 }
 
 

@@ -92,6 +92,7 @@ class Conv(nn.Module):
     dilation: distance between the taps of the kernel.
     use_bias: whether a bias is added.
     kernel_init: initialiser of the kernel; PyTorch's default.
+    bias_init: initialiser of the bias; None is PyTorch's default.
     dtype: what it computes in.
   """
 
@@ -102,6 +103,7 @@ class Conv(nn.Module):
   dilation: int = 1
   use_bias: bool = True
   kernel_init: Any = torch_kernel_init
+  bias_init: Any = None
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -124,7 +126,7 @@ class Conv(nn.Module):
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       )
     if self.use_bias:
-      init = torch_bias_init(k * k * shape[2])
+      init = self.bias_init or torch_bias_init(k * k * shape[2])
       bias = self.param('bias', init, (self.features,))
       y = y + channels(bias.astype(self.dtype), y)
     return y

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from salflax import spec
+from salflax.models import base, layers
 from salflax.models import fusion as fusions
-from salflax.models import layers
 from salflax.models.layers import TextFeatures
 
 STRIDES = (32, 16, 8, 4, 2, 1)  # of conv1 to conv6
@@ -108,7 +108,7 @@ class Decoder(nn.Module):
     return layers.Conv(1, dtype=self.dtype, name='conv7')(x)[..., 0]
 
 
-class TranSalNet(nn.Module):
+class TranSalNet(base.Saliency):
   """Saliency of a picture, or of a picture seen with a sentence.
 
   The defaults are the published network: 72,510,977 parameters with a
@@ -183,15 +183,9 @@ class TranSalNet(nn.Module):
         another size than `size`.
     """
     self._check()
-    if isinstance(image, Mapping):
-      taps = {level: image[level].astype(self.dtype) for level in self.levels}
-    else:
-      taps = self.encode_image(image, train=train)
-    text = None
-    if self.fuse and tokens is not None:
-      text = tokens
-      if not isinstance(tokens, TextFeatures):
-        text = self.encode_text(tokens, token_mask)
+    taps, text = self.features(image, train=train), None
+    if self.fuse:
+      text = self.text_features(tokens, token_mask)
     if train and self.dropout:
       taps = {k: self._drop(v) for k, v in taps.items()}
       text = text and TextFeatures(
@@ -209,30 +203,6 @@ class TranSalNet(nn.Module):
     if x.shape == shape:
       return x
     return jax.image.resize(x, shape, 'bilinear', antialias=False)
-
-  def encode_image(self, image, *, train: bool = False) -> dict:
-    """Returns the backbone's {level: [B, h, w, C]} of image [B, H, W, 3]."""
-    if tuple(image.shape[1:3]) != tuple(self.size):
-      raise ValueError(
-        f'The network was made for pictures of size {tuple(self.size)}, found '
-        f'{tuple(image.shape[1:3])}: set `size`, or resize.'
-      )
-    return self.backbone(image, train=train)
-
-  def encode_text(self, tokens, token_mask=None) -> TextFeatures:
-    """Returns the features of tokens i32 [B, L], token_mask bool [B, L].
-
-    Raises:
-      ValueError: if the network has no text encoder.
-    """
-    if self.text is None:
-      raise ValueError(
-        'Found token ids, but the network has no text encoder: set `text`, or '
-        'pass TextFeatures.'
-      )
-    if token_mask is None:
-      token_mask = jnp.ones(tokens.shape, bool)
-    return self.text(tokens, token_mask)
 
   def _drop(self, x: jax.Array) -> jax.Array:
     # Whole channels: neighbouring cells would give single values away.

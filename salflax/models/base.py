@@ -1,0 +1,96 @@
+"""What every network shares: its encoders going in, a map coming out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from salflax import spec
+from salflax.models import layers
+from salflax.models.layers import TextFeatures
+
+# What the last layer's values become: 0 or more, or between 0 and 1.
+OUTPUTS = {'relu': nn.relu, 'sigmoid': nn.sigmoid}
+
+
+class Saliency(nn.Module):
+  """A network with the attributes backbone, text, size, levels and dtype."""
+
+  def features(self, image, *, train: bool) -> dict:
+    """Returns {level: [B, h, w, C]} of a picture, or of stored features."""
+    if not isinstance(image, Mapping):
+      return self.encode_image(image, train=train)
+    return {level: image[level].astype(self.dtype) for level in self.levels}
+
+  def text_features(self, tokens, token_mask=None) -> TextFeatures | None:
+    """Returns the features of tokens i32 [B, L], or those given, or None."""
+    if tokens is None or isinstance(tokens, TextFeatures):
+      return tokens
+    return self.encode_text(tokens, token_mask)
+
+  def encode_image(self, image, *, train: bool = False) -> dict:
+    """Returns the backbone's {level: [B, h, w, C]} of image [B, H, W, 3].
+
+    Raises:
+      ValueError: for a picture of another size than `size`.
+    """
+    if tuple(image.shape[1:3]) != tuple(self.size):
+      raise ValueError(
+        f'The network was made for pictures of size {tuple(self.size)}, found '
+        f'{tuple(image.shape[1:3])}: set `size`, or resize.'
+      )
+    return self.backbone(image, train=train)
+
+  def encode_text(self, tokens, token_mask=None) -> TextFeatures:
+    """Returns the features of tokens i32 [B, L], token_mask bool [B, L].
+
+    Raises:
+      ValueError: if the network has no text encoder.
+    """
+    if self.text is None:
+      raise ValueError(
+        'Found token ids, but the network has no text encoder: set `text`, or '
+        'pass TextFeatures.'
+      )
+    if token_mask is None:
+      token_mask = jnp.ones(tokens.shape, bool)
+    return self.text(tokens, token_mask)
+
+  def enlarged(self, x: jax.Array) -> jax.Array:
+    """Returns the map x [B, h, w, 1] as f32 [B, H, W], bilinearly."""
+    x = x[..., 0].astype(jnp.float32)
+    shape = (len(x), *self.size)
+    if x.shape == shape:
+      return x
+    return jax.image.resize(x, shape, 'bilinear', antialias=False)
+
+
+def output_of(name: str):
+  """Returns the function in OUTPUTS of that name."""
+  return spec.lookup('output', OUTPUTS, name)
+
+
+def _alive_init(key, shape, dtype=jnp.float32):
+  return jax.random.uniform(key, shape, dtype, maxval=0.02 / shape[-2])
+
+
+def last_conv(output: str, *, dtype: Any, name: str) -> layers.Conv:
+  """Returns the 1x1 convolution that makes the map, in front of `output`.
+
+  It starts small, since features of pixels in 0..255 are large, without bias.
+  In front of a ReLU it starts positive too: the cells of a picture are much
+  alike, and with either sign about every second network gave a map of zeros,
+  which has no gradient.
+
+  Args:
+    output: of OUTPUTS.
+    dtype: what it computes in.
+    name: the module's name.
+  """
+  init = _alive_init if output == 'relu' else nn.initializers.normal(1e-3)
+  zero = nn.initializers.zeros
+  return layers.Conv(
+    1, 1, kernel_init=init, bias_init=zero, dtype=dtype, name=name
+  )
