@@ -10,7 +10,7 @@ import pytest
 import weights_rule
 
 from salflax import models
-from salflax.models import sam
+from salflax.models import base, sam
 from salflax.models.layers import TextFeatures
 
 GATES = 'ifco'  # the published letters, in the order of our channels
@@ -240,19 +240,19 @@ def test_the_published_output_is_not_negative(made, sign):
     'kernel': sign * jnp.abs(params['last']['kernel']),
     'bias': jnp.zeros(1),
   }
-  y = model.clone(output='relu').apply(
-    {'params': params}, image, text, train=False
-  )
+  relu = model.clone(output='relu')
+  apply = jax.jit(functools.partial(relu.apply, train=False))
+  y = apply({'params': params}, image, text)
   assert y.shape == (2, 32, 48) and y.dtype == jnp.float32
   assert np.all(np.asarray(y) >= 0) and np.any(np.asarray(y)) == (sign > 0)
 
 
-def test_the_published_output_starts_alive():
-  model, image = _network(output='relu'), _normal(2, 32, 48, 3)
-  init = jax.jit(functools.partial(model.init_with_output, train=False))
-  for seed in range(4):
-    y, _ = init(jax.random.key(seed), image)
-    assert np.all(np.asarray(y).max((1, 2)) > 0)
+@pytest.mark.parametrize('seed', range(4))
+def test_the_published_output_starts_alive(seed):
+  features = jnp.abs(_normal(2, 3, 4, 16))
+  last = base.last_conv('relu', dtype=jnp.float32, name=None)
+  y, _ = last.init_with_output(jax.random.key(seed), features)
+  assert np.all(np.asarray(y) > 0)
 
 
 def test_without_words_the_network_is_the_plain_one(made):
@@ -275,16 +275,14 @@ def test_without_words_the_network_is_the_plain_one(made):
   np.testing.assert_array_equal(y, plain)
 
 
-@pytest.mark.parametrize('form', sam.GATE_FORMS)
-def test_the_gate_starts_as_its_form_says(form):
-  x, text = _normal(2, 3, 4, 6), _text()
-  module = sam.AttentiveConvLSTM(gate=4, gate_form=form)
-  variables = jax.jit(module.init)(jax.random.key(0), x, text)
-  # What it reads starts at zero too; with that moved, zero stays zero.
-  kernel = variables['params']['attend']['kernel']
-  variables['params']['attend']['kernel'] = kernel + 0.1
-  told, plain = module.apply(variables, x, text), module.apply(variables, x)
-  assert np.array_equal(told, plain) == (form == 'logits')
+@pytest.mark.parametrize('released', [False, True])
+def test_the_gate_starts_as_its_form_says(released):
+  gate = sam.TextGate(4, released)
+  y, variables = gate.init_with_output(
+    jax.random.key(0), _normal(2, 3, 4, 1), _text()
+  )
+  assert np.any(np.asarray(y)) == released
+  assert ('bias' in variables['params']['out']) == released
 
 
 def test_stored_features_stand_in_for_the_picture(made):
@@ -296,6 +294,7 @@ def test_stored_features_stand_in_for_the_picture(made):
   )
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_part(made):
   model, variables, _, image, text = made
 

@@ -166,12 +166,12 @@ class GaussianPriors(nn.Module):
     """Returns f32 [h, w, number] in [0, 1]."""
 
     def init(key, shape):
-      means, deviations = jax.random.split(key)
+      mean_key, sigma_key = jax.random.split(key)
       half = (2, shape[1])
       return jnp.concatenate(
         [
-          jax.random.uniform(means, half, minval=0.3, maxval=0.7),
-          jax.random.uniform(deviations, half, minval=0.05, maxval=0.3),
+          jax.random.uniform(mean_key, half, minval=0.3, maxval=0.7),
+          jax.random.uniform(sigma_key, half, minval=0.05, maxval=0.3),
         ]
       )
 
