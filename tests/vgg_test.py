@@ -179,8 +179,12 @@ def test_dilation_sees_what_stride_saw():
   x = _picture(1, 64, 64, 3)
   net = _resnet(taps=('layer4',), depths=(0, 0, 1, 1))
   variables = made_up.variables(net, x, train=False)
-  coarse = net.apply(variables, x, train=False)['layer4']
-  dense = net.clone(dilated=True).apply(variables, x, train=False)['layer4']
+  coarse, dense = (
+    jax.jit(lambda v, x, n=n: n.apply(v, x, train=False)['layer4'])(
+      variables, x
+    )
+    for n in (net, net.clone(dilated=True))
+  )
   # In v1 a stage strides in front of its first 3x3, so that one too has its
   # taps at the stage's rate.
   np.testing.assert_allclose(dense[:, ::4, ::4], coarse, atol=1e-4)
