@@ -35,6 +35,13 @@ ARGUMENTS = {
     'free=osie',
     'loss=paper1_paper',
   ),
+  'text_guided': (
+    'row=SALICON_pretrained',
+    'row=finetuned_pure,scale=small',
+    'row=non_salient_3att_none,scale=small,free=osie',
+    'row=all_conditions,scale=small',
+    'freeze_bn_stats=0,fusion=gate',
+  ),
 }
 CASES = [
   pytest.param(n, a, marks=[pytest.mark.slow] if a else [])
