@@ -69,7 +69,7 @@ install() {
 }
 
 setup() {
-  local kind="${1:-cpu}" extras='test,emd' python stamp="$VENV/salflax.stamp"
+  local kind="${1:-cpu}" extras='test,emd'
   case "$kind" in
     cpu) ;;
     gpu | gpu12 | tpu) extras="$extras,$kind" ;;
@@ -79,6 +79,18 @@ setup() {
     run bash launch/setup.sh "$kind"
     return
   fi
+  # Two scripts that start together take turns.
+  if command -v flock >/dev/null; then
+    exec 9>"$VENV.lock"
+    flock 9
+  fi
+  fill "$kind" "$extras"
+  exec 9>&-
+}
+
+# Makes the environment, unless it is as it should be.
+fill() {
+  local kind="$1" extras="$2" python stamp="$VENV/salflax.stamp"
   if is_fit "$VENV/bin/python" && [[ -f "$stamp" ]] &&
     [[ "$(cat "$stamp")" == "$(hash_of "$VENV/bin/python" "$kind")" ]]; then
     return
