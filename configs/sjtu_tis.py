@@ -29,6 +29,7 @@ def _paper(config, options):
     text=_text(options.text),
     fuse=levels[-options.levels :],
     fusion=options.fusion or 'token',
+    place=options.place,
     levels=levels,
     widths=(512, 768, 768),
     depth=2,
@@ -55,6 +56,7 @@ def _small(config, options):
     text=_text(options.text),
     fuse=levels,
     fusion=options.fusion or 'bilinear(dim=256)',
+    place=options.place,
     levels=levels,
     widths=(256,),
     depth=2,
@@ -79,7 +81,9 @@ def get_config(arg=''):
   """Returns the config.
 
   Args:
-    arg: options: `small`; fusion=gate|full|lowrank|token|bilinear;
+    arg: options: `small`; fusion=gate|gate_hw|full at the backbone's output,
+      te_cross|te_bilinear|te_prepend in the transformer encoders, or
+      lowrank|token|bilinear, at the backbone's output unless place=encoder;
       levels=1|2|3 that the sentence joins, from the coarsest (not `small`);
       text=weights of the text encoder; free=data of the first stage;
       condition=one of SJTU-TIS, '' for all; loss=of both stages.
@@ -89,6 +93,7 @@ def get_config(arg=''):
     dict(
       small=False,
       fusion='',
+      place='',
       levels=3,
       text='all-MiniLM-L6-v2',
       free='salicon2017',

@@ -1,24 +1,35 @@
-"""How a sentence joins a picture's features.
+"""How a sentence joins a picture's features, and where.
 
 Every form is a module called as `form(x, text)`: features x [B, h, w, C] and
-`TextFeatures` in, features of the same shape out. With t the sentence vector:
+`TextFeatures` in, features of the same shape out (`te_prepend`: a token). With
+t the sentence vector, at the backbone's output (the paper's scheme 1):
 
   gate      the paper's released code: a text-made query for every cell,
             softmax over the rows of each column
   gate_hw   the same with one softmax over all cells
   full      the paper's equation 4: the query map attends to all cells
+
+there, or in a transformer encoder in front of the first block:
+
   lowrank   learned cell queries shifted by t attend to all cells, narrow
   token     the cells attend to the words, narrow
   bilinear  each cell times t, channel by channel, narrow
 
-gate, gate_hw and full start as PyTorch's linear layers do, so they change the
-features from the first step on, also for an empty sentence. The others have a
-zero-initialised last layer and start as the identity. Which form suits which
-amount of data: C = 2048 at 9x12 costs the first three 65 M parameters, the
-narrow ones 1 to 2 M.
+in a transformer encoder only (scheme 2):
+
+  te_cross     `token` by another name: standard cross-attention
+  te_bilinear  the released code's unused lines: softmax of cells times a
+               matrix made of t
+  te_prepend   t as a token more, which all blocks see
+
+lowrank, token, bilinear and te_cross have a zero-initialised last layer and
+start as the identity. The others change the features from the first step on,
+also for an empty sentence unless `fuse` sees to it. Which form suits which
+amount of data: C = 2048 at 9x12 costs gate, gate_hw and full 65 M parameters,
+te_bilinear of width 768 costs 151 M, and the narrow ones 1 to 2 M.
 
 References:
-  Huang, Text-Guided Saliency Prediction Model, 2024 (gate, full).
+  Huang, Text-Guided Saliency Prediction Model, 2024 (gate, full, te_bilinear).
   Kim et al., Hadamard Product for Low-rank Bilinear Pooling, 2017 (bilinear).
 """
 
@@ -184,6 +195,49 @@ class Bilinear(nn.Module):
     return x + _zero_out(x, y, self.dtype)
 
 
+class TeBilinear(nn.Module):
+  """Scheme 2 to the letter: X + softmax(X T'), T = W t reshaped to [C, C].
+
+  The softmax runs over the channels. X is what the patch embedding gives,
+  before positions are added: so in the lines that the released code keeps as a
+  comment, which compute the softmax and then add positions to X. How the two
+  are merged is not there; added, as in the released gate. Not the identity at
+  the start. W has no bias and S C^2 parameters.
+
+  Attributes:
+    dtype: what it computes in.
+  """
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, text: TextFeatures) -> jax.Array:
+    b, _, _, c = x.shape
+    linear = Dense(c * c, use_bias=False, dtype=self.dtype, name='matrix')
+    matrix = linear(text.sentence).reshape(b, c, c)
+    scores = jnp.einsum(
+      'bhwc,bdc->bhwd', x, matrix, preferred_element_type=jnp.float32
+    )
+    return x + jax.nn.softmax(scores).astype(x.dtype)
+
+
+class TePrepend(nn.Module):
+  """The sentence as a token: W t + b, [B, 1, C] for x [B, h, w, C].
+
+  Not the identity at the start: every block attends to it.
+
+  Attributes:
+    dtype: what it computes in.
+  """
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, text: TextFeatures) -> jax.Array:
+    linear = Dense(x.shape[-1], dtype=self.dtype, name='sentence')
+    return linear(text.sentence)[:, None]
+
+
 def _zero_out(x, y, dtype):
   """Returns y [B, hw, dim] as [B, h, w, C] like `x`, zero at the start."""
   out = Conv(
@@ -197,14 +251,50 @@ def _zero_out(x, y, dtype):
   return out(y.reshape(*x.shape[:3], -1))
 
 
+# The module of each form, and the points where it may stand: the backbone's
+# features, or in the encoder the patch embedding's, those with positions added,
+# or a token beside them. The first one is taken where no place is given.
 FORMS = {
-  'gate': Gate,
-  'gate_hw': GateHw,
-  'full': Full,
-  'lowrank': Lowrank,
-  'token': Token,
-  'bilinear': Bilinear,
+  'gate': (Gate, ('backbone',)),
+  'gate_hw': (GateHw, ('backbone',)),
+  'full': (Full, ('backbone',)),
+  'lowrank': (Lowrank, ('backbone', 'cells')),
+  'token': (Token, ('backbone', 'cells')),
+  'bilinear': (Bilinear, ('backbone', 'cells')),
+  'te_cross': (Token, ('cells',)),
+  'te_bilinear': (TeBilinear, ('patches',)),
+  'te_prepend': (TePrepend, ('token',)),
 }
+PLACES = ('backbone', 'encoder')
+
+
+def _places(points):
+  """Returns {place: point}."""
+  return {'backbone' if p == 'backbone' else 'encoder': p for p in points}
+
+
+def point(text: str, place: str = '') -> str:
+  """Returns where the form written as `text` stands, a point in `FORMS`.
+
+  Args:
+    text: as for `make`.
+    place: out of `PLACES`, or '' for the form's own.
+
+  Raises:
+    ValueError: for an unknown form or place, or two that do not go together.
+  """
+  name = spec.parse(text).name
+  _, points = spec.lookup('form of fusion', FORMS, name)
+  if place and place not in PLACES:
+    raise spec.unknown('place', place, PLACES)
+  allowed = _places(points)
+  if place and place not in allowed:
+    fit = [k for k, (_, p) in FORMS.items() if place in _places(p)]
+    raise ValueError(
+      f'fusion {name!r} goes with place {" or ".join(map(repr, allowed))}, '
+      f'found place {place!r}. There go: {", ".join(fit)}.'
+    )
+  return allowed[place] if place else points[0]
 
 
 def make(text: str, *, dtype: Any, name: str) -> nn.Module:
@@ -219,7 +309,7 @@ def make(text: str, *, dtype: Any, name: str) -> nn.Module:
     ValueError: for an unknown form or option, naming the nearest one.
   """
   call = spec.parse(text)
-  form = spec.lookup('form of fusion', FORMS, call.name)
+  form, _ = spec.lookup('form of fusion', FORMS, call.name)
   spec.check_call(form, call, takes=0)
   return form(*call.args, **{**call.kwargs, 'dtype': dtype, 'name': name})
 
@@ -228,9 +318,17 @@ def fuse(form: nn.Module, x: jax.Array, text: TextFeatures) -> jax.Array:
   """Returns `form(x, text)`, and `x` itself for rows without any real word.
 
   Args:
-    form: a module out of `FORMS`.
+    form: a module out of `FORMS`, but `te_prepend`.
     x: [B, h, w, C].
     text: of the same B.
   """
   has_text = text.mask.any(-1)[:, None, None, None]
   return jnp.where(has_text, form(x, text), x)
+
+
+def prepend(form: nn.Module, x: jax.Array, text: TextFeatures):
+  """Returns the token of `te_prepend` and whether it counts, bool [B, 1].
+
+  It counts in rows with a real word; arguments as for `fuse`.
+  """
+  return form(x, text), text.mask.any(-1, keepdims=True)

@@ -277,7 +277,7 @@ def attention(
 
 
 class SelfAttention(nn.Module):
-  """Multi-head self-attention, [B, N, D] -> [B, N, D].
+  """Multi-head self-attention, [B, N, D] -> [B, N, D], `mask` as `attention`.
 
   Attributes:
     heads: number of heads.
@@ -288,13 +288,13 @@ class SelfAttention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     d = x.shape[-1]
     q, k, v = (
       Dense(d, dtype=self.dtype, name=name)(x)
       for name in ('query', 'key', 'value')
     )
-    y = attention(q, k, v, heads=self.heads)
+    y = attention(q, k, v, heads=self.heads, mask=mask)
     return Dense(d, dtype=self.dtype, name='out')(y)
 
 
@@ -328,6 +328,8 @@ class Mlp(nn.Module):
 class EncoderBlock(nn.Module):
   """Pre-norm transformer block: x + Attn(LN(x)), then x + MLP(LN(x)).
 
+  Tokens [B, N, D], and `mask` bool [B, N] for keys that count, None for all.
+
   Attributes:
     heads: number of attention heads.
     mlp_dim: width inside the MLP.
@@ -339,9 +341,9 @@ class EncoderBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     options = dict(epsilon=1e-6, dtype=self.dtype)
     y = nn.LayerNorm(**options, name='attention_norm')(x)
-    x = x + SelfAttention(self.heads, self.dtype, name='attn')(y)
+    x = x + SelfAttention(self.heads, self.dtype, name='attn')(y, mask)
     y = nn.LayerNorm(**options, name='ffn_norm')(x)
     return x + Mlp(self.mlp_dim, dtype=self.dtype, name='ffn')(y)

@@ -6,6 +6,7 @@ References:
   Huang, Text-Guided Saliency Prediction Model, 2024.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,57 +18,13 @@ from salflax import spec
 from salflax.models import base, layers
 from salflax.models import fusion as fusions
 from salflax.models.layers import TextFeatures
+from salflax.models.transencoder import TransEncoder
 
 STRIDES = (32, 16, 8, 4, 2, 1)  # of conv1 to conv6
-PLACES = ('backbone', 'encoder')
 
 
 def _stride(level: str) -> int:
   return int(level.removeprefix('1/'))
-
-
-class TransEncoder(nn.Module):
-  """1x1 convolution, learned positions, pre-norm transformer, LayerNorm.
-
-  Attributes:
-    width: D.
-    depth: number of blocks.
-    head_dim: channels per attention head; divides `width`.
-    mlp_ratio: width inside the MLP, in widths.
-    dtype: what it computes in.
-  """
-
-  width: int
-  depth: int = 2
-  head_dim: int = 64
-  mlp_ratio: int = 4
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, fuse=None) -> jax.Array:
-    """Returns [B, h, w, D].
-
-    Args:
-      x: [B, h, w, C].
-      fuse: function of [B, h, w, D], applied in front of the first block.
-    """
-    x = layers.Conv(self.width, 1, dtype=self.dtype, name='patch_embeddings')(x)
-    b, h, w, d = x.shape
-    table = self.param(
-      'position_embeddings', nn.initializers.zeros, (1, h * w, d)
-    )
-    x = x + table.astype(self.dtype).reshape(1, h, w, d)
-    x = x if fuse is None else fuse(x)
-    x = x.reshape(b, h * w, d)
-    for i in range(self.depth):
-      x = layers.EncoderBlock(
-        d // self.head_dim,
-        d * self.mlp_ratio,
-        dtype=self.dtype,
-        name=f'layer_{i}',
-      )(x)
-    x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='encoder_norm')(x)
-    return x.reshape(b, h, w, d)
 
 
 class Decoder(nn.Module):
@@ -122,8 +79,8 @@ class TranSalNet(base.Saliency):
     fuse: levels that the sentence joins, out of `levels`.
     fusion: form in `fusion.FORMS`, with options: 'lowrank(dim=128)'.
     place: 'backbone' joins the text to the backbone's features (the paper's
-      scheme 1), 'encoder' to those in front of the first transformer block
-      (scheme 2; with `token` a standard cross-attention).
+      scheme 1), 'encoder' to those inside the transformer encoders (scheme 2);
+      '' is the form's own, 'backbone' for those that may stand at both.
     size: (H, W) of the picture, multiples of the coarsest level's stride.
     levels: backbone levels used, each through an encoder of its own.
     widths: width of each level's encoder.
@@ -146,7 +103,7 @@ class TranSalNet(base.Saliency):
   text: nn.Module | None = None
   fuse: tuple[str, ...] = ()
   fusion: str = 'lowrank'
-  place: str = 'backbone'
+  place: str = ''
   size: tuple[int, int] = (288, 384)
   levels: tuple[str, ...] = ('1/8', '1/16', '1/32')
   widths: tuple[int, ...] = (512, 768, 768)
@@ -218,14 +175,16 @@ class TranSalNet(base.Saliency):
         f'Features at {level} of a picture of size {tuple(self.size)} are '
         f'{cells}, found {tap.shape[1:3]}.'
       )
-    fuse = None
+    at = {}
     if text is not None and level in self.fuse:
       form = fusions.make(
         self.fusion, dtype=self.dtype, name=f'fusion_{stride}'
       )
-      fuse = lambda x: fusions.fuse(form, x, text)
-    if fuse is not None and self.place == 'backbone':
-      tap, fuse = fuse(tap), None
+      point = fusions.point(self.fusion, self.place)
+      join = fusions.prepend if point == 'token' else fusions.fuse
+      at[point] = functools.partial(join, form, text=text)
+    if 'backbone' in at:
+      tap = at['backbone'](tap)
     return TransEncoder(
       width,
       self.depth,
@@ -233,7 +192,7 @@ class TranSalNet(base.Saliency):
       self.mlp_ratio,
       dtype=self.dtype,
       name=f'encoder_{stride}',
-    )(tap, fuse)
+    )(tap, at)
 
   def _conv_widths(self) -> dict[int, int]:
     """Returns the channels after the convolution at each stride used."""
@@ -263,8 +222,7 @@ class TranSalNet(base.Saliency):
     for level in self.fuse:
       if level not in self.levels:
         raise spec.unknown('level in fuse', level, self.levels)
-    if self.place not in PLACES:
-      raise spec.unknown('place', self.place, PLACES)
+    fusions.point(self.fusion, self.place)
     if not self.levels or len(set(self.levels)) != len(self.levels):
       raise ValueError(f'levels={self.levels} must be different, and some.')
     if len(self.widths) != len(self.levels):
