@@ -31,6 +31,10 @@ ARGUMENTS = {
     'fusion=gate,levels=1',
     'fusion=full,levels=2',
     'fusion=lowrank',
+    'fusion=te_cross(dim=32)',
+    'small,fusion=te_bilinear',
+    'fusion=te_prepend,levels=2',
+    'fusion=bilinear,place=encoder',
     'condition=salient',
     'free=osie',
     'loss=paper1_paper',
@@ -325,6 +329,12 @@ WRONG = {
   'fusion': (
     lambda node: node['model'].update(fuse=('1/8',), fusion='tokn'),
     "'tokn'. Did you mean 'token'",
+  ),
+  'place of fusion': (
+    lambda node: node['model'].update(
+      fuse=('1/8',), fusion='te_cross', place='backbone'
+    ),
+    "'te_cross' goes with place 'encoder', found place 'backbone'",
   ),
   'fused level': (
     lambda node: node['model'].update(fuse=('1/9',)),

@@ -13,7 +13,9 @@ from salflax import models
 from salflax.models import fusion, layers, resnet
 from salflax.models.layers import TextFeatures
 
-NARROW = ('lowrank', 'token', 'bilinear')
+NARROW = ('lowrank', 'token', 'bilinear', 'te_cross')
+# All but the one that gives a token.
+JOINING = tuple(f for f in fusion.FORMS if f != 'te_prepend')
 
 
 def _normal(*shape, seed=0):
@@ -146,6 +148,21 @@ def test_attention_is_softmax_of_scaled_products():
     np.testing.assert_allclose(
       got[b, :, part], weights @ np.array(v[b, :, part]), atol=1e-5
     )
+
+
+def test_a_block_does_not_see_masked_tokens():
+  block = layers.EncoderBlock(2, 16)
+  x, noise = _normal(2, 5, 8), 1e3 * _normal(2, 5, 8, seed=4)
+  variables = made_up.variables(block, x)
+  mask = jnp.array([[False, True, True, True, True], [True] * 5])
+  y = block.apply(variables, x, mask)
+  loud = block.apply(variables, jnp.where(mask[..., None], x, noise), mask)
+  np.testing.assert_array_equal(loud[0, 1:], y[0, 1:])
+  # As if the token were not there; and where none is masked, as without mask.
+  alone = block.apply(variables, x[:, 1:])
+  np.testing.assert_allclose(y[0, 1:], alone[0], atol=1e-5)
+  assert not np.allclose(y[1, 1:], alone[1], atol=1e-2)
+  np.testing.assert_allclose(y[1], block.apply(variables, x)[1], atol=1e-5)
 
 
 def test_attention_names_heads_that_do_not_fit():
@@ -285,6 +302,14 @@ def test_paper_forms_have_the_papers_sizes(form, sizes):
     assert _form_size(form, shape) == size
 
 
+def test_scheme_two_has_its_sizes():
+  for d, shape in ((768, (9, 12, 768)), (512, (36, 48, 512))):
+    assert _form_size('te_bilinear', shape) == d * d * 256
+    assert _form_size('te_prepend', shape) == 256 * d + d
+  assert _form_size('te_bilinear', (9, 12, 768)) == 150_994_944
+  assert _form_size('te_bilinear', (36, 48, 512)) == 67_108_864
+
+
 @pytest.mark.parametrize('form', NARROW)
 @pytest.mark.parametrize('shape', [(9, 12, 2048), (18, 24, 1024)])
 def test_narrow_forms_are_small(form, shape):
@@ -307,7 +332,7 @@ def _applied(form, x, text):
   return lambda x, text: fusion.fuse(module.bind(params), x, text)
 
 
-@pytest.mark.parametrize('form', fusion.FORMS)
+@pytest.mark.parametrize('form', JOINING)
 def test_form_keeps_the_shape_and_reads_the_text(form):
   x, text = _normal(2, 3, 4, 8), _text()
   fuse = _applied(form, x, text)
@@ -325,7 +350,7 @@ def test_narrow_form_starts_as_the_identity(form):
   np.testing.assert_array_equal(y, x)
 
 
-@pytest.mark.parametrize('form', fusion.FORMS)
+@pytest.mark.parametrize('form', JOINING)
 def test_masked_words_do_not_count(form):
   x, text = _normal(2, 3, 4, 8), _text()
   fuse = _applied(form, x, text)
@@ -334,7 +359,7 @@ def test_masked_words_do_not_count(form):
   np.testing.assert_array_equal(fuse(x, loud), fuse(x, text))
 
 
-@pytest.mark.parametrize('form', fusion.FORMS)
+@pytest.mark.parametrize('form', JOINING)
 def test_a_row_without_words_passes_unchanged(form):
   x, text = _normal(2, 3, 4, 8), _text()
   text = text._replace(mask=text.mask.at[0].set(False))
@@ -364,6 +389,88 @@ def test_gate_hw_and_full_follow_their_formulas():
     np.testing.assert_allclose(
       module.apply(variables, x, text).reshape(12, 8), cells + added, atol=1e-5
     )
+
+
+def test_te_bilinear_and_te_prepend_follow_their_formulas():
+  x, text = _normal(2, 3, 4, 8), _text()
+  form = fusion.make('te_bilinear', dtype=jnp.float32, name='f')
+  variables = made_up.variables(form, x, text)
+  (weights,) = (np.array(w) for w in jax.tree.leaves(variables))
+  want = np.array(x)
+  for b in range(2):
+    t = (weights.T @ np.array(text.sentence[b])).reshape(8, 8)
+    for i, j in itertools.product(range(3), range(4)):
+      e = np.exp([np.dot(x[b, i, j], t[d]) for d in range(8)])
+      want[b, i, j] += e / e.sum()
+  np.testing.assert_allclose(form.apply(variables, x, text), want, atol=1e-5)
+  form = fusion.make('te_prepend', dtype=jnp.float32, name='f')
+  variables = made_up.variables(form, x, text)
+  linear = jax.tree.map(np.array, variables['params']['sentence'])
+  want = np.array(text.sentence) @ linear['kernel'] + linear['bias']
+  got = form.apply(variables, x, text)
+  assert got.shape == (2, 1, 8)
+  np.testing.assert_allclose(got[:, 0], want, atol=1e-4)
+
+
+def test_te_cross_is_cross_attention():
+  x, text = _normal(2, 3, 4, 8), _text()
+  form = fusion.make('te_cross(dim=8, heads=1)', dtype=jnp.float32, name='f')
+  variables = made_up.variables(form, x, text)
+  p = jax.tree.map(np.array, variables['params'])
+
+  def norm(x, at):
+    x = np.array(x, np.float64)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(
+      x.var(-1, keepdims=True) + 1e-6
+    )
+    return x * p[at]['scale'] + p[at]['bias']
+
+  linear = lambda x, at: x @ p[at]['kernel'] + p[at]['bias']
+  want = np.array(x).reshape(2, 12, 8)
+  for b in range(2):
+    words = norm(text.tokens[b], 'word_norm')[np.array(text.mask[b])]
+    q = linear(norm(want[b], 'norm'), 'query')
+    a = np.exp(q @ linear(words, 'key').T / np.sqrt(8))
+    a /= a.sum(-1, keepdims=True)
+    want[b] += a @ linear(words, 'value') @ p['out']['kernel'][0, 0]
+  got = form.apply(variables, x, text)
+  np.testing.assert_allclose(got.reshape(2, 12, 8), want, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'text, place, point',
+  [
+    ('gate', '', 'backbone'),
+    ('lowrank(dim=8)', '', 'backbone'),
+    ('lowrank', 'encoder', 'cells'),
+    ('bilinear', 'encoder', 'cells'),
+    ('te_cross(dim=8)', '', 'cells'),
+    ('te_cross', 'encoder', 'cells'),
+    ('te_bilinear', '', 'patches'),
+    ('te_prepend', 'encoder', 'token'),
+  ],
+)
+def test_a_form_knows_its_point(text, place, point):
+  assert fusion.point(text, place) == point
+
+
+@pytest.mark.parametrize(
+  'text, place, message',
+  [
+    (
+      'gate',
+      'encoder',
+      "'gate' goes with place 'backbone', .*: lowrank, token",
+    ),
+    ('te_cross(dim=8)', 'backbone', "goes with place 'encoder', found"),
+    ('te_prepend', 'backbone', 'There go: gate, gate_hw, full, lowrank'),
+    ('te_prepnd', '', "Did you mean 'te_prepend'"),
+    ('te_prepend', 'encodr', "Did you mean 'encoder'"),
+  ],
+)
+def test_a_wrong_place_is_named(text, place, message):
+  with pytest.raises(ValueError, match=message):
+    fusion.point(text, place)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """TranSalNet: the published numbers, and what the text may and may not do."""
 
 import functools
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -13,12 +14,20 @@ import weights_rule
 from flax import traverse_util
 
 from salflax import models
-from salflax.models import fusion, layers, pretrained, published, transalnet
+from salflax.models import (
+  fusion,
+  layers,
+  pretrained,
+  published,
+  transalnet,
+  transencoder,
+)
 from salflax.models.layers import TextFeatures
 
 CHEAP = {'xla_backend_optimization_level': 0}
 SIZE = (32, 64)
 LEVELS = ('1/8', '1/16')
+ALL = ('1/8', '1/16', '1/32')
 
 
 class _Backbone(nn.Module):
@@ -79,6 +88,19 @@ def _features():
   return TextFeatures(words, MASK, words[:, 0])
 
 
+def _options(form):
+  wide = form not in ('lowrank', 'token', 'bilinear', 'te_cross')
+  return form if wide else f'{form}(dim=8)'
+
+
+# Every form at every place where it may stand.
+PAIRS = [
+  (_options(form), place)
+  for form, (_, points) in fusion.FORMS.items()
+  for place in dict.fromkeys(
+    'backbone' if point == 'backbone' else 'encoder' for point in points
+  )
+]
 TOKENS = jnp.array([[1, 5, 7, 2, 0], [1, 9, 3, 4, 2]])
 MASK = TOKENS > 0
 
@@ -258,25 +280,118 @@ def test_without_tokens_it_is_the_plain_network():
   np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize('place', ['backbone', 'encoder'])
-@pytest.mark.parametrize('form', ['gate', 'lowrank(dim=8)', 'token(dim=8)'])
+@pytest.mark.parametrize('form, place', PAIRS)
 def test_text_counts_unless_it_is_masked(form, place):
-  model = _tiny(text=True, fuse=('1/16',), fusion=form, place=place)
+  options = dict(levels=('1/16',), out_stride=16)
+  model = _tiny(text=True, fuse=('1/16',), fusion=form, place=place, **options)
   image = _image()
   variables = _variables(model, image, TOKENS, MASK)
-  names = {k for k in variables['params'] if k.startswith('fusion')}
+  params = dict(variables['params'])
+  names = {k for k in params if k.startswith('fusion')}
   assert names == {'fusion_16'}
   want = _apply(model, variables, image, TOKENS, MASK)
-  plain = _apply(model, variables, image)
-  assert not np.allclose(want, plain)
+  # Without a sentence, it is the plain network of the same parameters.
+  rest = {k: params[k] for k in {*params} - names - {'text'}}
+  plain = _apply(_tiny(**options), {**variables, 'params': rest}, image)
+  np.testing.assert_array_equal(_apply(model, variables, image), plain)
+  for row in range(2):
+    assert not np.allclose(want[row], plain[row], atol=1e-4)
+  for rows in ([0], [0, 1]):
+    mask = MASK.at[jnp.array(rows)].set(False)
+    got = _apply(model, variables, image, TOKENS, mask)
+    expected = want.at[jnp.array(rows)].set(plain[jnp.array(rows)])
+    np.testing.assert_allclose(got, expected, atol=1e-6)
   padding = jnp.where(MASK, TOKENS, 11)
   got = _apply(model, variables, image, padding, MASK)
   np.testing.assert_allclose(got, want, atol=1e-6)
+  # A word of one row changes the map of that row alone.
   word = TOKENS.at[1, 2].set(11)
-  assert not np.allclose(_apply(model, variables, image, word, MASK), want)
-  none = _apply(model, variables, image, TOKENS, MASK.at[0].set(False))
-  np.testing.assert_allclose(none[0], plain[0], atol=1e-6)
-  np.testing.assert_allclose(none[1], want[1], atol=1e-6)
+  got = _apply(model, variables, image, word, MASK)
+  np.testing.assert_allclose(got[0], want[0], atol=1e-6)
+  assert not np.allclose(got[1], want[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'form, same',
+  [('te_cross', True), ('te_bilinear', False), ('te_prepend', False)],
+)
+def test_how_scheme_two_starts(form, same):
+  options = dict(levels=('1/16',), out_stride=16)
+  model = _tiny(fuse=('1/16',), fusion=form, **options)
+  image, text = _image(), _features()
+  make = lambda key: model.init(key, image, text, train=False)
+  variables = jax.jit(make, compiler_options=CHEAP)(jax.random.key(0))
+  got = _apply(model, variables, image, text, method='logits')
+  want = _apply(model, variables, image, method='logits')
+  assert np.array_equal(got, want) == same
+  assert np.allclose(got, want, atol=1e-5) == same
+
+
+def test_a_token_goes_through_all_blocks_and_is_dropped():
+  encoder = transencoder.TransEncoder(8, 2, 4, 2)
+  rng = np.random.default_rng(5)
+  normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  x, token = normal(2, 3, 4, 6), normal(2, 1, 8)
+  variables = made_up.variables(encoder, x)
+  p = variables['params']
+  counts = jnp.array([[True], [False]])
+  got = encoder.apply(variables, x, {'token': lambda x: (token, counts)})
+  patches = p['patch_embeddings']
+  y = (x @ patches['kernel'][0, 0] + patches['bias'][None, None, None]).reshape(
+    2, 12, 8
+  )
+  y = jnp.concatenate([token, y + p['position_embeddings']], 1)
+  for name in ('layer_0', 'layer_1'):
+    y = layers.EncoderBlock(2, 16).apply({'params': p[name]}, y)
+  norm = nn.LayerNorm(epsilon=1e-6)
+  y = norm.apply({'params': p['encoder_norm']}, y)
+  np.testing.assert_allclose(got[0].reshape(12, 8), y[0, 1:], atol=1e-5)
+  plain = encoder.apply(variables, x)
+  np.testing.assert_allclose(got[1], plain[1], atol=1e-5)
+  assert not np.allclose(got[0], plain[0], atol=1e-2)
+
+
+def test_points_lie_before_and_after_the_positions():
+  encoder = transencoder.TransEncoder(8, 1, 4, 2)
+  rng = np.random.default_rng(5)
+  x = jnp.asarray(rng.normal(size=(1, 3, 4, 6)), jnp.float32)
+  variables = made_up.variables(encoder, x)
+  seen = {}
+  keep = lambda point: lambda x: seen.setdefault(point, x)
+  encoder.apply(variables, x, {k: keep(k) for k in ('patches', 'cells')})
+  table = variables['params']['position_embeddings'].reshape(1, 3, 4, 8)
+  np.testing.assert_allclose(seen['cells'] - seen['patches'], table, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'fuse', [c for n in (1, 2, 3) for c in itertools.combinations(ALL, n)]
+)
+@pytest.mark.parametrize('form', ['te_cross', 'te_bilinear', 'te_prepend'])
+def test_any_encoders_take_the_sentence(form, fuse):
+  model = _tiny(levels=ALL, fuse=fuse, fusion=form, text=True)
+  shapes = _shapes(model, SIZE, TOKENS[:1], MASK[:1])
+  names = {k for k in shapes['params'] if k.startswith('fusion')}
+  assert names == {f'fusion_{level[2:]}' for level in fuse}
+
+
+@pytest.mark.parametrize(
+  'form, sizes',
+  [
+    ('te_bilinear', (150_994_944, 150_994_944, 67_108_864)),
+    ('te_prepend', (197_376, 197_376, 131_584)),
+  ],
+)
+def test_scheme_two_in_the_published_network(form, sizes):
+  levels = ('1/8', '1/16', '1/32')
+  model = models.TranSalNet(models.ResNet(), fuse=levels, fusion=form)
+  text = TextFeatures(
+    jnp.zeros((1, 35, 768)), jnp.ones((1, 35), bool), jnp.zeros((1, 256))
+  )
+  params = _shapes(model, (288, 384), text)['params']
+  count = lambda tree: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))
+  got = tuple(count(params[f'fusion_{s}']) for s in (32, 16, 8))
+  assert got == sizes
+  assert count(params) == 72_510_977 + sum(sizes)
 
 
 def test_what_is_computed_ahead_gives_the_same_map():
@@ -395,12 +510,10 @@ def test_frozen_statistics_do_not_move(frozen):
   }
 
 
-@pytest.mark.parametrize(
-  'form, place',
-  [*((f, 'backbone') for f in fusion.FORMS), ('token', 'encoder')],
-)
+@pytest.mark.parametrize('form, place', PAIRS)
 def test_every_parameter_is_trained(form, place):
   model = _tiny(
+    text=True,
     levels=('1/16',),
     out_stride=16,
     fuse=('1/16',),
@@ -409,16 +522,18 @@ def test_every_parameter_is_trained(form, place):
     bn='frozen',
   )
   image = _image()
-  text = _features()
-  variables = _variables(model, image, text)
+  variables = _variables(model, image, TOKENS, MASK)
 
   def loss(params):
-    map_ = model.apply({**variables, 'params': params}, image, text, train=True)
+    map_ = model.apply(
+      {**variables, 'params': params}, image, TOKENS, MASK, train=True
+    )
     return jnp.square(map_ - image.mean(-1)).sum()
 
   gradient = jax.jit(jax.grad(loss), compiler_options=CHEAP)(
     variables['params']
   )
+  assert {'text', 'fusion_16'} < set(gradient)
   for path, g in _flat(gradient).items():
     assert np.isfinite(g).all(), path
     # A softmax does not see what is added to all its scores.
@@ -433,6 +548,8 @@ def test_every_parameter_is_trained(form, place):
     (dict(fuse=('1/4',)), "level in fuse '1/4'"),
     (dict(fuse=('1/8',), fusion='tokens'), "Did you mean 'token'"),
     (dict(place='decoder'), "Did you mean 'encoder'"),
+    (dict(fusion='gate', place='encoder'), "'gate' goes with place 'backbone'"),
+    (dict(fusion='te_cross', place='backbone'), "place 'encoder', found"),
     (dict(widths=(8,)), '2 levels need as many widths'),
     (dict(levels=('1/8', '1/8')), 'must be different'),
     (dict(out_stride=16), 'out_stride=16'),
@@ -447,7 +564,7 @@ def test_names_what_does_not_fit(options, message):
   levels = options.pop('levels', LEVELS)
   model = _tiny(text=True).clone(levels=levels, **options)
   with pytest.raises(ValueError, match=message):
-    model.init(jax.random.key(0), _image(), TOKENS, MASK, train=False)
+    _shapes(model, SIZE, TOKENS[:1], MASK[:1])
 
 
 def test_token_ids_need_a_text_encoder():
