@@ -67,6 +67,9 @@ def stage(**given) -> ml_collections.ConfigDict:
     eval_pp='',
     # A sum of losses: '10*kld + 2*cc', or a preset's name.
     loss='',
+    # What is added for pictures that go with their sentences: keys of
+    # `contrast` below; {} = nothing.
+    contrast={},
     # Optimiser, learning rate, its schedule, largest gradient norm (0 = any).
     optimizer='adam',
     lr=1e-5,
@@ -94,15 +97,63 @@ def stage(**given) -> ml_collections.ConfigDict:
     # Whether what is frozen is computed once and stored.
     store=True,
   )
-  for key, value in given.items():
+  keys = _filled('a stage', keys, given)
+  if keys['contrast']:
+    keys['contrast'] = contrast(**keys['contrast'])
+  return ml_collections.ConfigDict(keys)
+
+
+def contrast(**given) -> ml_collections.ConfigDict:
+  """Returns the keys of a contrastive loss, `given` ones set.
+
+  The paper's scheme 3: the picture, dimmed by its predicted map, should match
+  its sentence better than other sentences, and tell it.
+
+  Raises:
+    ValueError: for a key that it does not have.
+  """
+  keys = dict(
+    # 'vsrn': cosine in a common space, mean over the batch; 'order', the
+    # released code: order embedding in the tokens' own space, sum.
+    kind='vsrn',
+    # Weights of the triplet loss and of the sentence's likelihood; 0 = without.
+    matching=1.0,
+    caption=1.0,
+    # By how much a pair should score above its negatives; whether the hardest
+    # negative counts, or the sum of all.
+    margin=0.2,
+    hardest=True,
+    # The map as a mask: 'max' divides it by its maximum, 'raw' does not,
+    # 'released' neither, and leaves the mean colour where it is 0, not black.
+    mask='max',
+    # The masked picture is shrunk by this factor.
+    stride=1,
+    # Width of the common space, and of the decoder that tells the sentence.
+    dim=256,
+    hidden=512,
+    # Likelihood of a sentence: mean over its word pieces, or their sum.
+    per_token=False,
+    # What looks at the masked picture: the network's own 'backbone', or a
+    # tower that never trains: name, weights and attributes, e.g. of a 'vit';
+    # normalize='...' where its pixels are not the pp string's; pool='first'
+    # for a token that stands for the picture.
+    vision=dict(name='backbone'),
+  )
+  if given.get('kind') == 'order':
+    keys.update(caption=0.0, margin=0.0, hardest=False, mask='released')
+  return ml_collections.ConfigDict(_filled('a contrast', keys, given))
+
+
+def _filled(what, keys, given):
+  """Returns `keys` with the values of `given`."""
+  for key in given:
     if key not in keys:
       near = difflib.get_close_matches(key, keys, n=1)
       hint = f' Did you mean {near[0]!r}?' if near else ''
       raise ValueError(
-        f'Unknown key of a stage: {key!r}.{hint} Allowed: {sorted(keys)}.'
+        f'Unknown key of {what}: {key!r}.{hint} Allowed: {sorted(keys)}.'
       )
-    keys[key] = value
-  return ml_collections.ConfigDict(keys)
+  return {**keys, **given}
 
 
 def choice(key: str, value: str, allowed) -> None:

@@ -45,6 +45,7 @@ class TapLookup:
     folder: with a file a picture.
     layout: level -> (shape, dtype), in the order they have in a file.
     names: `loader.picture` -> name of the picture's file.
+    keep_image: whether the picture stays beside its features.
   """
 
   def __init__(
@@ -52,8 +53,11 @@ class TapLookup:
     folder: str,
     layout: dict[str, tuple[tuple[int, ...], str]],
     names: dict[tuple[int, str], str],
+    *,
+    keep_image: bool = False,
   ):
     self.folder, self.layout, self.names = folder, layout, names
+    self.keep_image = keep_image
 
   @property
   def size(self) -> int:
@@ -69,7 +73,7 @@ class TapLookup:
     return os.path.join(self.folder, f'{name}.bin')
 
   def __call__(self, example: Example) -> Example:
-    """Returns the example with `taps` instead of `image`."""
+    """Returns the example with `taps`, as a rule instead of `image`."""
     path = self.path(
       loader.picture(example), mirrored=example.get('mirrored', False)
     )
@@ -84,7 +88,8 @@ class TapLookup:
       count = int(np.prod(shape))
       taps[level] = np.frombuffer(data, dtype, count, start).reshape(shape)
       start += taps[level].nbytes
-    return dict(example, taps=taps, image=None)
+    image = example['image'] if self.keep_image else None
+    return dict(example, taps=taps, image=image)
 
 
 class TextLookup:
@@ -143,6 +148,7 @@ def store_taps(
   *,
   folder: str,
   batch_size: int,
+  keep_image: bool = False,
 ) -> TapLookup:
   """Computes the backbone's features of every picture, once for all rows.
 
@@ -157,6 +163,7 @@ def store_taps(
     pp_text: how pictures become network input.
     folder: the cache's root.
     batch_size: pictures at once.
+    keep_image: see `TapLookup`.
 
   Raises:
     OSError: the disk has too little room.
@@ -178,7 +185,7 @@ def store_taps(
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
     pixels = pool.map(lambda i: source[i]['image'], first.values())
     names = dict(zip(first, map(digest, pixels)))
-  lookup = TapLookup(folder, layout, names)
+  lookup = TapLookup(folder, layout, names, keep_image=keep_image)
   texts = [(False, base)]
   if pp.is_random(pp_text):
     mirrored = mirrored_always(pp_text)

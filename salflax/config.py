@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from salflax import contrast as contrast_lib
 from salflax import data as datasets
 from salflax import losses, metrics, network, optim, results, schema, spec
 from salflax import stage as stages_lib
@@ -170,6 +171,10 @@ def _stage(name, config, workdir, with_data) -> Stage:
   model, weights, tokenizer = network.make(
     record, spec.lookup('dtype', DTYPES, config['dtype'])
   )
+  model, more, contrast_fn, frozen = contrast_lib.attach(
+    node['contrast'], model, node['pp'], tokenizer
+  )
+  node = dict(node, freeze=(*node['freeze'], *frozen))
   train = held_out = None
   if with_data:
     train, held_out = _sources(node, data_dir(config['data_dir']))
@@ -181,6 +186,7 @@ def _stage(name, config, workdir, with_data) -> Stage:
     model=model,
     loss=node['loss'],
     loss_fn=losses.make_loss(node['loss']),
+    contrast_fn=contrast_fn,
     make_tx=_make_tx(node, steps, epoch),
     freeze=node['freeze'],
     train_source=train,
@@ -198,7 +204,7 @@ def _stage(name, config, workdir, with_data) -> Stage:
     init=node['init'],
     origin=None,
     lr_scale=node['lr_scale'],
-    weights=weights,
+    weights=(*weights, *more),
     tokenizer=tokenizer,
     store_taps=False,
     store_text=False,
@@ -210,6 +216,7 @@ def _stage(name, config, workdir, with_data) -> Stage:
     workers=config['workers'],
   )
   _cross_check(stage)
+  contrast_lib.check(stage)
   frozen = stages_lib.frozen_parts(stage) if node['store'] else set()
   return stage._replace(
     store_taps='backbone' in frozen,

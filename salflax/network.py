@@ -6,7 +6,7 @@ from typing import Any
 
 from salflax import hub, models, spec
 from salflax.data.tokenizer import Tokenizer
-from salflax.models import bert, pretrained, published
+from salflax.models import bert, pretrained, published, vit
 
 _BACKBONE_FILES = (
   'model.safetensors',
@@ -39,7 +39,7 @@ def make(node: Mapping, dtype: Any):
       (
         '',
         functools.partial(_load_whole, str(whole)),
-        (r'[^/]+/(text|fusion_\d+)/.*',),
+        (r'[^/]+/(text|contrast|fusion_\d+)/.*',),
       )
     )
   path, skip = backbone.pop('weights', ''), tuple(backbone.pop('skip', ()))
@@ -62,6 +62,41 @@ def make(node: Mapping, dtype: Any):
   if tokenizer is not None:
     weights.append(('text', lambda: variables, ()))
   return model, tuple(weights), tokenizer
+
+
+def make_tower(node: Mapping, dtype: Any):
+  """Returns (module, weights) of a record for what looks at masked pictures.
+
+  Args:
+    node: {'name': 'backbone'} for the network's own backbone, of which there is
+      no second; else a name in `models.VISION_TOWERS` or `models.BACKBONES`,
+      `weights` and `skip` as in `make`, and attributes.
+    dtype: what it computes in.
+  """
+  node = dict(node)
+  towers = {'backbone': None, **models.BACKBONES, **models.VISION_TOWERS}
+  name = node.get('name', '')
+  spec.lookup('name of vision', towers, name)
+  path, skip = node.pop('weights', ''), tuple(node.pop('skip', ()))
+  if name == 'backbone':
+    if path or skip or len(node) > 1:
+      raise ValueError(
+        "vision: 'backbone' is the network's own and has no keys; found "
+        f'{sorted({*node, "weights"} if path else node)}.'
+      )
+    return None, ()
+  if name == 'vit' and path:
+    node.pop('name')
+    module, variables = vit.load(path, dtype=dtype, **node)
+    return module, (('contrast/vision', lambda: variables, ()),)
+  taps = {} if name in models.VISION_TOWERS else {'taps': ('1/32',)}
+  module = spec.build(towers, dict(taps, dtype=dtype, **node), kind='vision')
+  if not path:
+    return module, ()
+  load = functools.partial(
+    _load_backbone, str(hub.locate(path, files=_BACKBONE_FILES))
+  )
+  return module, (('contrast/vision', load, (r'.*/fc/.*', *skip)),)
 
 
 def _load_backbone(path):

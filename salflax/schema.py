@@ -34,6 +34,7 @@ STAGE = {
   'pp': str,
   'eval_pp': str,
   'loss': str,
+  'contrast': dict,
   'optimizer': str,
   'lr': float,
   'schedule': str,
@@ -50,7 +51,23 @@ STAGE = {
   'model': dict,
   'store': bool,
 }
-_POSITIVE = ('lr', 'batch_size', 'eval_epochs', 'threads', 'log_every')
+CONTRAST = {
+  'kind': str,
+  'matching': float,
+  'caption': float,
+  'margin': float,
+  'hardest': bool,
+  'mask': str,
+  'stride': int,
+  'dim': int,
+  'hidden': int,
+  'per_token': bool,
+  'vision': dict,
+}
+_POSITIVE = (
+  *('lr', 'batch_size', 'eval_epochs', 'threads', 'log_every'),
+  *('stride', 'dim', 'hidden'),
+)
 _STRINGS = ('stages', 'conditions', 'freeze')
 
 
@@ -77,6 +94,8 @@ def check(config: Mapping[str, Any]) -> None:
   for name, section in sections.items():
     _check_keys(f'config.{name}', section, STAGE)
     _check_pairs(f'config.{name}.lr_scale', section['lr_scale'])
+    if section['contrast']:
+      _check_keys(f'config.{name}.contrast', section['contrast'], CONTRAST)
 
 
 def _is_section(value: Any, *, named: bool) -> bool:
@@ -105,6 +124,8 @@ def _check_value(where: str, key: str, value: Any, kind: type) -> None:
     raise ValueError(
       f'{where} must be of type {kind.__name__}, found {value!r}.{hint}'
     )
+  if key in ('matching', 'caption', 'margin') and value == float('inf'):
+    raise ValueError(f'{where} must be finite, found {value!r}.')
   if kind in (int, float) and not value >= 0:
     raise ValueError(f'{where} must not be negative, found {value!r}.')
   if key in _POSITIVE and not 0 < value < float('inf'):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
@@ -23,6 +24,8 @@ class Stage(NamedTuple):
     model: of the table MODELS.
     loss: as written in the config.
     loss_fn: (pred, batch) -> (scalar, terms).
+    contrast_fn: (what `step.compare` finds, batch) -> (scalar, terms,
+      measures), added to the loss; None for none.
     make_tx: () -> optimiser.
     freeze: path patterns of what keeps its bits.
     train_source, eval_source: rows.
@@ -52,6 +55,7 @@ class Stage(NamedTuple):
   model: nn.Module
   loss: str
   loss_fn: Callable
+  contrast_fn: Callable | None
   make_tx: Callable
   freeze: tuple[str, ...]
   train_source: Sequence[Example]
@@ -85,7 +89,12 @@ class Stage(NamedTuple):
 
 
 def finishers(
-  stage: Stage, variables: step.Variables, source: Sequence[Example], text: str
+  stage: Stage,
+  variables: step.Variables,
+  source: Sequence[Example],
+  text: str,
+  *,
+  contrast: bool = False,
 ) -> list[Callable[[Example], Example]]:
   """Returns what turns a preprocessed example into model inputs.
 
@@ -97,8 +106,10 @@ def finishers(
     variables: of its model.
     source: the rows to come.
     text: their pp string.
+    contrast: whether pictures and word pieces are needed beside what is
+      stored, and what tells pictures apart.
   """
-  out = []
+  out = [loader.number_picture] if contrast else []
   if stage.tokenizer is not None:
     if stage.store_text:
       metas = (loader.meta(source, i) for i in range(len(source)))
@@ -112,7 +123,7 @@ def finishers(
           folder=stage.cache_dir,
         )
       )
-    else:
+    if contrast or not stage.store_text:
       out.append(cache.Tokenize(stage.tokenizer))
   if stage.store_taps:
     out.append(
@@ -123,9 +134,28 @@ def finishers(
         text,
         folder=stage.cache_dir,
         batch_size=stage.batch_size,
+        keep_image=contrast,
       )
     )
   return out
+
+
+def without_contrast(stage: Stage) -> Stage:
+  """Returns a stage with the part of its network that predicts.
+
+  Its checkpoints can be read, not gone on from: nothing in it trains.
+  """
+  if stage.contrast_fn is None:
+    return stage
+  # Patterns may be of the other part alone.
+  return stage._replace(
+    model=stage.model.clone(contrast=None),
+    contrast_fn=None,
+    make_tx=optax.identity,
+    freeze=(),
+    lr_scale=(),
+    weights=(),
+  )
 
 
 def example_batch(stage: Stage) -> dict[str, Any]:
@@ -142,6 +172,7 @@ def example_batch(stage: Stage) -> dict[str, Any]:
     'image_id': '',
   }
   finish = [cache.Tokenize(stage.tokenizer)] if stage.tokenizer else []
+  finish += [loader.number_picture] if stage.contrast_fn else []
   prepare = loader.Prepare([example], pp.make(stage.pp), finish)
   row = prepare(0, np.random.default_rng(0))
   return {k: np.asarray(v)[None] for k, v in row.items()}
@@ -234,9 +265,13 @@ def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
     variables: of its model.
     start: steps that were taken already.
   """
-  finish = finishers(stage, variables, stage.train_source, stage.pp)
-  # With stored features the pixels are only passing through.
-  text = cache.without(stage.pp, 'normalize') if stage.store_taps else stage.pp
+  contrast, text = stage.contrast_fn is not None, stage.pp
+  finish = finishers(
+    stage, variables, stage.train_source, text, contrast=contrast
+  )
+  if stage.store_taps and not contrast:
+    # The pixels are only passing through.
+    text = cache.without(text, 'normalize')
   return loader.train_batches(
     stage.train_source,
     pp.make(text),

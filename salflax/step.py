@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from salflax import parallel
+from salflax import losses, parallel
 from salflax.models.layers import TextFeatures
 from salflax.types import Batch
 
@@ -91,11 +91,53 @@ def encode_image(model: nn.Module, variables: Variables, image: Any) -> Any:
   return jax.tree.map(lambda x: x.astype(jnp.float16), taps)
 
 
+def compare(
+  model: nn.Module, variables: Variables, pred: Any, batch: Batch, **options
+) -> Any:
+  """Returns what the model's `contrast` finds about a batch.
+
+  Args:
+    model: with a method `compare`.
+    variables: 'params' and 'batch_stats'.
+    pred: saliency f32 [B, H, W].
+    batch: with `image` and `tokens`, whatever was computed ahead.
+    **options: of `model.apply`.
+  """
+  _, tokens, mask = model_inputs(batch)
+  where = losses.box_pixels(batch['box'], pred.shape)
+  return model.apply(
+    *(variables, batch['image'], pred, tokens, mask),
+    ids=batch['tokens'],
+    where=where,
+    method='compare',
+    **options,
+  )
+
+
+def _init(model, key, image, tokens, mask):
+  """Returns drawn variables, those of a contrast among them.
+
+  Each is drawn by its path: what else there is does not matter.
+  """
+  variables = model.init(key, image, tokens, mask, train=False)
+  if getattr(model, 'contrast', None) is None:
+    return variables
+  more = model.init(
+    *(key, image, jnp.zeros(image.shape[:3]), tokens, mask),
+    ids=tokens,
+    train=False,
+    method='compare',
+  )
+  return {
+    k: {**more.get(k, {}), **v} for k, v in ({**more} | variables).items()
+  }
+
+
 def _init_fn(model, tx, batch):
   image, tokens, mask = model_inputs(batch)
 
   def init(key):
-    variables = model.init(key, image, tokens, mask, train=False)
+    variables = _init(model, key, image, tokens, mask)
     params = variables['params']
     return TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -181,9 +223,9 @@ def abstract_state(
 
 @functools.cache  # Asked for often, and tracing a large network takes seconds.
 def _abstract_variables(model, tree, leaves):
-  image, tokens, mask = jax.tree.unflatten(tree, leaves)
-  init = functools.partial(model.init, train=False)
-  return jax.eval_shape(init, jax.random.key(0), image, tokens, mask)
+  inputs = jax.tree.unflatten(tree, leaves)
+  init = functools.partial(_init, model)
+  return jax.eval_shape(init, jax.random.key(0), *inputs)
 
 
 def make_train_step(
@@ -192,6 +234,7 @@ def make_train_step(
   tx: optax.GradientTransformation,
   mesh: Mesh,
   *,
+  contrast_fn: Callable | None = None,
   round_taps: bool = False,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict]]:
   """Returns the jitted step (state, batch, key) -> (state, measures).
@@ -204,11 +247,14 @@ def make_train_step(
     loss_fn: (pred, batch) -> (scalar, terms).
     tx: the optimiser; what it freezes gets no gradient computed.
     mesh: the mesh.
+    contrast_fn: (what `compare` finds, batch) -> (scalar, terms, measures),
+      added to the loss; None for none.
     round_taps: see `forward`.
 
   Returns:
     A function that donates the state; `key` is u32 key data. Measures are
-    'loss', 'loss/<term>' and 'update_norm', replicated scalars.
+    'loss', 'loss/<term>', 'update_norm' and 'contrast/<measure>', replicated
+    scalars.
   """
 
   def step_fn(state, batch, key):
@@ -226,12 +272,19 @@ def make_train_step(
         rngs={'dropout': key},
       )
       loss, terms = loss_fn(pred, batch)
-      return loss, (terms, mutated.get('batch_stats', state.batch_stats))
+      measures = {f'loss/{k}': v for k, v in terms.items()}
+      if contrast_fn is not None:
+        rngs = {'dropout': key}
+        found = compare(model, variables, pred, batch, train=True, rngs=rngs)
+        more, terms, seen = contrast_fn(found, batch)
+        loss += more
+        measures |= {f'loss/{k}': v for k, v in terms.items()}
+        measures |= {f'contrast/{k}': v for k, v in seen.items()}
+      return loss, (measures, mutated.get('batch_stats', state.batch_stats))
 
     grad_fn = jax.value_and_grad(compute, has_aux=True)
-    (loss, (terms, batch_stats)), grads = grad_fn(state.params)
+    (loss, (measures, batch_stats)), grads = grad_fn(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    measures = {f'loss/{k}': v for k, v in terms.items()}
     measures['loss'] = loss
     # Of the updates, not of the gradients: frozen ones are then never formed.
     measures['update_norm'] = optax.tree.norm(updates)

@@ -237,6 +237,7 @@ def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
     stage.loss_fn,
     stage.make_tx(),
     mesh,
+    contrast_fn=stage.contrast_fn,
     round_taps=stage.store_taps,
   )
   key = parallel.to_everywhere(

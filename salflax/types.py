@@ -10,6 +10,7 @@
   fixations   f32 [B, H, W]      ground-truth fixation map, {0, 1}
   mask        bool [B]           False for rows that only fill the last batch
   index       i32 [B]            row in the data source
+  picture     i32 [B]            equal for rows of the same picture
   box         i32 [B, 4]         top, left, height, width of the picture inside
                                  the letterbox
 

@@ -91,6 +91,7 @@ def trace(stage):
     stage.loss_fn,
     tx,
     parallel.make_mesh(jax.devices()[:1]),
+    contrast_fn=stage.contrast_fn,
     round_taps=stage.store_taps,
   )
   key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
@@ -162,10 +163,13 @@ def test_the_keys_that_are_checked_are_those_of_common():
   assert set(schema.RUN) == set(config)
   assert set(schema.EVALUATE) == set(config['evaluate'])
   assert set(schema.STAGE) == set(section)
+  contrast = common.contrast().to_dict()
+  assert set(schema.CONTRAST) == set(contrast)
   for kinds, node in (
     (schema.RUN, config),
     (schema.EVALUATE, config['evaluate']),
     (schema.STAGE, section),
+    (schema.CONTRAST, contrast),
   ):
     for key, kind in kinds.items():
       assert isinstance(node[key], kind), key

@@ -30,6 +30,7 @@ LAYERS = (
   ('predict', 'reference'),
   ('run',),
   ('config', 'train'),
+  ('contrast',),
   ('evaluate', 'network', 'stage'),
   ('cache', 'checkpoint', 'results'),
   ('step', 'log', 'records', 'report'),

@@ -152,7 +152,9 @@ def test_stored_features_and_sentences_change_nothing(tmp_path, monkeypatch):
   assert list((tmp_path / 'cache').glob('taps-*/*-mirrored.bin'))
   # The same network, rounding and all, from pictures and word pieces.
   tokenize = cache.Tokenize(stage.tokenizer)
-  monkeypatch.setattr(stages_lib, 'finishers', lambda *args: [tokenize])
+  monkeypatch.setattr(
+    stages_lib, 'finishers', lambda *args, **kwargs: [tokenize]
+  )
   monkeypatch.setattr(cache, 'without', lambda text, *names: text)
   fresh = go(stage, tmp_path / 'fresh')
   np.testing.assert_allclose(

@@ -110,19 +110,22 @@ def _rows(stage: Any) -> dict[str, Any]:
   batch = dict(stages_lib.example_batch(stage))
   abstract = stages_lib.abstract_state(stage)
   if stage.store_text:
-    ids, mask = batch.pop('tokens'), batch['token_mask']
+    ids, mask = batch['tokens'], batch['token_mask']
     text = jax.eval_shape(
       lambda v: stage.model.apply(v, ids, mask, method='encode_text'),
       abstract.variables,
     )
     batch['text_tokens'] = rng.normal(size=text.tokens.shape)
     batch['sentence'] = rng.normal(size=text.sentence.shape)
-  image = batch.pop('image') if stage.store_taps else None
   if stage.store_taps:
+    image = batch['image']
     taps = jax.eval_shape(
       lambda v: step.encode_image(stage.model, v, image), abstract.variables
     )
     batch['taps'] = {k: rng.random(t.shape) for k, t in taps.items()}
+  if stage.contrast_fn is None:
+    for stored, key in (('text_tokens', 'tokens'), ('taps', 'image')):
+      batch.pop(key if stored in batch else '', None)
   batch['saliency'] = rng.random(batch['saliency'].shape)
 
   def repeat(x):
@@ -143,6 +146,7 @@ def _train_step(stage: Any, mesh: Any):
     stage.loss_fn,
     stage.make_tx(),
     mesh,
+    contrast_fn=stage.contrast_fn,
     round_taps=stage.store_taps,
   )
 

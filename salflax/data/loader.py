@@ -5,6 +5,7 @@ and the random draws depend on the seed and the row's place in the run alone:
 not on workers, nor on how many processes share the batch.
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ KEYS = (
   'fixations',
   'box',
   'index',
+  'picture',
 )
 
 
@@ -76,6 +78,16 @@ def picture(row: Mapping[str, Any]) -> tuple[int, str]:
   Data sets that are joined may each have a picture of the same name.
   """
   return row.get('joined', 0), row['image_id']
+
+
+def number_picture(example: Example) -> Example:
+  """Returns the example with `picture`, i32 [], alike for rows of a picture.
+
+  A hash, so that every worker and process finds it alone: of 1,500 pictures
+  two have the same number once in four thousand data sets.
+  """
+  number = zlib.crc32(repr(picture(example)).encode())
+  return dict(example, picture=np.uint32(number).astype(np.int32))
 
 
 class Rows:

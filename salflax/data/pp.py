@@ -280,6 +280,22 @@ def frame(text: str) -> tuple[int, int] | None:
   return size
 
 
+def normalization(text: str) -> tuple[str, tuple, tuple]:
+  """Returns channel order, means and deviations that a pp string ends up with.
+
+  Raises:
+    ValueError: it does not normalise.
+  """
+  for part in spec.split_chain(text):
+    call = spec.parse(part)
+    if call.name == 'normalize':
+      given = inspect.signature(normalize).bind(
+        *(None, None), *call.args, **call.kwargs
+      )
+      return NORMALIZATIONS[given.arguments['name']]
+  raise ValueError(f'No normalize in {text!r}.')
+
+
 def is_random(text: str) -> bool:
   """Tells whether a pp string has an op that draws."""
   return any(spec.parse(p).name == 'flip' for p in spec.split_chain(text))

@@ -77,6 +77,10 @@ class Tokenizer:
     mask = np.array([e.attention_mask for e in encoded], bool).reshape(shape)
     return ids, mask
 
+  def fits(self, text: str) -> bool:
+    """Tells whether a sentence keeps its end."""
+    return not self._tokenizer.encode(_valid(text)).overflowing
+
 
 def _valid(text: str) -> str:
   """Returns the text without halves of characters, which stop the library."""

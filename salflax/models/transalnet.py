@@ -96,6 +96,8 @@ class TranSalNet(base.Saliency):
       statistics that never move. The backbone has its own.
     dropout: share of the channels, of the backbone's features and of the
       sentence's, that are left out in training; for small data sets.
+    contrast: compares pictures seen through their maps with sentences, in
+      training alone (the paper's scheme 3); None for none.
     dtype: what it computes in; parameters and output are float32.
   """
 
@@ -114,6 +116,7 @@ class TranSalNet(base.Saliency):
   out_stride: int = 1
   bn: str = 'train'
   dropout: float = 0.0
+  contrast: nn.Module | None = None
   dtype: Any = jnp.float32
 
   def __call__(
@@ -160,6 +163,24 @@ class TranSalNet(base.Saliency):
     if x.shape == shape:
       return x
     return jax.image.resize(x, shape, 'bilinear', antialias=False)
+
+  def compare(
+    self, image, pred, tokens, token_mask=None, *, ids, train: bool, **options
+  ) -> Any:
+    """Returns what `contrast` finds about masked pictures and sentences.
+
+    Args:
+      image: f32 [B, H, W, 3].
+      pred: saliency, f32 [B, H, W].
+      tokens: i32 [B, L], or `TextFeatures`.
+      token_mask: bool [B, L], True for real words.
+      ids: i32 [B, L], word pieces, also where `tokens` are features.
+      train: whether dropout is on.
+      **options: of `contrast`.
+    """
+    tokens = self.text_features(tokens, token_mask)
+    options.update(backbone=self.backbone, train=train)
+    return self.contrast(image, pred, tokens, ids, **options)
 
   def _drop(self, x: jax.Array) -> jax.Array:
     # Whole channels: neighbouring cells would give single values away.
