@@ -124,10 +124,11 @@ def _origin(stage: Stage, earlier: Sequence[Stage]) -> Stage | None:
   if not stage.init:
     return None
   if not stage.init.startswith('@') and os.path.isdir(stage.init):
-    return load_stages(stage.init)[-1]
+    return stages_lib.without_contrast(load_stages(stage.init)[-1])
   names = {f'@{s.name}': s for s in earlier}
   if stage.init in names:
-    return names[stage.init]
+    origin = names[stage.init]
+    return origin if stage.contrast_fn else stages_lib.without_contrast(origin)
   raise spec.unknown(
     f'config.{stage.name}.init (no folder of a run either)',
     *(stage.init, ['', *names]),
@@ -148,8 +149,10 @@ def load_stages(workdir: str | os.PathLike) -> list[Stage]:
   backbone = dict(model['backbone'], weights='')
   node['model'] = dict(model, weights='', backbone=backbone)
   for name in node['stages']:
+    contrast = contrast_lib.without_files(node[name]['contrast'])
+    node[name] = dict(node[name], contrast=contrast)
     if not node[name]['init'].startswith('@'):
-      node[name] = dict(node[name], init='')
+      node[name]['init'] = ''
   return resolve(node, str(workdir), with_data=False)
 
 
@@ -339,4 +342,6 @@ def load(workdir: str | os.PathLike) -> dict:
       'of python -m salflax.main.'
     )
   with open(path, encoding='utf-8') as f:
-    return plain(json.load(f))
+    node = plain(json.load(f))
+  later = {k: {**schema.LATER, **node[k]} for k in node['stages']}
+  return node | later

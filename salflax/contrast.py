@@ -87,6 +87,11 @@ def attach(
   return model.clone(contrast=module), weights, loss_fn, frozen
 
 
+def without_files(node: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a record that starts from no file: those may be gone."""
+  return node and dict(node, vision=dict(node['vision'], weights=''))
+
+
 def _pixels(pp_text: str, normalize: str) -> contrasts.Pixels:
   """Returns how pixels that a pp string made become those a tower expects."""
   order, mean, std = pp.normalization(pp_text)

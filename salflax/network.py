@@ -81,13 +81,14 @@ def make_tower(node: Mapping, dtype: Any):
   if name == 'backbone':
     if path or skip or len(node) > 1:
       raise ValueError(
-        "vision: 'backbone' is the network's own and has no keys; found "
-        f'{sorted({*node, "weights"} if path else node)}.'
+        "vision: 'backbone' is the network's own, with its weights and "
+        f'attributes; found {sorted({*node, *(["weights"] if path else [])})}.'
       )
     return None, ()
   if name == 'vit' and path:
     node.pop('name')
-    module, variables = vit.load(path, dtype=dtype, **node)
+    given = spec.attributes(vit.ViT, {'dtype': dtype, **node})
+    module, variables = vit.load(path, **given)
     return module, (('contrast/vision', lambda: variables, ()),)
   taps = {} if name in models.VISION_TOWERS else {'taps': ('1/32',)}
   module = spec.build(towers, dict(taps, dtype=dtype, **node), kind='vision')
@@ -96,7 +97,7 @@ def make_tower(node: Mapping, dtype: Any):
   load = functools.partial(
     _load_backbone, str(hub.locate(path, files=_BACKBONE_FILES))
   )
-  return module, (('contrast/vision', load, (r'.*/fc/.*', *skip)),)
+  return module, (('contrast/vision', load, (*module.unused(), *skip)),)
 
 
 def _load_backbone(path):

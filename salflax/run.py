@@ -112,12 +112,11 @@ def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
   """
   workdir = os.path.abspath(workdir)
   config = config_lib.load(workdir)
-  stages = config_lib.load_stages(workdir)
-  by_name = {s.name: s for s in stages}
-  name = stage or stages[-1].name
+  by_name = {s.name: s for s in config_lib.load_stages(workdir)}
+  name = stage or [*by_name][-1]
   if name not in by_name:
     raise config_lib.spec.unknown('stage', name, by_name)
-  found = by_name[name]
+  found = stages_lib.without_contrast(by_name[name])
   mesh = parallel.make_mesh()
   variables, at = checkpoint.load_variables(
     os.path.join(workdir, name, 'checkpoints'),

@@ -64,6 +64,8 @@ CONTRAST = {
   'per_token': bool,
   'vision': dict,
 }
+# Keys of a stage that runs made earlier lack, and what they stand for there.
+LATER = {'contrast': {}}
 _POSITIVE = (
   *('lr', 'batch_size', 'eval_epochs', 'threads', 'log_every'),
   *('stride', 'dim', 'hidden'),

@@ -111,8 +111,10 @@ def visual_tokens(features: Any) -> jax.Array:
     features: [B, N, C], or {level: [B, h, w, C]}.
   """
   if isinstance(features, Mapping):
-    coarsest = max(features, key=lambda level: int(level.removeprefix('1/')))
-    x = features[coarsest]
+    # Of levels of one size, as where dilation takes the place of strides, the
+    # last one has most channels.
+    size = lambda x: (x.shape[1] * x.shape[2], -x.shape[-1])
+    x = min(features.values(), key=size)
     return x.reshape(x.shape[0], -1, x.shape[-1])
   return features
 
