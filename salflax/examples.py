@@ -89,3 +89,53 @@ def predict(
   for (row, key), saliency in zip(places, maps):
     row[key] = saliency
   return found
+
+
+def contrast(
+  predictor: Predictor,
+  source: Sequence[Example],
+  count: int,
+  *,
+  conditions: tuple[str, str] = ('salient', 'non_salient'),
+  batch_size: int = 8,
+) -> list[dict[str, Any]]:
+  """Returns pictures under two sentences each, of people and of the model.
+
+  Args:
+    predictor: the model.
+    source: the pictures in all their conditions.
+    count: number of pictures.
+    conditions: those of the two sentences.
+    batch_size: predictions at once.
+
+  Returns:
+    Dicts of image_id, image u8 [h, w, 3], conditions and texts, both of two,
+    human and pred, both of two maps [h, w]. Pictures without a sentence in
+    either condition are left out.
+  """
+  rows = {}
+  for index in range(len(source)):
+    meta = source.meta(index)
+    if meta['condition'] in conditions and meta['text'].strip():
+      both = rows.setdefault(meta['image_id'], {})
+      both.setdefault(meta['condition'], index)
+  ids = sorted(i for i, both in rows.items() if len(both) == 2)
+  places = np.linspace(0, len(ids) - 1, min(count, len(ids)))
+  found = []
+  for image_id in (ids[round(place)] for place in places):
+    two = [source[rows[image_id][condition]] for condition in conditions]
+    maps = [np.asarray(e['saliency'], np.float32) for e in two]
+    found.append(
+      {
+        'image_id': image_id,
+        'image': two[0]['image'],
+        'conditions': conditions,
+        'texts': [e['text'] for e in two],
+        'human': [m.reshape(m.shape[:2]) for m in maps],
+      }
+    )
+  pairs = [(e['image'], text) for e in found for text in e['texts']]
+  preds = list(predictor.batch(pairs, batch_size=batch_size)) if pairs else []
+  for k, example in enumerate(found):
+    example['pred'] = preds[2 * k : 2 * k + 2]
+  return found

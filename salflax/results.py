@@ -55,7 +55,8 @@ def means(rows: Sequence[Row]) -> dict[str, float]:
   return result
 
 
-def _summary(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+def entries(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+  """Returns per metric mean, low, high, n rows and n_valid with a value."""
   result = {}
   for key in metric_keys(rows):
     valid = [r for r in rows if not math.isnan(r[key])]
@@ -79,14 +80,14 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     per metric the mean over conditions. `n` rows, `pictures` different ones.
   """
   conditions = {
-    c: _summary([r for r in rows if r['condition'] == c])
+    c: entries([r for r in rows if r['condition'] == c])
     for c in conditions_of(rows)
   }
   per_metric = means(rows)
   return {
     'n': len(rows),
     'pictures': len({r['image_id'] for r in rows}),
-    'overall': _summary(rows),
+    'overall': entries(rows),
     'mean_of_conditions': {k: per_metric[k] for k in metric_keys(rows)},
     'conditions': conditions,
   }
@@ -148,7 +149,7 @@ def read_rows(path: str | os.PathLike) -> list[Row]:
     ]
 
 
-def _paired_key(rows: Sequence[Row]) -> dict[tuple[str, str, int], Row]:
+def by_place(rows: Sequence[Row]) -> dict[tuple[str, str, int], Row]:
   """Returns rows by picture, condition and which of several such rows it is."""
   found = {}
   for row in rows:
@@ -175,7 +176,7 @@ def compare(
     pairs. All clustered by picture. Also 'overall', where there are several
     conditions.
   """
-  left, right = _paired_key(ours), _paired_key(theirs)
+  left, right = by_place(ours), by_place(theirs)
   pairs = [(left[k], right[k]) for k in left if k in right]
   keys = [k for k in metric_keys(ours) if k in metric_keys(theirs)]
   groups = {

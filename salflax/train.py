@@ -200,12 +200,15 @@ def train_stage(
     with Stop() as stop, contextlib.ExitStack() as stack:
       extra = _loop(stage, folder, mesh, start, checkpoints, stop, stack)
     best = checkpoints.best()
+    trains, parameters = optim.count(abstract.params, stage.freeze)
     result = {
       'best_step': best[0],
       'best_score': best[1],
       'score': stage.score,
       'seconds': round(extra['seconds'], 1),
       'peak_memory_mb': round(log.peak_memory_mb()),
+      'trainable_parameters': trains,
+      'parameters': parameters,
     }
     if jax.process_index() == 0:
       results.write_json(os.path.join(folder, 'result.json'), result)

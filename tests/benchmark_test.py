@@ -381,9 +381,10 @@ class TestCommand:
 
 def test_figures_of_a_few_pictures(toy, tmp_path, monkeypatch):
   monkeypatch.setattr(run_lib, 'load', lambda workdir, *, stage: Told(toy))
-  cli._draw(options(run='r', figures=2), toy, tmp_path)
+  cli._draw(options(run='r', figures=2), toy, toy, tmp_path)
   assert sorted(p.name for p in tmp_path.iterdir()) == [
     'conditions.png',
+    'difference.png',
     'sentences.png',
   ]
 
@@ -417,3 +418,26 @@ def test_examples_show_every_condition_and_sentence(toy):
     # Without a sentence this model looks up free viewing.
     np.testing.assert_allclose(row['none'], pure['pred'])
     assert not np.allclose(row['wrong'], row['pred'])
+
+
+def test_examples_of_two_sentences_of_one_picture(toy):
+  toy.rows = toy.rows[:-1]  # the last picture lacks a condition
+  found = examples.contrast(predict.Predictor(Told(toy)), toy, 2)
+  assert [e['image_id'] for e in found] == ['picture00', 'picture06']
+  for example in found:
+    assert example['conditions'] == ('salient', 'non_salient')
+    for k, condition in enumerate(example['conditions']):
+      (row,) = [
+        r
+        for r in toy.only(condition).rows
+        if r['image_id'] == example['image_id']
+      ]
+      assert example['texts'][k] == row['text']
+      np.testing.assert_array_equal(
+        example['human'][k], row['saliency'][..., 0]
+      )
+      # This model looks up the gaze that the sentence asks for.
+      alike = np.corrcoef(example['pred'][k].ravel(), row['saliency'].ravel())
+      assert alike[0, 1] > 0.95
+  nothing = examples.contrast(None, toy.only('salient'), 2)
+  assert nothing == []

@@ -26,7 +26,7 @@ MAX_PACKAGE = 10_500  # lines of code: no docstrings, comments, blank lines
 LAYERS = (
   ('main',),
   ('cli',),
-  ('benchmark', 'examples', 'mapfolder'),
+  ('benchmark', 'examples', 'findings', 'mapfolder'),
   ('predict', 'reference'),
   ('run',),
   ('config', 'train'),
@@ -49,9 +49,13 @@ ONLY = {
   'optim': {'spec'},
 }
 WITHOUT_JAX = (
+  'cli.report',
   'files',
+  'findings',
   'hub',
   'metrics',
+  'report.figures',
+  'report.page',
   'report.plots',
   'report.tables',
   'results',
@@ -65,6 +69,7 @@ WITHOUT_JAX = (
 # What is slow to import, or that not everybody has; with who may ask for it
 # when imported.
 HEAVY = {
+  'jinja2': (),
   'matplotlib': (),
   'openpyxl': (),
   'ot': (),

@@ -92,7 +92,7 @@ def test_two_processes_write_one_set_of_files(one, two):
       if p.name[:6] != 'events'
       and 'state' not in p.parts
       and p.name
-      not in ('conditions.png', 'sentences.png', 'commit_success.txt')
+      not in (*PICTURES, 'commit_success.txt')
     }
 
   assert names(one) == names(two)

@@ -193,9 +193,9 @@ def _of_maps(options):
   return (rows_of, source, protocols), kwargs, about, out
 
 
-def _draw(options, source, folder) -> None:
+def _draw(options, source, whole, folder) -> None:
   from salflax import examples, predict
-  from salflax.report import plots
+  from salflax.report import figures, plots
 
   predictor = predict.Predictor.load(options.run, stage=options.stage)
   shown = examples.predict(
@@ -204,6 +204,9 @@ def _draw(options, source, folder) -> None:
   plots.conditions_figure(shown, folder / 'conditions.png')
   if any('none' in row for example in shown for row in example['rows']):
     plots.sentences_figure(shown, folder / 'sentences.png')
+    # A model of one condition can be told the sentences of others, too.
+    if pairs := examples.contrast(predictor, whole, options.figures):
+      figures.difference_figure(pairs, folder / 'difference.png')
 
 
 def options(**given: Any) -> flags.FlagValues:
@@ -249,7 +252,7 @@ def execute(options: Any) -> None:
   folder = pathlib.Path(options.out or folder)
   benchmark.write(folder, outcome, [t.markdown() for t in shown], **about)
   if options.run and options.figures:
-    _draw(options, args[1], folder)
+    _draw(options, args[1], kwargs['whole'], folder)
   for table in tables.score_tables(result, interval=False):
     print(table.markdown())
   if kwargs['train'] is None:

@@ -67,7 +67,8 @@ def overlay(
   return np.floor(mixed + 0.5).astype(np.uint8)
 
 
-def _figure(width: float, height: float):
+def blank(width: float, height: float) -> Any:
+  """Returns an empty matplotlib figure of so many inches."""
   # A figure of its own, not pyplot's: no window system and no global state.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
@@ -75,6 +76,12 @@ def _figure(width: float, height: float):
   figure = Figure(figsize=(width, height), layout='constrained')
   FigureCanvasAgg(figure)
   return figure
+
+
+def save(figure: Any, path: str | os.PathLike) -> None:
+  """Writes a figure, all or nothing; the suffix says the format."""
+  with files.replacing(path) as temporary:
+    figure.savefig(temporary, dpi=150, bbox_inches='tight', pad_inches=0.05)
 
 
 def montage(
@@ -95,13 +102,13 @@ def montage(
   if not any(rows):
     raise ValueError('A montage needs at least one panel.')
   columns = max(map(len, rows))
-  figure = _figure(2.4 * columns, 2.2 * len(rows) + (0.5 if title else 0))
+  figure = blank(2.4 * columns, 2.2 * len(rows) + (0.5 if title else 0))
   axes = figure.subplots(len(rows), columns, squeeze=False)
   for r, row in enumerate(rows):
     for c, axis in enumerate(axes[r]):
       axis.set_axis_off()
       if r == 0 and c < len(titles):
-        axis.set_title(_plain(titles[c]), fontsize=9)
+        axis.set_title(plain(titles[c]), fontsize=9)
       panel = row[c] if c < len(row) else None
       if panel is None:
         continue
@@ -109,7 +116,7 @@ def montage(
       if panel.saliency is not None:
         shown = overlay(panel.image, panel.saliency)
       axis.imshow(shown)
-      caption = _plain(_wrap(panel.caption))
+      caption = plain(_wrap(panel.caption))
       axis.text(
         0.5,
         -0.04,
@@ -120,9 +127,8 @@ def montage(
         fontsize=6.5,
       )
   if title:
-    figure.suptitle(_plain(title), fontsize=10)
-  with files.replacing(path) as temporary:
-    figure.savefig(temporary, dpi=150, bbox_inches='tight', pad_inches=0.05)
+    figure.suptitle(plain(title), fontsize=10)
+  save(figure, path)
 
 
 def conditions_figure(
@@ -190,7 +196,8 @@ def sentences_figure(
   montage(rows, path, titles=titles)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+  """Returns text that matplotlib sets as it stands."""
   # matplotlib would set what stands between two dollar signs as a formula.
   return text.replace('$', r'\$')
 
@@ -245,7 +252,7 @@ def curves(
     raise ValueError('There is nothing to plot: no measures were given.')
   columns = min(3, len(names))
   rows = -(-len(names) // columns)
-  figure = _figure(3.4 * columns, 2.3 * rows + (0.4 if title else 0))
+  figure = blank(3.4 * columns, 2.3 * rows + (0.4 if title else 0))
   axes = figure.subplots(rows, columns, squeeze=False).flat
   for axis in axes:
     axis.set_axis_off()
@@ -253,11 +260,10 @@ def curves(
     axis.set_axis_on()
     steps, values = zip(*series[name])
     axis.plot(steps, values, linewidth=1.2, marker='.' * (len(steps) < 20))
-    axis.set_title(_plain(name), fontsize=9)
+    axis.set_title(plain(name), fontsize=9)
     axis.set_xlabel('step', fontsize=8)
     axis.tick_params(labelsize=7)
     axis.grid(alpha=0.3)
   if title:
-    figure.suptitle(_plain(title), fontsize=10)
-  with files.replacing(path) as temporary:
-    figure.savefig(temporary, dpi=150, bbox_inches='tight', pad_inches=0.05)
+    figure.suptitle(plain(title), fontsize=10)
+  save(figure, path)

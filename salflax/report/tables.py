@@ -35,6 +35,9 @@ _LATEX = {
   '^': r'\textasciicircum{}',
   '↑': r'$\uparrow$',
   '↓': r'$\downarrow$',
+  '−': r'$-$',
+  '±': r'$\pm$',
+  '·': r'$\cdot$',
   DASH: '--',
   **{c: '\\' + c for c in '&%$#_{}'},
 }
@@ -125,7 +128,8 @@ def _latex(text: str) -> str:
   return ''.join(_LATEX.get(c, c) for c in text)
 
 
-def _head(protocol: str, key: str, info: Mapping[str, Any]) -> str:
+def column(protocol: str, key: str, info: Mapping[str, Any]) -> str:
+  """Returns a metric's name for the head of a table, and its direction."""
   label = info.get('label', key)
   # KL alone moves threefold between protocols, so it never goes without one.
   if label.lower().startswith('kl'):
@@ -137,7 +141,13 @@ def _known(value: Any) -> bool:
   return value is not None and math.isfinite(value)
 
 
-def _score(entry: Mapping[str, Any] | None, interval: bool) -> str:
+def score_cell(entry: Mapping[str, Any] | None, *, interval: bool) -> str:
+  """Returns a mean, a dash if it is not known, with its interval if asked.
+
+  Args:
+    entry: mean, low, high, n, n_valid; None where nothing was measured.
+    interval: prints the 95 % interval, too.
+  """
   if not entry or not _known(entry['mean']):
     return DASH
   text = f'{entry["mean"]:.4f}'
@@ -177,14 +187,17 @@ def score_tables(
   for protocol, about in result['protocols'].items():
     infos = about['metrics']
     head = ['Condition', 'Predictor', 'n']
-    head += [_head(protocol, key, info) for key, info in infos.items()]
+    head += [column(protocol, key, info) for key, info in infos.items()]
     rows = []
     for condition, _ in _conditions(result['scores']):
       for label, summary in predictors.items():
         scores = dict(_conditions(summary)).get(condition)
         if scores is None:
           continue
-        cells = [_score(scores.get(f'{protocol}/{k}'), interval) for k in infos]
+        cells = [
+          score_cell(scores.get(f'{protocol}/{k}'), interval=interval)
+          for k in infos
+        ]
         n = max((entry['n'] for entry in scores.values()), default=0)
         rows.append([condition, label, n, *cells])
     title = f'Protocol {protocol}' + (f': {where}' if where else '')
@@ -198,7 +211,7 @@ def paired_tables(result: Mapping[str, Any]) -> list[Table]:
   for protocol, about in result['protocols'].items():
     infos = about['metrics']
     head = ['Difference', 'Condition', 'n']
-    head += [_head(protocol, key, info) for key, info in infos.items()]
+    head += [column(protocol, key, info) for key, info in infos.items()]
     rows = []
     for name, test in result.get('tests', {}).items():
       for condition, scores in test.items():

@@ -1,0 +1,348 @@
+"""Reads the runs of a paper: scores over seeds, paired tests, what is missing.
+
+Everything comes from the files that training and evaluation wrote; needs no
+accelerator. One seed's intervals and tests are those of its summary.json; over
+several seeds they are taken again, of each picture's mean score.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from salflax import results
+from salflax.report import plots
+from salflax.report.found import Found
+from salflax.report.paper import Paper, Place, Row, Table
+from salflax.results import Row as Scored
+
+# Keys of a config that say where and how fast, and the seed, which says which.
+_NOT_HASHED = (
+  *('data_dir', 'cache_dir', 'threads', 'workers', 'log_every', 'workdir'),
+  'seed',
+)
+# Keys that may hold a path of this machine.
+_PATHS = ('weights', 'init', 'exclude')
+_SHOWN = 3  # sentences at either end
+
+
+class Seed(NamedTuple):
+  """One run of a row, trained and scored.
+
+  Attributes:
+    path: folder of the run.
+    config: as plain dicts.
+    stages: result.json of each of them.
+    scores: folder of the evaluation.
+    summary: summary.json.
+  """
+
+  path: pathlib.Path
+  config: Mapping[str, Any]
+  stages: Sequence[Mapping[str, Any]]
+  scores: pathlib.Path
+  summary: Mapping[str, Any]
+
+
+class NotThere(Exception):
+  """A run that has no scores; the message says how far it got."""
+
+
+def _json(path: pathlib.Path) -> Any:
+  try:
+    with open(path, encoding='utf-8') as f:
+      found = json.load(f)
+  except ValueError as e:
+    raise NotThere(f'{path} is broken ({e}): remove it') from e
+  except OSError as e:
+    raise NotThere(f'{path} cannot be read ({e.strerror})') from e
+  if not isinstance(found, dict):
+    raise NotThere(f'{path} is broken (it holds no keys): remove it')
+  return found
+
+
+def _read_rows(path: pathlib.Path) -> list[Scored]:
+  try:
+    return results.read_rows(path)
+  except (ValueError, TypeError) as e:
+    raise NotThere(f'{path} is broken ({e}): remove it') from e
+  except OSError as e:
+    raise NotThere(f'{path} cannot be read ({e.strerror})') from e
+
+
+def _progress(path: pathlib.Path, name: str) -> str:
+  log = path / name / 'metrics.jsonl'
+  series = plots.read_metrics(log) if log.is_file() else {}
+  last = max((pairs[-1][0] for pairs in series.values()), default=0)
+  return f'unfinished, stage {name} at step {last}'
+
+
+def read_seed(path: pathlib.Path, test: str) -> Seed:
+  """Returns one run with its scores.
+
+  Args:
+    path: folder of the run.
+    test: of the evaluation.
+
+  Raises:
+    NotThere: it is unfinished, not scored, or a file of it is broken.
+  """
+  if not (path / 'config.json').is_file():
+    raise NotThere('not begun, no config.json')
+  config, stages = _json(path / 'config.json'), []
+  names = config.get('stages')
+  if not names or not isinstance(names, list):
+    raise NotThere(
+      f'{path / "config.json"} is broken (it has no stages): remove it'
+    )
+  for name in names:
+    if not (path / name / 'result.json').is_file():
+      raise NotThere(_progress(path, name))
+    stages.append(_json(path / name / 'result.json'))
+  scores = path / 'evaluate' / test
+  if not (scores / 'summary.json').is_file():
+    raise NotThere(f'trained, but not scored: no evaluate/{test}/summary.json')
+  summary = _json(scores / 'summary.json')
+  try:
+    for key in ('protocols', 'tests'):
+      summary[key].items()
+    for part in (summary, *_parts(summary).values()):
+      part['scores']['conditions'].items()
+  except (KeyError, TypeError, AttributeError) as e:
+    broken = scores / 'summary.json'
+    raise NotThere(
+      f'{broken} is broken ({e} is missing or not as written): remove it'
+    ) from e
+  return Seed(path, config, stages, scores, summary)
+
+
+def _parts(summary: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+  """Returns what stands beside the model, by (kind, name)."""
+  return {
+    (kind, name): part
+    for kind in ('references', 'controls')
+    for name, part in summary.get(kind, {}).items()
+  }
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+  """Returns ten digits that name a config, wherever and with whatever seed."""
+
+  def bare(node, key=''):
+    if isinstance(node, Mapping):
+      return {k: bare(v, k) for k, v in node.items() if k not in _NOT_HASHED}
+    if isinstance(node, list | tuple):
+      return [bare(v) for v in node]
+    if key in _PATHS and isinstance(node, str) and re.match(r'[/~.]', node):
+      return os.path.basename(node) if key != 'init' else ''
+    return node
+
+  text = json.dumps(bare(config), sort_keys=True, ensure_ascii=False)
+  return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _made(seeds: Sequence[Seed]) -> dict[str, Any]:
+  hashes = dict.fromkeys(config_hash(s.config) for s in seeds)
+
+  def numbers(key):
+    return [[r[key] for r in s.stages if r.get(key) is not None] for s in seeds]
+
+  spent = [sum(found) for found in numbers('seconds') if found]
+  memory = [max(found) for found in numbers('peak_memory_mb') if found]
+  trains = [found[-1] for found in numbers('trainable_parameters') if found]
+  return {
+    'config': ', '.join(hashes) or None,
+    'trains': f'{trains[0]:,}' if trains else None,
+    'seconds': float(np.mean(spent)) if spent else None,
+    'memory': float(max(memory)) if memory else None,
+  }
+
+
+def mean_rows(runs: Sequence[Sequence[Scored]]) -> list[Scored]:
+  """Returns rows with the mean score over runs, of what all runs scored.
+
+  Args:
+    runs: rows of each seed. A score that one of them lacks is NaN.
+  """
+  first, *rest = map(results.by_place, runs)
+  keys = results.metric_keys(runs[0])
+  averaged = []
+  for place, row in first.items():
+    same = [row, *(other[place] for other in rest if place in other)]
+    if len(same) == len(runs):
+      scores = {
+        k: float(np.mean([r.get(k, np.nan) for r in same])) for k in keys
+      }
+      averaged.append(dict(row, **scores))
+  return averaged
+
+
+class Runs:
+  """The runs of a paper in a folder.
+
+  Args:
+    paper: as declared.
+    folder: of all of them.
+  """
+
+  def __init__(self, paper: Paper, folder: str | os.PathLike):
+    self.paper, self.folder = paper, pathlib.Path(folder)
+    self._known: dict[Place, tuple[list[Seed], list[str]]] = {}
+    self._rows = functools.cache(_read_rows)
+
+  def seeds(self, place: Place) -> tuple[list[Seed], list[str]]:
+    """Returns what is scored there, and a sentence on each that is not."""
+    if place not in self._known:
+      self._known[place] = self._read(place)
+    return self._known[place]
+
+  def _read(self, place):
+    order = lambda p: (len(p.name), p.name)
+    paths = sorted((self.folder / place.folder).glob('seed*'), key=order)
+    done, notes = [], []
+    mend = f'`{self.paper.command(place.folder)}`'
+    if not paths:
+      notes.append(f'no run in {self.folder / place.folder}; {mend}')
+    for path in paths:
+      try:
+        seed = read_seed(path, place.test)
+        for name in ('', *(f'_{name}' for _, name in _parts(seed.summary))):
+          self._rows(seed.scores / f'per_image{name}.csv')
+        done.append(seed)
+      except NotThere as e:
+        notes.append(f'{path.name}: {e}; {mend}')
+    return done, notes
+
+  def rows(self, place: Place, condition: str, name: str = '') -> list[Scored]:
+    """Returns scores of each picture, meaned over seeds, in one condition.
+
+    Args:
+      place: of the scores.
+      condition: which of them.
+      name: of a reference or control; '' is the model.
+    """
+    suffix = f'_{name}' if name else ''
+    every = [
+      self._rows(s.scores / f'per_image{suffix}.csv')
+      for s in self.seeds(place)[0]
+    ]
+    kept = [[r for r in rows if r['condition'] == condition] for rows in every]
+    return mean_rows(kept) if kept else []
+
+  def _entries(self, row, part, name=''):
+    """Means with intervals of the model, or of what stands beside it."""
+    if len(self.seeds(row.place)[0]) == 1:
+      return part['scores']['conditions'].get(row.condition, {})
+    return results.entries(self.rows(row.place, row.condition, name))
+
+  def _test(self, row, kind, name, label):
+    """Paired test of the model against what stands beside it."""
+    done, _ = self.seeds(row.place)
+    if len(done) > 1:
+      return self._compared(row, row.place, name)
+    ours = 'Right sentence' if kind == 'controls' else done[0].summary['model']
+    tests = done[0].summary['tests'].get(f'{ours} − {label}', {})
+    return tests.get(row.condition, {})
+
+  def _compared(self, row, place, name=''):
+    ours = self.rows(row.place, row.condition)
+    theirs = self.rows(place, row.condition, name)
+    return results.compare(ours, theirs).get(row.condition, {})
+
+  def find(self, row: Row, table: Table) -> Found:
+    """Returns what there is for a row of a table."""
+    done, notes = self.seeds(row.place)
+    if not done:
+      return Found(row, notes=notes)
+    summary, made = done[0].summary, _made(done)
+    for seed in done:
+      there = seed.summary['scores']['conditions']
+      if row.condition not in there:
+        note = f'{seed.scores} has no condition {row.condition!r}: {[*there]}.'
+        return Found(row, notes=[*notes, note], made=made)
+    beside, tests = {'references': {}, 'controls': {}}, {}
+    against = row.against or table.against
+    if against not in (None, row.place):
+      label = self.paper.label(against, row.condition, inside=table)
+      tests[f'− {label}'] = self._compared(row, against)
+    shared = set.intersection(*(set(_parts(s.summary)) for s in done))
+    for (kind, name), part in _parts(summary).items():
+      if (kind, name) in shared:
+        label = part['label']
+        beside[kind][label] = self._entries(row, part, name)
+        said = f'− {label}' if kind == 'references' else f'right − {label}'
+        tests[said] = self._test(row, kind, name, label)
+    return Found(
+      row,
+      seeds=[s.path.name.removeprefix('seed') for s in done],
+      model=self._entries(row, summary),
+      spread=_spread(row, done),
+      **{kind: _not_empty(entries) for kind, entries in beside.items()},
+      tests=_not_empty(tests),
+      protocols=summary['protocols'],
+      sentences=self._sentences(row),
+      notes=notes + self._unequal(row),
+      made=made,
+      files=_files(done[0]),
+    )
+
+  def _unequal(self, row):
+    done, _ = self.seeds(row.place)
+    entries = [s.summary['scores']['conditions'][row.condition] for s in done]
+    counts = {
+      max((e['n'] for e in each.values()), default=0) for each in entries
+    }
+    if len(counts) < 2:
+      return []
+    return [f'its seeds scored {sorted(counts)} rows; those of all are meaned.']
+
+  def _sentences(self, row):
+    done, _ = self.seeds(row.place)
+    if 'wrong' not in done[0].summary.get('controls', {}):
+      return []
+    key = self.paper.headline
+    wrong = results.by_place(self.rows(row.place, row.condition, 'wrong'))
+    found = [
+      (r['image_id'], r['text'], r[key], wrong[place][key])
+      for place, r in results.by_place(
+        self.rows(row.place, row.condition)
+      ).items()
+      if place in wrong and key in r and np.isfinite(r[key] - wrong[place][key])
+    ]
+    found.sort(key=lambda f: f[3] - f[2])
+    return (
+      found if len(found) <= 2 * _SHOWN else found[:_SHOWN] + found[-_SHOWN:]
+    )
+
+
+def _not_empty(found: Mapping[str, Any]) -> dict[str, Any]:
+  return {k: v for k, v in found.items() if v}
+
+
+def _spread(row: Row, done: Sequence[Seed]) -> dict[str, float]:
+  """Returns the deviation over seeds of each metric's mean."""
+  if len(done) < 2:
+    return {}
+  every = [s.summary['scores']['conditions'][row.condition] for s in done]
+  means = {k: [e.get(k, {}).get('mean') for e in every] for k in every[0]}
+  return {
+    k: float(np.std(found, ddof=1))
+    for k, found in means.items()
+    if None not in found
+  }
+
+
+def _files(seed: Seed) -> dict[str, pathlib.Path]:
+  """Returns the figures of a run and its logs that are there."""
+  names = [f'{stage}/curves.png' for stage in seed.config['stages']]
+  names += [f'{stage}/metrics.jsonl' for stage in seed.config['stages']]
+  folder = seed.scores.relative_to(seed.path).as_posix()
+  for name in ('conditions', 'sentences', 'difference'):
+    names.append(f'{folder}/{name}.png')
+  return {n: seed.path / n for n in names if (seed.path / n).is_file()}
