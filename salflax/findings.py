@@ -1,4 +1,4 @@
-"""Reads the runs of a paper: scores over seeds, paired tests, what is missing.
+"""What the runs of a paper found: scores over seeds, paired tests, what lacks.
 
 Everything comes from the files that training and evaluation wrote; needs no
 accelerator. One seed's intervals and tests are those of its summary.json; over
@@ -6,149 +6,24 @@ several seeds they are taken again, of each picture's mean score.
 """
 
 import functools
-import hashlib
-import json
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from salflax import results
-from salflax.report import plots
+from salflax import results, runfiles
 from salflax.report.found import Found
 from salflax.report.paper import Paper, Place, Row, Table
 from salflax.results import Row as Scored
+from salflax.runfiles import Seed
 
-# Keys of a config that say where and how fast, and the seed, which says which.
-_NOT_HASHED = (
-  *('data_dir', 'cache_dir', 'threads', 'workers', 'log_every', 'workdir'),
-  'seed',
-)
-# Keys that may hold a path of this machine.
-_PATHS = ('weights', 'init', 'exclude')
 _SHOWN = 3  # sentences at either end
 
 
-class Seed(NamedTuple):
-  """One run of a row, trained and scored.
-
-  Attributes:
-    path: folder of the run.
-    config: as plain dicts.
-    stages: result.json of each of them.
-    scores: folder of the evaluation.
-    summary: summary.json.
-  """
-
-  path: pathlib.Path
-  config: Mapping[str, Any]
-  stages: Sequence[Mapping[str, Any]]
-  scores: pathlib.Path
-  summary: Mapping[str, Any]
-
-
-class NotThere(Exception):
-  """A run that has no scores; the message says how far it got."""
-
-
-def _json(path: pathlib.Path) -> Any:
-  try:
-    with open(path, encoding='utf-8') as f:
-      found = json.load(f)
-  except ValueError as e:
-    raise NotThere(f'{path} is broken ({e}): remove it') from e
-  except OSError as e:
-    raise NotThere(f'{path} cannot be read ({e.strerror})') from e
-  if not isinstance(found, dict):
-    raise NotThere(f'{path} is broken (it holds no keys): remove it')
-  return found
-
-
-def _read_rows(path: pathlib.Path) -> list[Scored]:
-  try:
-    return results.read_rows(path)
-  except (ValueError, TypeError) as e:
-    raise NotThere(f'{path} is broken ({e}): remove it') from e
-  except OSError as e:
-    raise NotThere(f'{path} cannot be read ({e.strerror})') from e
-
-
-def _progress(path: pathlib.Path, name: str) -> str:
-  log = path / name / 'metrics.jsonl'
-  series = plots.read_metrics(log) if log.is_file() else {}
-  last = max((pairs[-1][0] for pairs in series.values()), default=0)
-  return f'unfinished, stage {name} at step {last}'
-
-
-def read_seed(path: pathlib.Path, test: str) -> Seed:
-  """Returns one run with its scores.
-
-  Args:
-    path: folder of the run.
-    test: of the evaluation.
-
-  Raises:
-    NotThere: it is unfinished, not scored, or a file of it is broken.
-  """
-  if not (path / 'config.json').is_file():
-    raise NotThere('not begun, no config.json')
-  config, stages = _json(path / 'config.json'), []
-  names = config.get('stages')
-  if not names or not isinstance(names, list):
-    raise NotThere(
-      f'{path / "config.json"} is broken (it has no stages): remove it'
-    )
-  for name in names:
-    if not (path / name / 'result.json').is_file():
-      raise NotThere(_progress(path, name))
-    stages.append(_json(path / name / 'result.json'))
-  scores = path / 'evaluate' / test
-  if not (scores / 'summary.json').is_file():
-    raise NotThere(f'trained, but not scored: no evaluate/{test}/summary.json')
-  summary = _json(scores / 'summary.json')
-  try:
-    for key in ('protocols', 'tests'):
-      summary[key].items()
-    for part in (summary, *_parts(summary).values()):
-      part['scores']['conditions'].items()
-  except (KeyError, TypeError, AttributeError) as e:
-    broken = scores / 'summary.json'
-    raise NotThere(
-      f'{broken} is broken ({e} is missing or not as written): remove it'
-    ) from e
-  return Seed(path, config, stages, scores, summary)
-
-
-def _parts(summary: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
-  """Returns what stands beside the model, by (kind, name)."""
-  return {
-    (kind, name): part
-    for kind in ('references', 'controls')
-    for name, part in summary.get(kind, {}).items()
-  }
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-  """Returns ten digits that name a config, wherever and with whatever seed."""
-
-  def bare(node, key=''):
-    if isinstance(node, Mapping):
-      return {k: bare(v, k) for k, v in node.items() if k not in _NOT_HASHED}
-    if isinstance(node, list | tuple):
-      return [bare(v) for v in node]
-    if key in _PATHS and isinstance(node, str) and re.match(r'[/~.]', node):
-      return os.path.basename(node) if key != 'init' else ''
-    return node
-
-  text = json.dumps(bare(config), sort_keys=True, ensure_ascii=False)
-  return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
 def _made(seeds: Sequence[Seed]) -> dict[str, Any]:
-  hashes = dict.fromkeys(config_hash(s.config) for s in seeds)
+  hashes = dict.fromkeys(runfiles.config_hash(s.config) for s in seeds)
 
   def numbers(key):
     return [[r[key] for r in s.stages if r.get(key) is not None] for s in seeds]
@@ -194,7 +69,7 @@ class Runs:
   def __init__(self, paper: Paper, folder: str | os.PathLike):
     self.paper, self.folder = paper, pathlib.Path(folder)
     self._known: dict[Place, tuple[list[Seed], list[str]]] = {}
-    self._rows = functools.cache(_read_rows)
+    self._rows = functools.cache(runfiles.read_rows)
 
   def seeds(self, place: Place) -> tuple[list[Seed], list[str]]:
     """Returns what is scored there, and a sentence on each that is not."""
@@ -211,11 +86,14 @@ class Runs:
       notes.append(f'no run in {self.folder / place.folder}; {mend}')
     for path in paths:
       try:
-        seed = read_seed(path, place.test)
-        for name in ('', *(f'_{name}' for _, name in _parts(seed.summary))):
+        seed = runfiles.read_seed(path, place.test)
+        for name in (
+          '',
+          *(f'_{name}' for _, name in runfiles.parts(seed.summary)),
+        ):
           self._rows(seed.scores / f'per_image{name}.csv')
         done.append(seed)
-      except NotThere as e:
+      except runfiles.NotThere as e:
         notes.append(f'{path.name}: {e}; {mend}')
     return done, notes
 
@@ -239,7 +117,9 @@ class Runs:
     """Means with intervals of the model, or of what stands beside it."""
     if len(self.seeds(row.place)[0]) == 1:
       return part['scores']['conditions'].get(row.condition, {})
-    return results.entries(self.rows(row.place, row.condition, name))
+    rows = self.rows(row.place, row.condition, name)
+    # Intervals are shown of the model alone, and take time.
+    return _means(rows) if name else results.entries(rows)
 
   def _test(self, row, kind, name, label):
     """Paired test of the model against what stands beside it."""
@@ -270,13 +150,15 @@ class Runs:
     against = row.against or table.against
     if against not in (None, row.place):
       label = self.paper.label(against, row.condition, inside=table)
-      tests[f'− {label}'] = self._compared(row, against)
-    shared = set.intersection(*(set(_parts(s.summary)) for s in done))
-    for (kind, name), part in _parts(summary).items():
+      tests[f'{row.label} − {label}'] = self._compared(row, against)
+    shared = set.intersection(*(set(runfiles.parts(s.summary)) for s in done))
+    for (kind, name), part in runfiles.parts(summary).items():
       if (kind, name) in shared:
         label = part['label']
         beside[kind][label] = self._entries(row, part, name)
-        said = f'− {label}' if kind == 'references' else f'right − {label}'
+        said = f'{row.label} − {label}'
+        if kind == 'controls':
+          said = f'{row.label}: right − {label.lower()}'
         tests[said] = self._test(row, kind, name, label)
     return Found(
       row,
@@ -289,7 +171,7 @@ class Runs:
       sentences=self._sentences(row),
       notes=notes + self._unequal(row),
       made=made,
-      files=_files(done[0]),
+      files=runfiles.figures_and_logs(done[0]),
     )
 
   def _unequal(self, row):
@@ -321,6 +203,17 @@ class Runs:
     )
 
 
+def _means(rows: Sequence[Scored]) -> dict[str, dict[str, Any]]:
+  """Returns what `results.entries` does, without intervals."""
+  found = {}
+  for key in results.metric_keys(rows):
+    known = [r[key] for r in rows if not np.isnan(r[key])]
+    mean = float(np.mean(known)) if known else None
+    counts = {'n': len(rows), 'n_valid': len(known)}
+    found[key] = {'mean': mean, 'low': None, 'high': None} | counts
+  return found
+
+
 def _not_empty(found: Mapping[str, Any]) -> dict[str, Any]:
   return {k: v for k, v in found.items() if v}
 
@@ -336,13 +229,3 @@ def _spread(row: Row, done: Sequence[Seed]) -> dict[str, float]:
     for k, found in means.items()
     if None not in found
   }
-
-
-def _files(seed: Seed) -> dict[str, pathlib.Path]:
-  """Returns the figures of a run and its logs that are there."""
-  names = [f'{stage}/curves.png' for stage in seed.config['stages']]
-  names += [f'{stage}/metrics.jsonl' for stage in seed.config['stages']]
-  folder = seed.scores.relative_to(seed.path).as_posix()
-  for name in ('conditions', 'sentences', 'difference'):
-    names.append(f'{folder}/{name}.png')
-  return {n: seed.path / n for n in names if (seed.path / n).is_file()}

@@ -11,6 +11,7 @@ from salflax import results
 
 pytestmark = pytest.mark.slow
 
+PICTURES = ('conditions.png', 'sentences.png', 'difference.png')
 OPTIONS = (
   '--config.only.optimizer=sgd',
   '--config.only.lr=0.001',
@@ -91,8 +92,7 @@ def test_two_processes_write_one_set_of_files(one, two):
       # pictures are drawn by one process alone.
       if p.name[:6] != 'events'
       and 'state' not in p.parts
-      and p.name
-      not in (*PICTURES, 'commit_success.txt')
+      and p.name not in (*PICTURES, 'commit_success.txt')
     }
 
   assert names(one) == names(two)

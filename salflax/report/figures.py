@@ -100,7 +100,8 @@ def forest(
     Whether there was anything to plot; nothing is written else.
   """
   printed = [paper.printed(table, row) for row in table.rows]
-  shown = [k for k, f in enumerate(found) if f.model or printed[k]]
+  ours = [set(paper.metrics.values()) & set(f.model) for f in found]
+  shown = [k for k in range(len(found)) if ours[k] or printed[k]]
   if not shown:
     return False
   figure = plots.blank(3 + 2.1 * len(paper.metrics), 1.1 + 0.34 * len(shown))

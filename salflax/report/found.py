@@ -86,15 +86,19 @@ def _printed(f: Found, key: str, value: float | None) -> str:
 
 def _others(found: Sequence[Found], cells_of) -> tuple[dict, list]:
   """Returns rows of controls by run, and of references, each of them once."""
+
+  def rows_of(part, name):
+    rows = []
+    for label, entries in part.items():
+      cells = cells_of(entries)
+      if set(cells) - {'', tables.DASH}:
+        rows.append([name.format(label), _count(entries), '', *cells])
+    return rows
+
   controls, references = {}, []
   for k, f in enumerate(found):
-    controls[k] = [
-      [f'· {label}', _count(entries), '', *cells_of(entries)]
-      for label, entries in f.controls.items()
-    ]
-    for label, entries in f.references.items():
-      name = f'{label}: {f.row.condition}'
-      row = [name, _count(entries), '', *cells_of(entries)]
+    controls[k] = rows_of(f.controls, '· {}')
+    for row in rows_of(f.references, f'{{}}: {f.row.condition}'):
       if row not in references:
         references.append(row)
   return controls, references
@@ -174,7 +178,7 @@ def standard_tables(
 def paired_tables(table: Table, found: Sequence[Found]) -> list[tables.Table]:
   """Returns the paired tests of all rows, one table for each protocol."""
   tests = {
-    f'{f.row.label}: {name}': {f.row.condition: test}
+    name: {f.row.condition: test}
     for f in found
     for name, test in f.tests.items()
   }
@@ -208,13 +212,16 @@ def reached_note(paper: Paper, table: Table, found: Sequence[Found]) -> str:
   """Returns which printed numbers a predictor reaches that reads no text."""
   reached = []
   for f in found:
-    for name, value in paper.printed(table, f.row).items():
+    printed = paper.printed(table, f.row)
+    for name in [n for n in paper.metrics if n in printed]:
+      protocol, _, key = paper.metrics[name].partition('/')
+      info = f.protocols.get(protocol, {}).get('metrics', {}).get(key, {})
+      sign = 1 if info.get('higher_is_better', True) else -1
       for label, entries in f.references.items():
         mean = entries.get(paper.metrics[name], {}).get('mean')
-        if mean is not None and mean >= value:
-          reached.append(
-            f'{f.row.label} {name} by {label.lower()} ({mean:.4f})'
-          )
+        if mean is not None and sign * (mean - printed[name]) >= 0:
+          who = f'{f.row.label} {name} by {label.lower()}'
+          reached.append(f'{who} ({mean:.4f})')
           break
   if not reached:
     return ''

@@ -18,25 +18,18 @@ WIDTH = 1200  # pixels of the widest picture
 
 
 def data_uri(path: str | os.PathLike, *, width: int = WIDTH) -> str:
-  """Returns a picture as a data: URI, as a smaller one if it is wider.
-
-  Drawings stay PNG where that is the shorter form.
-  """
+  """Returns a picture as a data: URI, as a smaller one if it is wider."""
   with Image.open(path) as image:
     shown = image.convert('RGB')
   if shown.width > width:
     height = max(1, round(shown.height * width / shown.width))
     shown = shown.resize((width, height), Image.Resampling.LANCZOS)
-  forms = []
-  for kind, options in (
-    ('png', dict(optimize=True)),
-    ('jpeg', dict(quality=82, optimize=True)),
-  ):
-    out = io.BytesIO()
-    shown.save(out, kind, **options)
-    forms.append((len(out.getvalue()), kind, out.getvalue()))
-  _, kind, content = min(forms)
-  return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
+  # A drawing has few colours; a photograph would be large as PNG.
+  drawing = shown.getcolors(4096) is not None
+  kind, options = ('png', {}) if drawing else ('jpeg', {'quality': 82})
+  out = io.BytesIO()
+  shown.save(out, kind, **options)
+  return f'data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}'
 
 
 def runs_of(found: Sequence[Found]) -> dict[str, Mapping[str, Any]]:
