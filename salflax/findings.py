@@ -169,7 +169,7 @@ class Runs:
       tests=_not_empty(tests),
       protocols=summary['protocols'],
       sentences=self._sentences(row),
-      notes=notes + self._unequal(row),
+      notes=[*notes, *self._unequal(row), *_other_data(table, summary)],
       made=made,
       files=runfiles.figures_and_logs(done[0]),
     )
@@ -201,6 +201,14 @@ class Runs:
     return (
       found if len(found) <= 2 * _SHOWN else found[:_SHOWN] + found[-_SHOWN:]
     )
+
+
+def _other_data(table: Table, summary: Mapping[str, Any]) -> list[str]:
+  data = summary.get('data') or ''
+  if not data or data.startswith(table.data):
+    return []
+  where = f'{data} {summary.get("split", "")}'.strip()
+  return [f'ours is of {where}, the printed one of {table.data}.']
 
 
 def _means(rows: Sequence[Scored]) -> dict[str, dict[str, Any]]:

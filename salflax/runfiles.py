@@ -21,6 +21,7 @@ _NOT_HASHED = (
 )
 # Keys that may hold a path of this machine.
 _PATHS = ('weights', 'init', 'exclude')
+_PATH = re.compile(r'^[/~.]|^[^@].*/.*/|\.(safetensors|pth|npz|csv|txt)$')
 
 
 class Seed(NamedTuple):
@@ -131,7 +132,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
       return {k: bare(v, k) for k, v in node.items() if k not in _NOT_HASHED}
     if isinstance(node, list | tuple):
       return [bare(v) for v in node]
-    if key in _PATHS and isinstance(node, str) and re.match(r'[/~.]', node):
+    if key in _PATHS and isinstance(node, str) and _PATH.search(node):
       return os.path.basename(node) if key != 'init' else ''
     return node
 

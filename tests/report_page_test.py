@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import text_guided
 from salflax import findings, results, runfiles
 from salflax.cli import report as cli
 from salflax.report import figures, found, page, paper, tables
@@ -286,6 +287,11 @@ def test_a_config_has_one_name_everywhere(tmp_path):
   assert name({'model': hub}) != name(
     {'model': {'weights': 'resnet50.tv_in1k'}}
   )
+  for weights in ('w.pth', 'b/w.pth', '/a/b/w.pth'):
+    assert name(config | {'model': {'weights': weights}}) == name(config)
+  assert name({'tis': {'init': 'runs/a/b'}}) == name(
+    {'tis': {'init': '/b/run'}}
+  )
   assert name({'tis': {'init': '/a/run'}}) == name({'tis': {'init': '/b/run'}})
 
 
@@ -348,7 +354,8 @@ def test_the_page_stands_alone_and_is_well_formed(shown):
   assert all(s.startswith('data:image/') for s in found.loaded)
   assert not re.search(r'https?://|url\(|@import', text)
   assert SENTENCES[1] in found.text and 'viewport' in text
-  assert 'bash launch/paper.sh toy --only=finetuned_salient' in found.text
+  command = 'bash launch/paper.sh toy --only=finetuned_salient'
+  assert f'{command} --runs={folder.parent}' in found.text
   assert 'prefers-color-scheme' in text or 'light dark' in text
 
 
@@ -407,6 +414,23 @@ def test_every_printed_number_has_its_row(about):
   folders = {row.place.folder for t in about.tables for row in t.rows}
   for figure in about.figures:
     assert set(figure.folders) <= folders
+
+
+def test_every_row_of_the_configs_has_its_row():
+  about = paper.PAPERS['text_guided']
+  folders = {row.place.folder for t in about.tables for row in t.rows}
+  assert folders == set(text_guided.ROWS)
+
+
+def test_another_data_set_than_the_printed_one_is_told(tmp_path):
+  path = write_run(tmp_path, 'new') / 'evaluate' / 'test' / 'summary.json'
+  summary = json.loads(path.read_text())
+  results.write_json(path, summary | {'data': 'osie', 'split': 'test'})
+  known = findings.Runs(PAPER, tmp_path)
+  row = TABLE.rows[1]
+  assert not known.find(row, TABLE._replace(data='osie')).notes
+  (note,) = known.find(row, TABLE._replace(data='sjtu_tis')).notes
+  assert note == 'ours is of osie test, the printed one of sjtu_tis.'
 
 
 def test_what_one_run_of_the_metric_cannot_print():

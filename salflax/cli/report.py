@@ -10,6 +10,7 @@ pictures of a data set.
 """
 
 import pathlib
+import shlex
 import tempfile
 from typing import Any
 
@@ -91,9 +92,12 @@ def execute(options: Any) -> None:
   from salflax.report import found, page, paper
 
   about = spec.lookup('paper', paper.PAPERS, options.paper)
-  folder = pathlib.Path(options.runs or pathlib.Path('runs', about.name))
+  usual = pathlib.Path('runs', about.name)
+  folder = pathlib.Path(options.runs or usual)
   if options.runs and not folder.is_dir():
     raise ValueError(f'--runs={folder}: there is no such folder.')
+  if folder != usual:
+    about = about._replace(options=f' --runs={shlex.quote(str(folder))}')
   runs = findings.Runs(about, folder)
   sections = [
     found.section(about, t, [runs.find(row, t) for row in t.rows])

@@ -51,6 +51,7 @@ class Table(NamedTuple):
     rows: those printed, then ours.
     against: what its rows are tested against.
     note: one sentence on what its printed numbers can be.
+    data: how the name of the data set begins that its numbers are of.
   """
 
   key: str
@@ -58,6 +59,7 @@ class Table(NamedTuple):
   rows: Sequence[Row]
   against: Place | None = None
   note: str = ''
+  data: str = ''
 
 
 class Figure(NamedTuple):
@@ -108,6 +110,7 @@ class Paper(NamedTuple):
     identity: that its metric keeps, or None.
     headline: score that tells what a sentence does to one picture.
     curves: measures of training to plot.
+    options: more of them for the command of a run.
   """
 
   source: str
@@ -120,10 +123,12 @@ class Paper(NamedTuple):
   identity: Identity | None = None
   headline: str = 'mit/cc'
   curves: Sequence[str] = ('loss', 'eval/mit/cc', 'eval/mit/nss')
+  options: str = ''
 
   def command(self, folder: str) -> str:
     """Returns the command that makes a run and scores it."""
-    return COMMAND.format(paper=self.name, folder=folder)
+    command = COMMAND.format(paper=self.name, folder=folder)
+    return command + self.options
 
   def printed(self, table: Table, row: Row) -> dict[str, float]:
     """Returns the printed numbers of a row by name; none where it has none."""
@@ -222,6 +227,7 @@ _TEXT_GUIDED = Paper(
       'I',
       'Pretrained on SALICON, free viewing',
       (Row('SALICON', Place(_FREE), 'pure', _FREE),),
+      data='salicon',
       note=(
         'The released data class opens the training folders whatever it is '
         'told, so the printed row may be of training pictures.'
@@ -231,6 +237,7 @@ _TEXT_GUIDED = Paper(
       'II',
       'The pretrained model on SJTU-TIS, not fine-tuned',
       tuple(Row(_spaced(c), _DIRECT, c, f'direct_{c}') for c in _CONDITIONS),
+      data='sjtu_tis',
     ),
     Table(
       'III',
@@ -248,6 +255,7 @@ _TEXT_GUIDED = Paper(
         ),
       ),
       against=_DIRECT,
+      data='sjtu_tis',
     ),
     Table(
       'IV',
@@ -265,9 +273,12 @@ _TEXT_GUIDED = Paper(
           'non_salient_3att_all_decoder', '3 attention + all decoder'
         ),
         _non_salient('non_salient_gate', 'gate, as released', ours=True),
+        _non_salient('non_salient_full', 'equation 4 as printed', ours=True),
+        _non_salient('non_salient_lowrank', 'low rank', ours=True),
         _non_salient('non_salient_bilinear', 'bilinear', ours=True),
       ),
       against=Place(_BASE),
+      data='sjtu_tis',
     ),
     Table(
       'V',
@@ -280,6 +291,7 @@ _TEXT_GUIDED = Paper(
         _non_salient('non_salient_te_prepend', 'prepended', ours=True),
       ),
       against=Place(_BASE),
+      data='sjtu_tis',
     ),
     Table(
       'VI',
@@ -287,11 +299,12 @@ _TEXT_GUIDED = Paper(
       (
         _non_salient('non_salient_scheme3_contrastive', 'contrastive loss'),
         _non_salient(
-          'non_salient_contrastive_matching', 'matching alone', ours=True
+          'non_salient_contrastive_order', 'order loss, as released', ours=True
         ),
-        _non_salient('non_salient_sam_text', 'SAM with text', ours=True),
+        _non_salient('non_salient_contrastive_only', 'no attention', ours=True),
       ),
       against=Place(_BASE),
+      data='sjtu_tis',
     ),
   ),
   figures=(
