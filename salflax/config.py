@@ -130,8 +130,9 @@ def _origin(stage: Stage, earlier: Sequence[Stage]) -> Stage | None:
     origin = names[stage.init]
     return origin if stage.contrast_fn else stages_lib.without_contrast(origin)
   raise spec.unknown(
-    f'config.{stage.name}.init (no folder of a run either)',
-    *(stage.init, ['', *names]),
+    f'config.{stage.name}.init',
+    stage.init,
+    ['', 'the folder of a run', *names],
   )
 
 

@@ -133,7 +133,7 @@ def test_a_run_starts_from_another(tmp_path):
   # It is read without the run that it came from.
   (tmp_path / 'a').rename(tmp_path / 'gone')
   run_lib.load(tmp_path / 'b')
-  with pytest.raises(ValueError, match='no folder of a run either'):
+  with pytest.raises(ValueError, match='the folder of a run'):
     config_lib.resolve(second, str(tmp_path / 'b'))
 
 
