@@ -62,6 +62,11 @@ ROWS = {
       kind='order', matching=1.0, caption=0.0, margin=0.0, hardest=False
     ),
   ),
+  # The paper's other base model, in its released code: the sentence gates the
+  # attention of SAM. It trains its own first stage in the same run.
+  'non_salient_sam_text': dict(
+    _SCHEME1, attention=0, train='all_decoder', network='sam'
+  ),
   'all_conditions': dict(
     _SCHEME1, condition='', attention=3, train='all_decoder'
   ),
@@ -129,6 +134,24 @@ def _small(config):
   return 'caffe_resnet', recipe, free, dict(lr=5e-4, epochs=12.0)
 
 
+def _sam(config, scale):
+  """SAM in TranSalNet's place; at `small`, the narrow form of SAM-ResNet."""
+  small = scale == 'small'
+  backbone = dict(name='vgg16', dilated=True, weights='vgg16.safetensors')
+  if small:
+    backbone = config.model.backbone.to_dict()
+    backbone.update(dilated=True)
+  config.model = dict(
+    name='sam',
+    size=(192, 256) if small else (240, 320),
+    backbone=backbone,
+    levels=('layer3',) if small else ('conv5_3',),
+    width=64 if small else 512,
+    priors=8 if small else 16,
+    output='sigmoid' if small else 'relu',
+  )
+
+
 def _frozen(model, train):
   """Returns the pattern of what keeps its bits: all but the named parts."""
   fine = [n for n in range(1, 7) if 2 ** (6 - n) >= model['out_stride']]
@@ -144,33 +167,41 @@ def _frozen(model, train):
   return f'(?!({"|".join(parts)})/).*'
 
 
-def _tune(config, row, options, rows, recipe):
-  """Sets the second stage of a row: fine-tuning on SJTU-TIS."""
+def _transalnet_text(row, options):
+  """Attributes of TranSalNet in the second stage."""
   attention = row['attention']
   fusion = options.fusion or row.get('fusion', 'token')
-  model = dict(
+  # Statistics of what is frozen stay; the released code lets them move during
+  # the first epoch.
+  still = options.freeze_bn_stats and row['train'] != 'all_decoder'
+  return dict(
     backbone=dict(bn='frozen'),
     fuse=LEVELS[len(LEVELS) - attention :],
     fusion=fusion,
     place='encoder' if fusion.startswith('te_') else 'backbone',
-    # Statistics of what is frozen stay; the released code lets them move
-    # during the first epoch.
-    bn='frozen'
-    if options.freeze_bn_stats and row['train'] != 'all_decoder'
-    else 'train',
+    bn='frozen' if still else 'train',
   )
-  if attention or row.get('contrast'):
+
+
+def _tune(config, row, options, rows, recipe):
+  """Sets the second stage of a row: fine-tuning on SJTU-TIS."""
+  sam = row.get('network') == 'sam'
+  model = dict(gate=64) if sam else _transalnet_text(row, options)
+  if sam or row['attention'] or row.get('contrast'):
     model['text'] = dict(name='bert', weights=options.text, length=35)
     if options.text == 'all-MiniLM-L6-v2':
       model['text'].update(pool='mean', normalize=True)
   contrast = dict(row.get('contrast', {}))
   if contrast and options.scale == 'small':
     contrast.update(stride=2)
+  frozen = ('backbone/.*', 'text/.*')
+  if not sam:
+    frozen = (_frozen(config.model, row['train']),)
   config.sjtu = common.stage(
     data='sjtu_tis',
     conditions=(row['condition'],) if row['condition'] else (),
-    init=options.init or '@free',
-    freeze=(_frozen(config.model, row['train']),),
+    init='@free' if sam else options.init or '@free',
+    freeze=frozen,
     model=model,
     **dict(rows, **recipe, **(dict(contrast=contrast) if contrast else {})),
   )
@@ -182,9 +213,10 @@ def get_config(arg=''):
   Args:
     arg: options: row= one of ROWS; scale=paper|small; init=folder of the run
       of SALICON_pretrained to start from, '' trains it first in the same
-      run; free=data of that first stage; fusion=form of the text's entry, ''
-      is the row's; text=weights of the text encoder; loss=of both stages;
-      freeze_bn_stats=0 lets running statistics of frozen layers move.
+      run, as a row with a network of its own does in any case; free=data of
+      that first stage; fusion=form of the text's entry, '' is the row's;
+      text=weights of the text encoder; loss=of both stages; freeze_bn_stats=0
+      lets running statistics of frozen layers move.
   """
   options = common.options(
     arg,
@@ -204,8 +236,12 @@ def get_config(arg=''):
   config = common.get_config()
   make = _small if options.scale == 'small' else _paper
   pixels, recipe, free, tuned = make(config)
+  sam = ROWS[options.row].get('network') == 'sam'
+  if sam:
+    _sam(config, options.scale)
+    pixels = pixels if options.scale == 'small' else 'caffe_vgg'
   # Without a sentence the network is the plain one.
-  config.model.update(text=dict(name='none'), fuse=())
+  config.model.update(text=dict(name='none'), **({} if sam else dict(fuse=())))
   height, width = config.model['size']
   frame = f'resize_pad({height}, {width})'
   rows = dict(
@@ -213,7 +249,7 @@ def get_config(arg=''):
     eval_pp=f'{frame}|rasterize|normalize("{pixels}")',
     loss=options.loss,
   )
-  if options.row == FIRST or not options.init:
+  if options.row == FIRST or sam or not options.init:
     data = options.free or free['data']
     free['data'] = data
     # Pictures that both data sets show.

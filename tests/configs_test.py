@@ -44,6 +44,10 @@ ARGUMENTS = {
     'row=finetuned_pure,scale=small',
     'row=non_salient_3att_none,scale=small,free=osie',
     'row=all_conditions,scale=small',
+    'row=non_salient_sam_text',
+    'row=non_salient_sam_text,scale=small',
+    'row=non_salient_scheme3_contrastive,scale=small',
+    'row=non_salient_te_prepend',
     'freeze_bn_stats=0,fusion=gate',
   ),
 }
