@@ -6,169 +6,55 @@ are turned round, so that `cc` is 1 - CC. A loss is not a score: scores come
 from `salflax.metrics`.
 """
 
+import functools
+import re
 from collections.abc import Callable
-from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from salflax import spec
-from salflax.losses import distribution, location, maps, pixel
+from salflax.losses import maps
+from salflax.losses.table import LOSSES, PRESETS, SIMILARITIES, Loss
 from salflax.types import Batch
 
+__all__ = ['LOSSES', 'PRESETS', 'SIMILARITIES', 'Loss']
 LossFn = Callable[[Array, Batch], tuple[Array, dict[str, Array]]]
-
-
-class Loss(NamedTuple):
-  """One line of the table of losses; docs/losses.md prints all but `fn`.
-
-  Attributes:
-    fn: `fn(pred, target, *, where=None, **options) -> [B]`.
-    target: the key of the batch it compares with, 'saliency' or 'fixations'.
-      Fixed here, so that NSS cannot meet a blurred map.
-    formula: in plain text; P prediction, S saliency map, F fixation map.
-    range: the values it can take.
-    minimum: its value where the prediction is the saliency map scaled to a
-      maximum of 1; None where that is not its least value.
-    ignores: what may be done to the prediction without changing it: 'scale',
-      'scale and offset' or '' (nothing).
-    reference: where it comes from.
-  """
-
-  fn: Callable[..., Array]
-  target: str
-  formula: str
-  range: str
-  minimum: float | None
-  ignores: str
-  reference: str
-
-
-_PAPER1 = 'Huang, Text-Guided Saliency Prediction Model, eq. 5'
-_RELEASED = 'the same, released code: a value without gradient'
-_PAPER2 = 'Bruckert et al. 2021'
-
-LOSSES = {
-  'mse': Loss(
-    pixel.mse,
-    'saliency',
-    'mean (P - S / max S)^2',
-    '[0, 1] for P in [0, 1]',
-    0.0,
-    '',
-    f'{_PAPER2}, eq. 1',
-  ),
-  'kld': Loss(
-    distribution.kld,
-    'saliency',
-    'sum s log(eps + s / (p + eps)), s = S / sum S, p = P / sum P',
-    '[0, -log eps]',
-    0.0,
-    'scale',
-    'MIT saliency benchmark; TranSalNet',
-  ),
-  'cc': Loss(
-    distribution.cc,
-    'saliency',
-    '1 - cov(P, S) / (std P std S)',
-    '[0, 2]',
-    0.0,
-    'scale and offset',
-    f'{_PAPER2}, eq. 12',
-  ),
-  'sim': Loss(
-    distribution.sim,
-    'saliency',
-    '1 - sum min(s, p), S and P first less their minima (minmax), then '
-    'divided by their sums',
-    '[0, 1]',
-    0.0,
-    'scale and offset',
-    'MIT saliency benchmark; TranSalNet',
-  ),
-  'nss': Loss(
-    location.nss,
-    'fixations',
-    '-mean of (P - mean P) / std P over F > 0',
-    'unbounded',
-    None,
-    'scale and offset',
-    f'{_PAPER2}, eq. 11, negated and divided by the fixations',
-  ),
-  'kld_released': Loss(
-    distribution.kld_released,
-    'saliency',
-    'mean S (log S - P), S / max S for S',
-    '[-1, 0] for P in [0, 1]',
-    None,
-    '',
-    f'{_PAPER1}, released code',
-  ),
-  'mse_released': Loss(
-    maps.detached(pixel.mse),
-    'saliency',
-    'mse',
-    '[0, 1] for P in [0, 1]',
-    0.0,
-    '',
-    _RELEASED,
-  ),
-  'cc_released': Loss(
-    maps.detached(distribution.cc),
-    'saliency',
-    'cc',
-    '[0, 2]',
-    0.0,
-    'scale and offset',
-    _RELEASED,
-  ),
-  'sim_released': Loss(
-    maps.detached(distribution.sim),
-    'saliency',
-    'sim',
-    '[0, 1]',
-    0.0,
-    'scale and offset',
-    _RELEASED,
-  ),
-  'nss_released': Loss(
-    maps.detached(location.nss),
-    'fixations',
-    'nss',
-    'unbounded',
-    None,
-    'scale and offset',
-    _RELEASED,
-  ),
-}
-
-# Sums that have a name. The additive constant b of the text-guided model's
-# eq. 5 has no gradient, hence no place here; neither have the constants by
-# which 1 - CC and 1 - SIM differ from the -CC and -SIM that were published.
-PRESETS = {
-  'paper1_paper': '10*kld + 3*mse + 2*cc + nss + sim',
-  'paper1_released': (
-    '10*kld_released + 3*mse_released + 2*cc_released + nss_released'
-    ' + sim_released'
-  ),
-  'transalnet': '10*kld + 2*cc + sim + nss',
-  'tranblend': '10*kld + 4*mse + 2*cc + nss + sim',
-}
 
 
 def parse(text: str) -> list[spec.Term]:
   """Returns the terms of a spec such as '10*kld + cc' or of a named preset.
 
   Raises:
-    ValueError: for an unknown name or option, naming the nearest one, and for
-      what is not a sum of positively weighted losses.
+    ValueError: for an unknown name or option, naming the nearest one, for an
+      option out of its range, for a similarity, and for what is not a sum of
+      positively weighted losses.
   """
   text = text.strip() if isinstance(text, str) else text
   if isinstance(text, str) and text.isidentifier():
     text = PRESETS.get(text, text)
     if text.isidentifier() and text not in LOSSES:
       raise spec.unknown('loss', text, [*LOSSES, *PRESETS])
-  return spec.weighted_sum(LOSSES, text, takes=2)
+  for name in SIMILARITIES:
+    if isinstance(text, str) and re.search(rf'\b{name}\b', text):
+      raise ValueError(
+        f'{name} grows with agreement: it is a measure, not a loss, and must '
+        'not be minimised. The losses are bhat and hellinger.'
+      )
+  terms = spec.weighted_sum(LOSSES, text, takes=2)
+  for term in terms:
+    _check_options(term)
+  return terms
+
+
+def _check_options(term):
+  """Traces a loss, which computes nothing: it raises for a bad option."""
+  some = jax.ShapeDtypeStruct((1, 2, 2), jnp.float32)
+  try:
+    jax.eval_shape(functools.partial(term.entry.fn, **term.kwargs), some, some)
+  except TypeError as e:
+    raise ValueError(f'Bad option in {term.name!r}: {e}') from e
 
 
 def targets(text: str) -> tuple[str, ...]:
@@ -185,11 +71,11 @@ def make_loss(text: str) -> LossFn:
   Returns:
     `loss_fn(pred [B, H, W], batch) -> (scalar, terms)`: the weighted sum of the
     batch means, and each term's own unweighted batch mean by its written name.
-    It reads batch['saliency'] and batch['fixations'] as far as the terms need
-    them; batch['box'], where present, so that padding weighs zero; and
-    batch['mask'], where present, so that filling rows weigh zero. A picture
-    without ground truth for a term (no fixation; a saliency map of zeros) is
-    left out of that term's mean.
+    It reads batch['saliency'], batch['fixations'] and batch['center'] (the mean
+    training map, [B, H, W]) as far as the terms need them; batch['box'], where
+    present, so that padding weighs zero; and batch['mask'], where present, so
+    that filling rows weigh zero. A picture without ground truth for a term (no
+    fixation; a saliency map of zeros) is left out of that term's mean.
 
   Raises:
     ValueError: here for a bad spec; `loss_fn` raises KeyError where the batch

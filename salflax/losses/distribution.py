@@ -1,11 +1,14 @@
 """Losses that compare a prediction with the saliency map as a whole."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from salflax.losses import maps
 
 MIT_EPS = 2.2204e-16
+# Changes no value by more than 1e-6 and keeps the slope of a root below 1e6.
+ROOT_EPS = 1e-12
 
 
 def kld(
@@ -35,8 +38,7 @@ def kld(
 
   Reference: MIT saliency benchmark (KLdiv); TranSalNet's training loss.
   """
-  if not eps >= 1e-18:
-    raise ValueError(f'kld: eps must be at least 1e-18, found {eps!r}.')
+  maps.check_option('kld: eps', eps, 1e-18)
   pred, target, valid = maps.prepare(pred, target, where)
   p = maps.density(pred, valid)
   s = maps.truth_density(target, valid)
@@ -66,6 +68,175 @@ def kld_released(
   s = maps.max_to_one(target, valid)
   log_s = jnp.log(jnp.where(s > 0, s, 1))
   return maps.mean(s * (log_s - pred), valid)[:, 0, 0]
+
+
+def kld_printed(
+  pred: Array,
+  target: Array,
+  *,
+  where: Array | None = None,
+  eps: float = MIT_EPS,
+) -> Array:
+  """The reverse divergence: of the saliency map from the prediction.
+
+  sum P log((P + eps) / (S + eps)) in nats, of maps that sum to 1. It is the
+  printed direction, which asks that nothing be predicted where nobody looked
+  rather than that all be covered, on maps that are distributions.
+
+  Args:
+    pred: predicted saliency >= 0 of any scale, [B, H, W].
+    target: saliency map of any scale, [B, H, W].
+    where: nonzero for the pixels that count, [B, H, W]; None for all.
+    eps: bounds the price of predicting where S is exactly 0.
+
+  Returns:
+    [B], at least 0 up to rounding; 0 where the densities are equal or the
+    saliency map is empty.
+
+  Raises:
+    ValueError: where `eps` is below 1e-18.
+
+  Reference: Bruckert et al. 2021, eq. 5, of maps divided by their sums.
+  """
+  maps.check_option('kld_printed: eps', eps, 1e-18)
+  pred, target, valid = maps.prepare(pred, target, where)
+  p = maps.density(pred, valid)
+  s = maps.truth_density(target, valid)
+  value = maps.total(p * (jnp.log(p + eps) - jnp.log(s + eps)), valid)
+  return jnp.where(maps.recorded(target, valid), value, 0)[:, 0, 0]
+
+
+def kld_printed_raw(
+  pred: Array,
+  target: Array,
+  *,
+  where: Array | None = None,
+  eps: float = MIT_EPS,
+) -> Array:
+  """The printed divergence of maps in [0, 1] that are no distributions.
+
+  sum P log((P + eps) / (S + eps)). It grows with the size of the picture and is
+  0 for a prediction of zeros as for S itself; its least value, below 0, is at
+  P = S / e. To reproduce the equation; not to train with.
+
+  Args:
+    pred: predicted saliency in [0, 1], [B, H, W].
+    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
+    where: nonzero for the pixels that count, [B, H, W]; None for all.
+    eps: bounds the price of predicting where S is exactly 0.
+
+  Returns:
+    [B], in [-n / e, -n log eps] for n pixels.
+
+  Raises:
+    ValueError: where `eps` is below 1e-18.
+
+  Reference: Bruckert et al. 2021, eq. 5.
+  """
+  maps.check_option('kld_printed_raw: eps', eps, 1e-18)
+  pred, target, valid = maps.prepare(pred, target, where)
+  s = maps.max_to_one(target, valid)
+  logs = jnp.log(pred + eps) - jnp.log(s + eps)
+  return maps.total(pred * logs, valid)[:, 0, 0]
+
+
+def bhat(
+  pred: Array,
+  target: Array,
+  *,
+  where: Array | None = None,
+  eps: float = ROOT_EPS,
+) -> Array:
+  """Bhattacharyya distance: -log sum sqrt(S P) of maps that sum to 1.
+
+  Args:
+    pred: predicted saliency >= 0 of any scale, [B, H, W].
+    target: saliency map of any scale, [B, H, W].
+    where: nonzero for the pixels that count, [B, H, W]; None for all.
+    eps: share of the uniform density that is mixed into both maps, in
+      [1e-18, .5]: the root has an infinite slope at 0. At such a pixel the
+      gradient goes with its inverse root.
+
+  Returns:
+    [B], in [0, -log eps]; 0 where the densities are equal or the saliency map
+    is empty.
+
+  Raises:
+    ValueError: where `eps` is out of range.
+
+  Reference: Jetley et al. 2016; Bruckert et al. 2021, eq. 6, turned round.
+  """
+  p, s, known, valid = _roots('bhat', pred, target, where, eps)
+  value = -jnp.log(maps.total(p * s, valid))
+  return jnp.where(known, value, 0)[:, 0, 0]
+
+
+def hellinger(
+  pred: Array,
+  target: Array,
+  *,
+  where: Array | None = None,
+  eps: float = ROOT_EPS,
+) -> Array:
+  """Hellinger distance: sqrt(1 - sum sqrt(S P)) of maps that sum to 1.
+
+  Args:
+    pred: predicted saliency >= 0 of any scale, [B, H, W].
+    target: saliency map of any scale, [B, H, W].
+    where: nonzero for the pixels that count, [B, H, W]; None for all.
+    eps: as in `bhat`.
+
+  Returns:
+    [B], in [0, 1]; 0 where the densities are equal or the saliency map is
+    empty.
+
+  Raises:
+    ValueError: where `eps` is out of range.
+
+  Reference: Hellinger 1909.
+  """
+  p, s, known, valid = _roots('hellinger', pred, target, where, eps)
+  # Half the squared distance of the roots is 1 - sum sqrt(S P), without the
+  # cancellation that would hide what is near 0.
+  square = maps.total((p - s) ** 2, valid) / 2
+  value = jnp.where(square > 0, maps.root(square), 0)
+  return jnp.where(known, value, 0)[:, 0, 0]
+
+
+def _roots(name, pred, target, where, eps):
+  """Returns the roots of both densities, where S is known, and valid."""
+  maps.check_option(f'{name}: eps', eps, 1e-18, 0.5)
+  pred, target, valid = maps.prepare(pred, target, where)
+  uniform = eps / maps.count(valid, pred.dtype)
+  p = jnp.sqrt((1 - eps) * maps.density(pred, valid) + uniform)
+  s = jnp.sqrt((1 - eps) * maps.truth_density(target, valid) + uniform)
+  return p, s, maps.recorded(target, valid), valid
+
+
+def bhat_printed_sim(
+  pred: Array, target: Array, *, where: Array | None = None
+) -> Array:
+  """The printed sum of sqrt(S P) of maps in [0, 1]: a similarity, not a loss.
+
+  It grows with agreement, so it must not be minimised: that would drive the
+  prediction to 0. It also grows with the prediction itself and with the size of
+  the picture. It is a value without gradient; `bhat` and `hellinger` are the
+  losses.
+
+  Args:
+    pred: predicted saliency in [0, 1], [B, H, W].
+    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
+    where: nonzero for the pixels that count, [B, H, W]; None for all.
+
+  Returns:
+    [B], in [0, n] for n pixels.
+
+  Reference: Bruckert et al. 2021, eq. 6.
+  """
+  pred, target, valid = maps.prepare(pred, target, where)
+  product = maps.max_to_one(target, valid) * pred
+  value = maps.total(jnp.sqrt(jnp.maximum(product, 0)), valid)[:, 0, 0]
+  return jax.lax.stop_gradient(value)
 
 
 def cc(pred: Array, target: Array, *, where: Array | None = None) -> Array:

@@ -1,8 +1,9 @@
 """Prints docs/losses.md: `python -m salflax.losses.doc > docs/losses.md`."""
 
 import inspect
+from collections.abc import Mapping
 
-from salflax.losses import LOSSES, PRESETS
+from salflax.losses import LOSSES, PRESETS, SIMILARITIES, Loss
 
 _HEAD = """\
 # Losses
@@ -12,7 +13,7 @@ Made from the tables in `salflax/losses/__init__.py` by
 
 A loss takes `pred` and `target`, both [B, H, W], and returns one number a
 picture, [B]. P is the prediction, S the saliency map (blurred fixations), F the
-fixation map. **Lower is always better**: `cc` is 1 - CC, `sim` is 1 - SIM,
+fixation map, n the number of pixels, log the natural logarithm. **Lower is always better**: `cc` is 1 - CC, `sim` is 1 - SIM,
 `nss` is -NSS. A loss is logged as `loss/cc` and never stands for a score; those
 come from `salflax.metrics`.
 
@@ -20,11 +21,37 @@ A config names a weighted sum, `'10*kld + 2*cc + sim(minmax=False)'`, or one of
 the presets below. There is no minus: every term is minimised.
 """
 
+_SIMILARITIES = """\
+## Not losses
+
+Printed as losses, but they grow with agreement: minimised, they would drive the
+prediction away from the truth. They are values without gradient, and a spec
+that names one is an error.
+"""
+
 _NOTES = """\
-* **Scale.** Only the losses on pixels read P as it is, which then has to be in
+* **Scale.** Losses that ignore nothing read P as it is, which then has to be in
   [0, 1], as from a sigmoid; they scale S to a maximum of 1. All others
   normalise both maps for themselves. The column *ignores* says what may be done
-  to P without changing the value.
+  to P without changing the value. The column *at P = S* has the value where P is
+  the target scaled to a maximum of 1, if no other P has less.
+* **Plain and printed.** A plain name is the standard form. `_printed` is the
+  equation as that paper prints it, `_released` what a published program
+  computes, where they differ from it. `kld_printed` is the reverse divergence;
+  `kld_printed_raw` also leaves out the sums that make densities, and has its
+  least value at P = s / e; `nll_printed` has no density either and is least at
+  P = 1 everywhere; `focal_printed` has 1 - P^gamma in place of (1 - P)^gamma and
+  sums; `nss_printed` divides by all pixels, which makes it a thousandth of `nss`
+  beside other terms. They are there to be compared with.
+* **Sums.** `bce_sum`, `focal_printed` and whatever is given `sum=True` grow with
+  the size of the map, and so do their gradients.
+* **wbce(w=0.5)** is half of `bce`, exactly.
+* **P of exactly 0 or 1.** In `bce`, its kin and `nll_printed` a logarithm goes
+  on as its tangent below `eps`: the price is finite and the gradient, at most
+  1 / eps, still points the right way. A clipped logarithm has none there.
+* **center_bias** compares with batch['center'], the mean of the training maps,
+  each scaled to a maximum of 1, laid into the box of each picture. A training
+  stage computes it from its training rows when its loss asks for it.
 * **Padding.** `where` marks the pixels that count. `make_loss` derives it from
   the batch's `box`, so that the border of a letterbox weighs zero in every sum,
   mean, minimum, maximum and deviation: the value is that of the cropped maps.
@@ -60,20 +87,19 @@ def _options(fn) -> str:
   return f'`{", ".join(found)}`' if found else '–'
 
 
-def render() -> str:
-  """Returns the text of docs/losses.md."""
+def _table(losses: Mapping[str, Loss]) -> list[str]:
   lines = [
-    _HEAD,
     '| name | target | formula | options | range | at P = S | ignores '
     '| reference |',
     '|---|---|---|---|---|---|---|---|',
   ]
-  for name, loss in LOSSES.items():
-    minimum = '–' if loss.minimum is None else f'{loss.minimum:g}'
+  for name, loss in losses.items():
+    minimum = '–' if loss.minimum is None else loss.minimum
+    minimum = minimum if isinstance(minimum, str) else f'{minimum:g}'
     cells = [
       f'`{name}`',
       loss.target,
-      loss.formula,
+      loss.formula.replace('|', r'\|'),
       _options(loss.fn),
       loss.range,
       minimum,
@@ -81,6 +107,12 @@ def render() -> str:
       loss.reference,
     ]
     lines.append(f'| {" | ".join(cells)} |')
+  return lines
+
+
+def render() -> str:
+  """Returns the text of docs/losses.md."""
+  lines = [_HEAD, *_table(LOSSES), '', _SIMILARITIES, *_table(SIMILARITIES)]
   lines += ['', '## Presets', '', '| name | sum |', '|---|---|']
   lines += [f'| `{name}` | `{text}` |' for name, text in PRESETS.items()]
   lines += ['', '## Notes', '', _NOTES]

@@ -8,6 +8,8 @@ the gradient.
 """
 
 import functools
+import math
+import numbers
 from collections.abc import Callable
 
 import jax
@@ -62,6 +64,31 @@ def prepare(
   # Zeros now, so that not even NaN in the padding reaches value or gradient.
   pred = jnp.where(valid, pred.astype(dtype), 0)
   return pred, jnp.where(valid, target.astype(dtype), 0), valid
+
+
+def check_option(
+  name: str,
+  value: float,
+  least: float,
+  most: float = math.inf,
+  *,
+  above: bool = False,
+) -> None:
+  """Raises ValueError where an option is not a finite number in its range.
+
+  Args:
+    name: of loss and option, 'wbce: w'.
+    value: what was found.
+    least: the least that is allowed.
+    most: the greatest that is allowed.
+    above: `least` itself is not allowed.
+  """
+  good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  good = good and (value > least if above else value >= least)
+  if not (good and value <= most and math.isfinite(value)):
+    allowed = f'{"above" if above else "at least"} {least:g}'
+    allowed += f' and at most {most:g}' if most < math.inf else ''
+    raise ValueError(f'{name} must be a number {allowed}; found {value!r}.')
 
 
 def total(x: Array, valid: Array) -> Array:
@@ -148,6 +175,20 @@ def root(x: Array) -> Array:
   """Square root for use as a denominator: 1 where `x` is not positive."""
   positive = x > 0
   return jnp.sqrt(jnp.where(positive, x, 1))
+
+
+def bounded_log(x: Array, eps: float) -> Array:
+  """Natural logarithm that goes on as its tangent below `eps`.
+
+  So it is finite everywhere, exact from `eps` on, and still rises at 0, where a
+  clipped one would have no gradient.
+  """
+  return jnp.log(jnp.maximum(x, eps)) + jnp.minimum(x - eps, 0) / eps
+
+
+def reduced(x: Array, valid: Array, *, sum: bool) -> Array:
+  """Sum or mean over the valid pixels of each picture, [B]."""
+  return (total if sum else mean)(x, valid)[:, 0, 0]
 
 
 def detached(fn: Callable) -> Callable:
