@@ -10,8 +10,8 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from salflax import cache, optim, parallel, step
-from salflax.data import loader, pp
+from salflax import cache, losses, optim, parallel, step
+from salflax.data import center, loader, pp
 from salflax.models import pretrained
 from salflax.types import Example
 
@@ -269,6 +269,9 @@ def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
   finish = finishers(
     stage, variables, stage.train_source, text, contrast=contrast
   )
+  if 'center' in losses.targets(stage.loss):
+    mean = center.mean_map(stage.train_source, threads=stage.threads)
+    finish.append(center.Center(mean))
   if stage.store_taps and not contrast:
     # The pixels are only passing through.
     text = cache.without(text, 'normalize')

@@ -8,6 +8,7 @@
   token_mask  bool [B, L]        True for real word pieces
   saliency    f32 [B, H, W] >= 0 ground-truth saliency map (blurred fixations)
   fixations   f32 [B, H, W]      ground-truth fixation map, {0, 1}
+  center      f32 [B, H, W]      mean training map, for losses that ask for it
   mask        bool [B]           False for rows that only fill the last batch
   index       i32 [B]            row in the data source
   picture     i32 [B]            equal for rows of the same picture

@@ -18,6 +18,11 @@ PAIRS = {
   'sim': lambda p, s, f: 1 - metrics.distribution.sim(p, s, minmax=True),
   'kld': lambda p, s, f: metrics.distribution.kl(p, s, eps=2.2204e-16),
   'nss': lambda p, s, f: -metrics.location.nss(p, f, ddof=1),
+  # In nats, and of the uniform density instead of gained over it.
+  'nll': lambda p, s, f: (
+    np.log(p.size)
+    - np.log(2) * metrics.location.ig(p, f, np.ones_like(p), eps=2.2204e-16)
+  ),
 }
 
 

@@ -24,6 +24,7 @@ KEYS = (
   'sentence',
   'saliency',
   'fixations',
+  'center',
   'box',
   'index',
   'picture',

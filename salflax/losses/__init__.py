@@ -27,34 +27,21 @@ def parse(text: str) -> list[spec.Term]:
   """Returns the terms of a spec such as '10*kld + cc' or of a named preset.
 
   Raises:
-    ValueError: for an unknown name or option, naming the nearest one, for an
-      option out of its range, for a similarity, and for what is not a sum of
-      positively weighted losses.
+    ValueError: for an unknown name or option, naming the nearest one, for a
+      similarity, and for what is not a sum of positively weighted losses.
   """
   text = text.strip() if isinstance(text, str) else text
-  if isinstance(text, str) and text.isidentifier():
-    text = PRESETS.get(text, text)
-    if text.isidentifier() and text not in LOSSES:
-      raise spec.unknown('loss', text, [*LOSSES, *PRESETS])
   for name in SIMILARITIES:
     if isinstance(text, str) and re.search(rf'\b{name}\b', text):
       raise ValueError(
         f'{name} grows with agreement: it is a measure, not a loss, and must '
         'not be minimised. The losses are bhat and hellinger.'
       )
-  terms = spec.weighted_sum(LOSSES, text, takes=2)
-  for term in terms:
-    _check_options(term)
-  return terms
-
-
-def _check_options(term):
-  """Traces a loss, which computes nothing: it raises for a bad option."""
-  some = jax.ShapeDtypeStruct((1, 2, 2), jnp.float32)
-  try:
-    jax.eval_shape(functools.partial(term.entry.fn, **term.kwargs), some, some)
-  except TypeError as e:
-    raise ValueError(f'Bad option in {term.name!r}: {e}') from e
+  if isinstance(text, str) and text.isidentifier():
+    text = PRESETS.get(text, text)
+    if text.isidentifier() and text not in LOSSES:
+      raise spec.unknown('loss', text, [*LOSSES, *PRESETS])
+  return spec.weighted_sum(LOSSES, text, takes=2)
 
 
 def targets(text: str) -> tuple[str, ...]:
@@ -78,10 +65,12 @@ def make_loss(text: str) -> LossFn:
     fixation; a saliency map of zeros) is left out of that term's mean.
 
   Raises:
-    ValueError: here for a bad spec; `loss_fn` raises KeyError where the batch
-      lacks a target.
+    ValueError: here for a bad spec or an option out of its range; `loss_fn`
+      raises KeyError where the batch lacks a target.
   """
   terms = parse(text)
+  for term in terms:
+    _check_options(term)
 
   def loss_fn(pred, batch):
     where = _counted(batch, jnp.shape(pred))
@@ -111,6 +100,15 @@ def box_pixels(box: Array, shape: tuple[int, ...]) -> Array:
   rows = (y >= top) & (y < top + height)
   columns = (x >= left) & (x < left + width)
   return rows[:, :, None] & columns[:, None, :]
+
+
+def _check_options(term):
+  """Traces a loss, which computes nothing: it raises for a bad option."""
+  some = jax.ShapeDtypeStruct((1, 2, 2), jnp.float32)
+  try:
+    jax.eval_shape(functools.partial(term.entry.fn, **term.kwargs), some, some)
+  except TypeError as e:
+    raise ValueError(f'Bad option in {term.name!r}: {e}') from e
 
 
 def _counted(batch, shape):

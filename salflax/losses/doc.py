@@ -13,9 +13,10 @@ Made from the tables in `salflax/losses/__init__.py` by
 
 A loss takes `pred` and `target`, both [B, H, W], and returns one number a
 picture, [B]. P is the prediction, S the saliency map (blurred fixations), F the
-fixation map, n the number of pixels, log the natural logarithm. **Lower is always better**: `cc` is 1 - CC, `sim` is 1 - SIM,
-`nss` is -NSS. A loss is logged as `loss/cc` and never stands for a score; those
-come from `salflax.metrics`.
+fixation map, n the number of pixels, log the natural logarithm. **Lower is
+always better**: `cc` is 1 - CC, `sim` is 1 - SIM, `nss` is -NSS. A loss is
+logged as `loss/cc` and never stands for a score; those come from
+`salflax.metrics`.
 
 A config names a weighted sum, `'10*kld + 2*cc + sim(minmax=False)'`, or one of
 the presets below. There is no minus: every term is minimised.
@@ -33,18 +34,20 @@ _NOTES = """\
 * **Scale.** Losses that ignore nothing read P as it is, which then has to be in
   [0, 1], as from a sigmoid; they scale S to a maximum of 1. All others
   normalise both maps for themselves. The column *ignores* says what may be done
-  to P without changing the value. The column *at P = S* has the value where P is
-  the target scaled to a maximum of 1, if no other P has less.
+  to P without changing the value.
+* **At P = S** stands the value where P is the target scaled to a maximum of 1,
+  if no other P has less.
 * **Plain and printed.** A plain name is the standard form. `_printed` is the
   equation as that paper prints it, `_released` what a published program
   computes, where they differ from it. `kld_printed` is the reverse divergence;
   `kld_printed_raw` also leaves out the sums that make densities, and has its
   least value at P = s / e; `nll_printed` has no density either and is least at
-  P = 1 everywhere; `focal_printed` has 1 - P^gamma in place of (1 - P)^gamma and
-  sums; `nss_printed` divides by all pixels, which makes it a thousandth of `nss`
-  beside other terms. They are there to be compared with.
-* **Sums.** `bce_sum`, `focal_printed` and whatever is given `sum=True` grow with
-  the size of the map, and so do their gradients.
+  P = 1 everywhere; `focal_printed` has 1 - P^gamma in place of (1 - P)^gamma
+  and sums; `nss_printed` divides by all pixels, not by the fixated ones, which
+  makes it next to nothing beside other terms. They are there to be compared
+  with.
+* **Sums.** `bce_sum`, `focal_printed` and whatever is given `sum=True` grow
+  with the size of the map, and so do their gradients.
 * **wbce(w=0.5)** is half of `bce`, exactly.
 * **P of exactly 0 or 1.** In `bce`, its kin and `nll_printed` a logarithm goes
   on as its tangent below `eps`: the price is finite and the gradient, at most
