@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+import tiny
+from toy_gaze import Toy
 
+from salflax import stage as stages_lib
 from salflax.data import center, pp
 
 
@@ -44,4 +47,21 @@ def test_it_lies_in_the_box():
     assert found.shape == (30, 40) and found.dtype == np.float32
     inside = found[top : top + h, left : left + w]
     np.testing.assert_array_equal(inside, pp.resize(mean, (h, w)))
-    assert found.sum() == inside.sum() > 0
+    assert inside.any() and np.count_nonzero(found) == np.count_nonzero(inside)
+
+
+def test_a_stage_computes_it_for_a_loss_that_asks(tmp_path):
+  source = Toy(4, conditions=('pure',))
+  config = tiny.get_config()
+  for loss, asks in (('mse + center_bias', True), ('mse', False)):
+    config.only.loss = loss
+    (stage,) = tiny.stages(config, tmp_path, train=source)
+    batch = next(iter(stages_lib.train_batches(stage, {})))
+    assert ('center' in batch) == asks
+    if asks:
+      assert batch['center'].shape == batch['saliency'].shape
+      assert 0 < batch['center'].max() <= 1
+      total, terms = stage.loss_fn(
+        np.zeros(batch['saliency'].shape, 'f'), batch
+      )
+      assert float(total) > float(terms['mse']) > 0
