@@ -29,6 +29,10 @@ def make(node: Mapping, dtype: Any):
   Returns:
     The module; (scope, function that loads variables, patterns to skip) for
     everything that has weights; a Tokenizer, or None without text.
+
+  Raises:
+    ValueError: for an unknown name, or a sentence's entry without a sentence.
+    FileNotFoundError: for weights that are not there.
   """
   node = dict(node, dtype=dtype)
   backbone, text = dict(node['backbone']), dict(node['text'])
@@ -46,8 +50,13 @@ def make(node: Mapping, dtype: Any):
   kind = text.get('name', 'none')
   spec.lookup('text encoder', {'bert': bert.Bert, 'none': None}, kind)
   if kind == 'none':
-    for key in ('text', 'fuse'):
-      node.pop(key, None)
+    for key in ('fuse', 'gate'):
+      if node.get(key):
+        raise ValueError(
+          f'model.{key}={node[key]!r} joins a sentence, but model.text is '
+          "'none': give it a text encoder, or leave it out."
+        )
+    node.pop('text', None)
   else:
     source, length = text.pop('weights'), text.pop('length', 35)
     text.pop('name')

@@ -238,7 +238,7 @@ WRONG = {
   'stage': (_set('stages', ('onyl',)), "'onyl'. Did you mean 'only'"),
   'stage renamed': (_move('only', 'sole'), "'only'. .*sole"),
   'steps and epochs': (_set('only.epochs', 2.0), 'exactly one of steps and'),
-  'loss': (_set('only.loss', '10*kll + cc'), "'kll'. Did you mean 'kld'"),
+  'loss': (_set('only.loss', '10*kldd + cc'), "'kldd'. Did you mean 'kld'"),
   'loss option': (_set('only.loss', 'kld(epz=1)'), "'epz'. Did you mean 'eps'"),
   'loss minus': (_set('only.loss', 'kld - cc'), 'no minus'),
   'preset': (_set('only.loss', 'transalnt'), "Did you mean 'transalnet'"),
@@ -344,6 +344,10 @@ WRONG = {
     ),
     "'te_cross' goes with place 'encoder', found place 'backbone'",
   ),
+  'fusion without text': (
+    _set('model.fuse', ('1/8',)),
+    r"model.fuse=\('1/8',\) joins a sentence, but model.text is 'none'",
+  ),
   'fused level': (
     lambda node: node['model'].update(fuse=('1/9',)),
     "'1/9'. Did you mean",
@@ -357,7 +361,7 @@ WRONG = {
 @pytest.mark.parametrize('case', WRONG)
 def test_what_is_wrong_is_named_within_seconds(case, bert, monkeypatch):
   change, says = WRONG[case]
-  with_text = 'fuse' in case or case in ('fusion',)
+  with_text = case in ('fusion', 'fused level', 'place of fusion')
   node = config_lib.plain(
     tiny_config.get_config(f'bert={bert}' if with_text else '')
   )

@@ -66,7 +66,7 @@ def test_a_missing_file_is_named_with_the_nearest(tmp_path):
 
 def test_a_record_without_text_has_no_tokenizer():
   model, weights, tokenizer = network.make(
-    _record(text={'name': 'none'}), jnp.float32
+    _record(text={'name': 'none'}, fuse=()), jnp.float32
   )
   assert (model.text, model.fuse, weights, tokenizer) == (None, (), (), None)
 
@@ -79,7 +79,9 @@ def test_stages_above_the_levels_are_left_in_the_file(
 ):
   path = tmp_path / 'resnet.safetensors'
   safetensors.numpy.save_file({'conv1.weight': np.zeros((1, 1, 1, 1))}, path)
-  record = _record(text={'name': 'none'}, levels=levels, widths=(64, 64))
+  record = _record(
+    text={'name': 'none'}, fuse=(), levels=levels, widths=(64, 64)
+  )
   record['backbone']['weights'] = str(path)
   _, ((scope, _, skip),), _ = network.make(record, jnp.float32)
   assert scope == 'backbone'
