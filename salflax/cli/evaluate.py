@@ -102,6 +102,12 @@ def _train(options, default, load):
   return None if name == 'none' else load(name)
 
 
+def _name(workdir):
+  """Returns what a run is called in tables; seeds go by their setting."""
+  setting = f'{workdir.parent.name}/' if workdir.name.startswith('seed') else ''
+  return setting + workdir.name
+
+
 def _of_run(options):
   """Returns arguments of `benchmark.run`, and what the summary says of it."""
   from salflax import benchmark
@@ -132,7 +138,7 @@ def _of_run(options):
     protocols,
     threads=options.threads,
   )
-  name = pathlib.Path(run.workdir).name
+  name = _name(pathlib.Path(run.workdir))
   about = {
     'run': name,
     'stage': run.stage.name,
