@@ -26,7 +26,7 @@ FIRST = 'SALICON_pretrained'
 TRAIN = ('none', 'last2conv', 'last4conv', 'all_decoder')
 _SCHEME1 = dict(condition='non_salient', attention=1, train='last2conv')
 _SCHEME2 = dict(_SCHEME1, attention=3)
-_VSRN = dict(kind='vsrn', matching=1.0, caption=1.0)
+_VSRN = dict(kind='vsrn')
 ROWS = {
   # Tables I and II: without a sentence, scored on free viewing and on SJTU-TIS.
   FIRST: {},
@@ -56,12 +56,7 @@ ROWS = {
   'non_salient_contrastive_only': dict(
     _SCHEME1, attention=0, contrast=_VSRN, train='all_decoder'
   ),
-  'non_salient_contrastive_order': dict(
-    _SCHEME1,
-    contrast=dict(
-      kind='order', matching=1.0, caption=0.0, margin=0.0, hardest=False
-    ),
-  ),
+  'non_salient_contrastive_order': dict(_SCHEME1, contrast=dict(kind='order')),
   # The paper's other base model, in its released code: the sentence gates the
   # attention of SAM. It trains its own first stage in the same run.
   'non_salient_sam_text': dict(
@@ -191,9 +186,10 @@ def _tune(config, row, options, rows, recipe):
     model['text'] = dict(name='bert', weights=options.text, length=35)
     if options.text == 'all-MiniLM-L6-v2':
       model['text'].update(pool='mean', normalize=True)
-  contrast = dict(row.get('contrast', {}))
-  if contrast and options.scale == 'small':
-    contrast.update(stride=2)
+  extra = {}
+  if contrast := row.get('contrast'):
+    stride = 2 if options.scale == 'small' else 1
+    extra['contrast'] = common.contrast(stride=stride, **contrast)
   frozen = ('backbone/.*', 'text/.*')
   if not sam:
     frozen = (_frozen(config.model, row['train']),)
@@ -203,7 +199,9 @@ def _tune(config, row, options, rows, recipe):
     init='@free' if sam else options.init or '@free',
     freeze=frozen,
     model=model,
-    **dict(rows, **recipe, **(dict(contrast=contrast) if contrast else {})),
+    **rows,
+    **recipe,
+    **extra,
   )
 
 

@@ -289,6 +289,7 @@ _TEXT_GUIDED = Paper(
         ),
         _non_salient('non_salient_te_bilinear', 'bilinear', ours=True),
         _non_salient('non_salient_te_prepend', 'prepended', ours=True),
+        _non_salient('non_salient_sam_text', 'gate in SAM', ours=True),
       ),
       against=Place(_BASE),
       data='sjtu_tis',
