@@ -368,6 +368,8 @@ def test_docs_hold_tables_and_plots_and_no_pictures(shown):
     'toy_table_III.png',
   ]
   text = (docs / 'toy.md').read_text()
+  assert str(docs.parent) not in text
+  assert 'no run in finetuned_salient; `bash launch' in text
   for name in re.findall(r'\]\((.*?)\)', text):
     assert (docs / name).is_file()
 

@@ -72,8 +72,8 @@ def _curves(paper, runs, folder):
   return drawn
 
 
-def _docs(paper, sections, folder):
-  """Writes what may be published with the code."""
+def _docs(paper, sections, folder, runs_folder):
+  """Writes what may be published with the code: no path of this machine."""
   from salflax import files
   from salflax.report import found, page
 
@@ -82,6 +82,9 @@ def _docs(paper, sections, folder):
   drawn += _curves(paper, runs, folder)
   shown = ''.join(f'\n![{p.stem}]({p.name})\n' for p in drawn)
   text = found.markdown(paper, sections) + '\n## Plots\n' + shown
+  if paper.options:
+    text = text.replace(paper.options, '')
+  text = text.replace(f'{runs_folder}/', '')
   files.write_text(folder / f'{paper.name}.md', text)
   return folder / f'{paper.name}.md'
 
@@ -116,7 +119,9 @@ def execute(options: Any) -> None:
   print(f'{sum(bool(f.seeds) for f in rows)} of {len(rows)} rows have a run.')
   print(f'Written to {out}: index.html, tables.md, tables.tex')
   if options.docs:
-    print(f'Written {_docs(about, sections, pathlib.Path(options.docs))}')
+    print(
+      f'Written {_docs(about, sections, pathlib.Path(options.docs), folder)}'
+    )
 
 
 def run() -> None:
