@@ -67,6 +67,8 @@ def stage(**given) -> ml_collections.ConfigDict:
     eval_pp='',
     # A sum of losses: '10*kld + 2*cc', or a preset's name.
     loss='',
+    # Of the losses df and gm: VGG-16's weights, and how they expect pixels.
+    perceptual={},
     # What is added for pictures that go with their sentences: keys of
     # `contrast` below; {} = nothing.
     contrast={},
@@ -100,6 +102,8 @@ def stage(**given) -> ml_collections.ConfigDict:
   keys = _filled('a stage', keys, given)
   if keys['contrast']:
     keys['contrast'] = contrast(**keys['contrast'])
+  default = dict(weights='', normalize='imagenet')
+  keys['perceptual'] = _filled('perceptual', default, keys['perceptual'])
   return ml_collections.ConfigDict(keys)
 
 

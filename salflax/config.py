@@ -151,7 +151,7 @@ def load_stages(workdir: str | os.PathLike) -> list[Stage]:
   node['model'] = dict(model, weights='', backbone=backbone)
   for name in node['stages']:
     contrast = contrast_lib.without_files(node[name]['contrast'])
-    node[name] = dict(node[name], contrast=contrast)
+    node[name] = dict(node[name], contrast=contrast, perceptual={})
     if not node[name]['init'].startswith('@'):
       node[name]['init'] = ''
   return resolve(node, str(workdir), with_data=False)
@@ -179,6 +179,7 @@ def _stage(name, config, workdir, with_data) -> Stage:
     node['contrast'], model, node['pp'], tokenizer
   )
   node = dict(node, freeze=(*node['freeze'], *frozen))
+  vgg = network.make_features(node['perceptual'])
   train = held_out = None
   if with_data:
     train, held_out = _sources(node, data_dir(config['data_dir']))
@@ -189,7 +190,7 @@ def _stage(name, config, workdir, with_data) -> Stage:
     name=name,
     model=model,
     loss=node['loss'],
-    loss_fn=losses.make_loss(node['loss']),
+    loss_fn=losses.make_loss(node['loss'], vgg=vgg),
     contrast_fn=contrast_fn,
     make_tx=_make_tx(node, steps, epoch),
     freeze=node['freeze'],

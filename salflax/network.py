@@ -1,12 +1,17 @@
 """A model record becomes a network, what it starts from, and its tokenizer."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from salflax import hub, models, spec
+from salflax.data import pp
 from salflax.data.tokenizer import Tokenizer
-from salflax.models import bert, pretrained, published, vit
+from salflax.models import bert, pretrained, published, vgg, vit
 
 _BACKBONE_FILES = (
   'model.safetensors',
@@ -107,6 +112,62 @@ def make_tower(node: Mapping, dtype: Any):
     _load_backbone, str(hub.locate(path, files=_BACKBONE_FILES))
   )
   return module, (('contrast/vision', load, (*module.unused(), *skip)),)
+
+
+def make_features(node: Mapping[str, Any]) -> Callable | None:
+  """Returns the fixed network of perceptual losses; None without weights.
+
+  Args:
+    node: {'weights': VGG-16's, 'normalize': how they expect pixels}. An empty
+      one is that of a run that is only read: nothing may be asked of it.
+
+  Returns:
+    (maps [B, H, W] in [0, 1]) -> VGG-16's outputs after each of its five
+    poolings, [[B, h, w, C], ...]. A map is a grey picture.
+
+  Raises:
+    ValueError: for an unknown normalization, or weights that do not fit.
+    FileNotFoundError: for weights that are not there.
+  """
+  if not node:
+    return _without_weights
+  _, mean, std = spec.lookup(
+    'normalization of perceptual', pp.NORMALIZATIONS, node['normalize']
+  )
+  if not node['weights']:
+    return None
+  path = hub.locate(node['weights'], files=_BACKBONE_FILES)
+  given = _load_backbone(path)
+  first = given['params'].get('features_0', {}).get('kernel', np.zeros(64))
+  taps = tuple(f'pool{i}' for i in range(1, 6))
+  module = vgg.VGG16(taps=taps, width=first.shape[-1])
+  abstract = jax.eval_shape(
+    module.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+  )
+  loaded = pretrained.merge(
+    {'params': {'backbone': abstract['params']}},
+    given,
+    at='backbone',
+    skip=module.unused(),
+    source=str(path),
+  )
+  params = loaded['params']['backbone']
+
+  mean, std = (np.reshape(np.float32(x), (1, 1, 1, 3)) for x in (mean, std))
+
+  def features(maps):
+    # The barrier keeps the compiler from computing with the weights for
+    # minutes, as it would with other constants.
+    variables = {'params': jax.lax.optimization_barrier(params)}
+    grey = jnp.repeat(255 * maps[..., None], 3, -1)
+    found = module.apply(variables, (grey - mean) / std)
+    return [found[tap] for tap in taps]
+
+  return features
+
+
+def _without_weights(pred):
+  raise ValueError('A run that is only read has no weights for its loss.')
 
 
 def _load_backbone(path):

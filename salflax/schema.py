@@ -35,6 +35,7 @@ STAGE = {
   'eval_pp': str,
   'loss': str,
   'contrast': dict,
+  'perceptual': dict,
   'optimizer': str,
   'lr': float,
   'schedule': str,
@@ -65,7 +66,11 @@ CONTRAST = {
   'vision': dict,
 }
 # Keys of a stage that runs made earlier lack, and what they stand for there.
-LATER = {'contrast': {}}
+LATER = {
+  'contrast': {},
+  'perceptual': {'weights': '', 'normalize': 'imagenet'},
+}
+PERCEPTUAL = {'weights': str, 'normalize': str}
 _POSITIVE = (
   *('lr', 'batch_size', 'eval_epochs', 'threads', 'log_every'),
   *('stride', 'dim', 'hidden'),
@@ -98,6 +103,9 @@ def check(config: Mapping[str, Any]) -> None:
     _check_pairs(f'config.{name}.lr_scale', section['lr_scale'])
     if section['contrast']:
       _check_keys(f'config.{name}.contrast', section['contrast'], CONTRAST)
+    if section['perceptual']:
+      where = f'config.{name}.perceptual'
+      _check_keys(where, section['perceptual'], PERCEPTUAL)
 
 
 def _is_section(value: Any, *, named: bool) -> bool:

@@ -12,8 +12,35 @@ import numpy as np
 import pytest
 
 from salflax import losses
-from salflax.losses import LOSSES, PRESETS, SIMILARITIES, doc, make_loss
+from salflax.losses import PRESETS, SIMILARITIES, doc, make_loss
 
+KERNELS = np.random.default_rng(99).normal(0, 0.5, (2, 3, 3, 4, 4))
+
+
+def see(x):
+  """Stands in for VGG-16: two convolutions with ReLUs, each pooled."""
+  x, out = jnp.repeat(x[..., None], 4, -1), []
+  for kernel in KERNELS:
+    x = jax.lax.conv_general_dilated(
+      *(x, jnp.asarray(kernel, x.dtype), (1, 1), 'SAME'),
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    b, h, w, c = x.shape
+    x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
+    x = jax.nn.relu(x).max((2, 4))
+    out.append(x)
+  return out
+
+
+def given(loss):
+  return loss._replace(fn=functools.partial(loss.fn, vgg=see))
+
+
+LOSSES = {
+  name: given(loss) if loss.needs else loss
+  for name, loss in losses.LOSSES.items()
+}
+PERCEPTUAL = ('df', 'gm')
 SHAPE = (3, 12, 16)
 ALL = np.ones(SHAPE, bool)
 TRAINABLE = [n for n in LOSSES if n == 'kld_released' or 'released' not in n]
@@ -42,6 +69,8 @@ BOUNDS = {
   'focal': (0, 17.2),
   'focal_printed': (0, 30 * 17.2),
   'nll': (0, 36.1),
+  'df': (0, 1000),
+  'gm': (0, 1e6),
   'nll_printed': (0, 17.2),
   'cc': (0, 2),
   'cc_released': (0, 2),
@@ -283,6 +312,9 @@ def test_a_flat_prediction_can_leave(name, limit):
         np.sign(downhill) == np.sign(truth / 255 - LIMITS[limit][0])
       ).all()
       continue
+    if name in PERCEPTUAL:  # nor in which pixel
+      assert (downhill * (truth - truth.mean())).sum() > 0
+      continue
     assert np.corrcoef(downhill.ravel(), truth.ravel())[0, 1] > 0.5
   logs = ('bce', 'bce_sum', 'wbce', 'focal', 'focal_printed', 'nll_printed')
   steep = name in logs and limit == 'zero'
@@ -330,6 +362,8 @@ def test_padding_weighs_nothing(name):
   for junk in (0.0, 5.0, np.nan):
     padded = [np.pad(x, border, constant_values=junk) for x in (pred, target)]
     value, grad = compiled(name)(*padded, where)
+    if name in PERCEPTUAL:  # whose cells at the border see it
+      inside = value if junk == 0 else inside
     np.testing.assert_allclose(value, inside, rtol=1e-5, atol=1e-6)
     assert np.isfinite(grad).all() and (np.asarray(grad)[~where] == 0).all()
 
@@ -392,6 +426,9 @@ def test_wrong_shapes_and_types(name):
     ('nll(eps=0)', 'nll: eps'),
     ('nll_printed(eps=0)', 'nll_printed: eps'),
     ('sig_mse(lambd=0.5)', "'lam'"),
+    ('kld + df', 'perceptual=dict'),
+    ('lc2', "df needs VGG-16's features"),
+    ('gm(vgg=1)', 'vgg is not written in a spec'),
     ('kld + bhat_printed_sim', 'must not be minimised.*bhat and hellinger'),
   ],
 )

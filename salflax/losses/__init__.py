@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from salflax import spec
-from salflax.losses import maps
+from salflax.losses import maps, perceptual
 from salflax.losses.table import LOSSES, PRESETS, SIMILARITIES, Loss
 from salflax.types import Batch
 
@@ -49,11 +49,12 @@ def targets(text: str) -> tuple[str, ...]:
   return tuple(sorted({term.entry.target for term in parse(text)}))
 
 
-def make_loss(text: str) -> LossFn:
+def make_loss(text: str, *, vgg: perceptual.Features | None = None) -> LossFn:
   """Returns the weighted sum that `text` describes, for batches.
 
   Args:
     text: e.g. '10*kld + 2*cc + sim(minmax=False)', or a name in `PRESETS`.
+    vgg: the fixed network of `df` and `gm`, see `salflax.losses.perceptual`.
 
   Returns:
     `loss_fn(pred [B, H, W], batch) -> (scalar, terms)`: the weighted sum of the
@@ -65,10 +66,11 @@ def make_loss(text: str) -> LossFn:
     fixation; a saliency map of zeros) is left out of that term's mean.
 
   Raises:
-    ValueError: here for a bad spec or an option out of its range; `loss_fn`
-      raises KeyError where the batch lacks a target.
+    ValueError: here for a bad spec, an option out of its range, or a fixed
+      network that is not given; `loss_fn` raises KeyError where the batch lacks
+      a target.
   """
-  terms = parse(text)
+  terms = [_given(term, vgg=vgg) for term in parse(text)]
   for term in terms:
     _check_options(term)
 
@@ -102,8 +104,20 @@ def box_pixels(box: Array, shape: tuple[int, ...]) -> Array:
   return rows[:, :, None] & columns[:, None, :]
 
 
+def _given(term, **fixed):
+  """Returns a term with the fixed network that it needs."""
+  needs = term.entry.needs
+  if not needs:
+    return term
+  if needs in term.kwargs:
+    raise ValueError(f'{needs} is not written in a spec: {term.name!r}.')
+  return term._replace(kwargs={**term.kwargs, needs: fixed[needs]})
+
+
 def _check_options(term):
   """Traces a loss, which computes nothing: it raises for a bad option."""
+  if term.kwargs.get(term.entry.needs) is not None:
+    return  # no other options, and a large network takes seconds
   some = jax.ShapeDtypeStruct((1, 2, 2), jnp.float32)
   try:
     jax.eval_shape(functools.partial(term.entry.fn, **term.kwargs), some, some)

@@ -52,6 +52,13 @@ _NOTES = """\
 * **P of exactly 0 or 1.** In `bce`, its kin and `nll_printed` a logarithm goes
   on as its tangent below `eps`: the price is finite and the gradient, at most
   1 / eps, still points the right way. A clipped logarithm has none there.
+* **df, gm** look at both maps through VGG-16, grey as a picture of three equal
+  channels, after each of its five poolings: 1472 features. A stage names the
+  weights, `perceptual=dict(weights='timm/vgg16.tv_in1k')`, and how they expect
+  pixels, `normalize='imagenet'`; without them it is refused. Their sizes go
+  with those weights: look at each term's values before weighing them. Maps are
+  at least 32 x 32. A letterbox is black in both maps and cells of nothing else
+  are left out, but near its border VGG sees it.
 * **center_bias** compares with batch['center'], the mean of the training maps,
   each scaled to a maximum of 1, laid into the box of each picture. A training
   stage computes it from its training rows when its loss asks for it.
@@ -80,12 +87,12 @@ _NOTES = """\
 """
 
 
-def _options(fn) -> str:
-  parameters = inspect.signature(fn).parameters
+def _options(loss: Loss) -> str:
+  parameters = inspect.signature(loss.fn).parameters
   found = [
     f'{name}={p.default!r}'
     for name, p in parameters.items()
-    if name not in ('pred', 'target', 'where')
+    if name not in ('pred', 'target', 'where', loss.needs)
   ]
   return f'`{", ".join(found)}`' if found else '–'
 
@@ -103,7 +110,7 @@ def _table(losses: Mapping[str, Loss]) -> list[str]:
       f'`{name}`',
       loss.target,
       loss.formula.replace('|', r'\|'),
-      _options(loss.fn),
+      _options(loss),
       loss.range,
       minimum,
       loss.ignores or '–',

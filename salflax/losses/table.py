@@ -5,7 +5,14 @@ from typing import NamedTuple
 
 from jax import Array
 
-from salflax.losses import binary, distribution, location, maps, pixel
+from salflax.losses import (
+  binary,
+  distribution,
+  location,
+  maps,
+  perceptual,
+  pixel,
+)
 
 
 class Loss(NamedTuple):
@@ -24,6 +31,8 @@ class Loss(NamedTuple):
     ignores: what may be done to the prediction without changing it: 'scale',
       'scale and offset' or '' (nothing).
     reference: where it comes from.
+    needs: what it has to be given when it is made: 'vgg', a fixed network, or
+      '' (nothing).
   """
 
   fn: Callable[..., Array]
@@ -33,6 +42,7 @@ class Loss(NamedTuple):
   minimum: float | str | None
   ignores: str
   reference: str
+  needs: str = ''
 
 
 _PAPER1 = 'Huang, Text-Guided Saliency Prediction Model, eq. 5'
@@ -251,6 +261,27 @@ LOSSES = {
     'scale and offset',
     f'{_PAPER2}, eq. 11, negated',
   ),
+  'df': Loss(
+    perceptual.df,
+    'saliency',
+    "sum over VGG-16's poolings of |phi(S / max S) - phi(P)|^2 / (C h w)",
+    'at least 0',
+    0.0,
+    '',
+    f'{_PAPER2}, eq. 13',
+    'vgg',
+  ),
+  'gm': Loss(
+    perceptual.gm,
+    'saliency',
+    "sum over VGG-16's poolings of |G(S / max S) - G(P)|^2, "
+    'G = psi psi^T / (C h w)',
+    'at least 0',
+    0.0,
+    '',
+    f'{_PAPER2}, eqs. 14 and 15',
+    'vgg',
+  ),
   'kld_released': Loss(
     distribution.kld_released,
     'saliency',
@@ -260,42 +291,12 @@ LOSSES = {
     '',
     f'{_PAPER1}, released code',
   ),
-  'mse_released': Loss(
-    maps.detached(pixel.mse),
-    'saliency',
-    'mse',
-    '[0, 1] for P in [0, 1]',
-    0.0,
-    '',
-    _RELEASED,
-  ),
-  'cc_released': Loss(
-    maps.detached(distribution.cc),
-    'saliency',
-    'cc',
-    '[0, 2]',
-    0.0,
-    'scale and offset',
-    _RELEASED,
-  ),
-  'sim_released': Loss(
-    maps.detached(distribution.sim),
-    'saliency',
-    'sim',
-    '[0, 1]',
-    0.0,
-    'scale and offset',
-    _RELEASED,
-  ),
-  'nss_released': Loss(
-    maps.detached(location.nss),
-    'fixations',
-    'nss',
-    'unbounded',
-    None,
-    'scale and offset',
-    _RELEASED,
-  ),
+}
+LOSSES |= {
+  f'{name}_released': LOSSES[name]._replace(
+    fn=maps.detached(LOSSES[name].fn), formula=name, reference=_RELEASED
+  )
+  for name in ('mse', 'cc', 'sim', 'nss')
 }
 
 # Published as losses, but they grow with agreement: a spec that names one is an
@@ -326,5 +327,7 @@ PRESETS = {
   'sam': '10*kld(eps=1e-7) + 2*cc + nss(ddof=0)',
   'lc1': '10*kld + 2*cc + nss',
   'lc1_r': '10*kld + 2*cc + nss + center_bias',
+  'lc2': '10*kld + 2*cc + nss + df + gm + sig_mse(lam=0.55)',
+  'lc2_r': '10*kld + 2*cc + nss + df + gm + sig_mse(lam=0.55) + center_bias',
   'lc1_printed': '10*kld_printed_raw + 2*cc + nss_printed',
 }

@@ -1,0 +1,114 @@
+"""Losses that compare what a fixed network sees in both maps.
+
+`vgg` is (maps [B, H, W] in [0, 1]) -> its outputs after the first, second, ...
+2x2 pooling, each [B, h, w, C]: VGG-16's five in the paper. It is given when a
+loss is made, not written into a spec.
+
+Padding is 0 in both maps, and cells that pool nothing but padding are left out.
+What VGG sees next to the border still includes it: a letterboxed map has nearly
+the value of the cropped one, not exactly.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+
+from salflax.losses import maps
+
+Features = Callable[[Array], list[Array]]
+
+
+def df(
+  pred: Array,
+  target: Array,
+  *,
+  where: Array | None = None,
+  vgg: Features | None = None,
+) -> Array:
+  """Squared distance of deep features: sum_j |phi_j(S) - phi_j(P)|^2 / (C h w).
+
+  Args:
+    pred: predicted saliency in [0, 1], [B, H, W].
+    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
+    where: nonzero for the pixels that count, [B, H, W]; None for all.
+    vgg: the fixed network.
+
+  Returns:
+    [B], at least 0; 0 where both maps are equal. Its size is that of the
+    features, hence of the network's weights.
+
+  Raises:
+    ValueError: without `vgg`, or for maps too small for its poolings.
+
+  Reference: Bruckert et al. 2021, eq. 13.
+  """
+  total = 0.0
+  for p, s, cells in _pairs('df', pred, target, where, vgg):
+    square = jnp.where(cells, (p - s) ** 2, 0).sum((1, 2, 3))
+    total += square / (p.shape[-1] * _count(cells))
+  return total
+
+
+def gm(
+  pred: Array,
+  target: Array,
+  *,
+  where: Array | None = None,
+  vgg: Features | None = None,
+) -> Array:
+  """Squared distance of Gram matrices: sum_j |G_j(S) - G_j(P)|^2.
+
+  G is psi psi^T / (C h w) for the features psi [C, h w]: which of them go
+  together, wherever that is.
+
+  Args:
+    pred: predicted saliency in [0, 1], [B, H, W].
+    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
+    where: nonzero for the pixels that count, [B, H, W]; None for all.
+    vgg: the fixed network.
+
+  Returns:
+    [B], at least 0; 0 where both maps are equal, and for others, too.
+
+  Raises:
+    ValueError: without `vgg`, or for maps too small for its poolings.
+
+  Reference: Bruckert et al. 2021, eqs. 14 and 15.
+  """
+  total = 0.0
+  for p, s, cells in _pairs('gm', pred, target, where, vgg):
+    scale = p.shape[-1] * _count(cells)[:, None, None]
+    gap = _gram(p, cells) / scale - _gram(s, cells) / scale
+    total += (gap**2).sum((1, 2))
+  return total
+
+
+def _pairs(name, pred, target, where, vgg):
+  """Returns (features of P, of S, cells that count [B, h, w, 1]) by pooling."""
+  pred, target, valid = maps.prepare(pred, target, where)
+  if vgg is None:
+    raise ValueError(
+      f"{name} needs VGG-16's features, and there are none: give the stage "
+      "perceptual=dict(weights='...'), or make_loss its vgg."
+    )
+  cells, out = valid[..., None], []
+  for p, s in zip(vgg(pred), vgg(maps.max_to_one(target, valid))):
+    b, h, w, _ = p.shape
+    if not h * w:
+      raise ValueError(
+        f'{name}: maps of {pred.shape[1]} x {pred.shape[2]} are too small for '
+        f'pooling number {len(out) + 1}.'
+      )
+    cells = cells[:, : 2 * h, : 2 * w].reshape(b, h, 2, w, 2, 1).any((2, 4))
+    out.append((p, s, cells))
+  return out
+
+
+def _count(cells):
+  return jnp.maximum(cells.sum((1, 2, 3)), 1)
+
+
+def _gram(x, cells):
+  x = jnp.where(cells, x, 0)
+  return jnp.einsum('bhwc,bhwd->bcd', x, x)
