@@ -160,6 +160,31 @@ def _filled(what, keys, given):
   return {**keys, **given}
 
 
+def text_encoder(weights: str) -> dict:
+  """Returns the record of a BERT that takes 35 word pieces, as BLIP's does."""
+  record = dict(name='bert', weights=weights, length=35)
+  if weights == 'all-MiniLM-L6-v2':
+    record.update(pool='mean', normalize=True)
+  return record
+
+
+def transalnet() -> dict:
+  """Returns the record of the published network, without a sentence's part."""
+  return dict(
+    name='transalnet',
+    size=(288, 384),
+    backbone=dict(name='resnet50', weights='timm/resnet50.tv_in1k', bn='train'),
+    levels=('1/8', '1/16', '1/32'),
+    widths=(512, 768, 768),
+    depth=2,
+    head_dim=64,
+    mlp_ratio=4,
+    decoder_widths=(256, 128, 64, 32),
+    out_stride=1,
+    bn='train',
+  )
+
+
 def choice(key: str, value: str, allowed) -> None:
   """Raises ValueError where an option's value is not one of those allowed."""
   if value not in allowed:

@@ -21,23 +21,13 @@ CONDITIONS = ('pure', 'whole', 'all', 'salient', 'non_salient')
 
 def _paper(config, options):
   """The network of the paper; ResNet-50 v1.5, all three levels."""
-  levels = ('1/8', '1/16', '1/32')
-  config.model = dict(
-    name='transalnet',
-    size=(288, 384),
-    backbone=dict(name='resnet50', weights='timm/resnet50.tv_in1k', bn='train'),
-    text=_text(options.text),
+  config.model = common.transalnet()
+  levels = config.model.levels
+  config.model.update(
+    text=common.text_encoder(options.text),
     fuse=levels[-options.levels :],
     fusion=options.fusion or 'token',
     place=options.place,
-    levels=levels,
-    widths=(512, 768, 768),
-    depth=2,
-    head_dim=64,
-    mlp_ratio=4,
-    decoder_widths=(256, 128, 64, 32),
-    out_stride=1,
-    bn='train',
   )
   return 'resize_pad(288, 384)', 'imagenet'
 
@@ -53,7 +43,7 @@ def _small(config, options):
       weights='resnet50_v1_to_layer3.safetensors',
       bn='frozen',
     ),
-    text=_text(options.text),
+    text=common.text_encoder(options.text),
     fuse=levels,
     fusion=options.fusion or 'bilinear(dim=256)',
     place=options.place,
@@ -68,13 +58,6 @@ def _small(config, options):
     dropout=0.1,
   )
   return 'resize_pad(240, 320)', 'caffe_resnet'
-
-
-def _text(weights):
-  record = dict(name='bert', weights=weights, length=35)
-  if weights == 'all-MiniLM-L6-v2':
-    record.update(pool='mean', normalize=True)
-  return record
 
 
 def get_config(arg=''):

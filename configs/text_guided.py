@@ -70,19 +70,7 @@ ROWS = {
 
 def _paper(config):
   """ResNet-50 v1.5 and TranSalNet as published; Adam at 1e-5, batch 8."""
-  config.model = dict(
-    name='transalnet',
-    size=(288, 384),
-    backbone=dict(name='resnet50', weights='timm/resnet50.tv_in1k', bn='train'),
-    levels=LEVELS,
-    widths=(512, 768, 768),
-    depth=2,
-    head_dim=64,
-    mlp_ratio=4,
-    decoder_widths=(256, 128, 64, 32),
-    out_stride=1,
-    bn='train',
-  )
+  config.model = common.transalnet()
   free = dict(
     data='salicon2017',
     epochs=40.0,
@@ -183,9 +171,7 @@ def _tune(config, row, options, rows, recipe):
   sam = row.get('network') == 'sam'
   model = dict(gate=64) if sam else _transalnet_text(row, options)
   if sam or row['attention'] or row.get('contrast'):
-    model['text'] = dict(name='bert', weights=options.text, length=35)
-    if options.text == 'all-MiniLM-L6-v2':
-      model['text'].update(pool='mean', normalize=True)
+    model['text'] = common.text_encoder(options.text)
   extra = {}
   if contrast := row.get('contrast'):
     stride = 2 if options.scale == 'small' else 1

@@ -66,6 +66,17 @@ print(*(only or rows))
 PYTHON
 )
 
+# One folder is of one size: its rows are compared, and the report names the
+# command that makes those that are missing.
+made="--scale=$scale${free:+ --free=$free}"
+if [[ -z "${DRY_RUN:-}" ]]; then
+  mkdir -p "$runs"
+  before="$(cat "$runs/options.txt" 2>/dev/null || printf '%s' "$made")"
+  [[ "$before" == "$made" ]] ||
+    die "$runs is of runs with $before, found $made: give another --runs."
+  printf '%s\n' "$made" >"$runs/options.txt"
+fi
+
 failed=()
 # train ROW SEED: trains and evaluates one run, unless it is finished.
 train() {

@@ -273,3 +273,30 @@ def test_constraints_name_what_is_required():
       assert len(fit) == 1, (text, python)
       (version,) = [s.version for s in fit[0].specifier]
       assert want.specifier.contains(version), (text, version)
+
+
+def _paper(tmp_path, *arguments):
+  """Runs launch/paper.sh with a stand-in for Python that does nothing."""
+  root, python = tmp_path / 'repo', tmp_path / 'repo/.venv/bin/python'
+  if not python.exists():
+    shutil.copytree(ROOT / 'launch', root / 'launch')
+    (root / 'launch/setup.sh').write_text(
+      (ROOT / 'launch/setup.sh').read_text().split('setup() {')[0]
+      + 'setup() { :; }\n'
+    )
+    # The rows are asked of Python by standard input.
+    _script(python, '[ "$1" = - ] && cat >/dev/null && echo a b', 'exit 0')
+  return _bash('launch/paper.sh', 'text_guided', *arguments, cwd=root)
+
+
+def test_a_folder_of_runs_is_of_one_size(tmp_path):
+  runs = tmp_path / 'repo/runs/text_guided'
+  (runs / 'SALICON_pretrained/seed0/free').mkdir(parents=True)
+  (runs / 'SALICON_pretrained/seed0/free/result.json').write_text('{}')
+  small = ('--scale=small', '--free=osie')
+  assert _paper(tmp_path, *small).returncode == 0
+  assert (runs / 'options.txt').read_text() == '--scale=small --free=osie\n'
+  assert _paper(tmp_path, *small).returncode == 0
+  done = _paper(tmp_path)
+  assert done.returncode == 1
+  assert '--scale=small --free=osie, found --scale=paper' in done.stderr

@@ -495,3 +495,22 @@ class TestDifference:
   def test_wrong_shapes(self):
     with pytest.raises(ValueError, match=r'\(10, 8\), the picture \(8, 10'):
       figures.diverging(self.image, np.zeros((10, 8)), top=1.0)
+
+
+def test_a_missing_run_is_of_the_size_of_the_others(tmp_path):
+  folder = tmp_path / 'mine'
+  folder.mkdir()
+  (folder / 'options.txt').write_text('--scale=small --free=osie\n')
+  cli.execute(
+    types.SimpleNamespace(
+      runs=str(folder),
+      paper='text_guided',
+      out=str(tmp_path / 'out'),
+      docs=str(tmp_path / 'docs'),
+    )
+  )
+  said = (tmp_path / 'out/tables.md').read_text()
+  assert '--only=non_salient_full --scale=small --free=osie --runs=' in said
+  said = (tmp_path / 'docs/text_guided.md').read_text()
+  assert '--only=non_salient_full --scale=small --free=osie' in said
+  assert str(folder) not in said

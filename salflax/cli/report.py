@@ -72,6 +72,23 @@ def _curves(paper, runs, folder):
   return drawn
 
 
+def _usual(paper):
+  return pathlib.Path('runs', paper.name)
+
+
+def _where(paper, folder):
+  """Returns the option that names the folder of the runs, where it must."""
+  if folder == _usual(paper):
+    return ''
+  return f' --runs={shlex.quote(str(folder))}'
+
+
+def _made_with(folder):
+  """Returns the options that launch/paper.sh was given for these runs."""
+  path = folder / 'options.txt'
+  return f' {path.read_text().strip()}' if path.is_file() else ''
+
+
 def _docs(paper, sections, folder, runs_folder):
   """Writes what may be published with the code: no path of this machine."""
   from salflax import files
@@ -82,8 +99,8 @@ def _docs(paper, sections, folder, runs_folder):
   drawn += _curves(paper, runs, folder)
   shown = ''.join(f'\n![{p.stem}]({p.name})\n' for p in drawn)
   text = found.markdown(paper, sections) + '\n## Plots\n' + shown
-  if paper.options:
-    text = text.replace(paper.options, '')
+  if where := _where(paper, runs_folder):
+    text = text.replace(where, '')
   text = text.replace(f'{runs_folder}/', '')
   files.write_text(folder / f'{paper.name}.md', text)
   return folder / f'{paper.name}.md'
@@ -95,12 +112,10 @@ def execute(options: Any) -> None:
   from salflax.report import found, page, paper
 
   about = spec.lookup('paper', paper.PAPERS, options.paper)
-  usual = pathlib.Path('runs', about.name)
-  folder = pathlib.Path(options.runs or usual)
+  folder = pathlib.Path(options.runs or _usual(about))
   if options.runs and not folder.is_dir():
     raise ValueError(f'--runs={folder}: there is no such folder.')
-  if folder != usual:
-    about = about._replace(options=f' --runs={shlex.quote(str(folder))}')
+  about = about._replace(options=_made_with(folder) + _where(about, folder))
   runs = findings.Runs(about, folder)
   sections = [
     found.section(about, t, [runs.find(row, t) for row in t.rows])

@@ -56,9 +56,8 @@ _NOTES = """\
   channels, after each of its five poolings: 1472 features. A stage names the
   weights, `perceptual=dict(weights='timm/vgg16.tv_in1k')`, and how they expect
   pixels, `normalize='imagenet'`; without them it is refused. The paper does not
-  say how it fed maps to VGG, and their sizes hang on it: for two blobs of sigma
-  8, four pixels apart in 64 x 64, Oxford's weights give `df` 8e4 and `gm` 3e8
-  with `normalize='caffe_vgg'`, 12 and 11 with `'unit'`. `lc2` has both at
+  say how it fed maps to VGG, and their sizes hang on it, by orders of magnitude
+  between `normalize='caffe_vgg'` and `'unit'`. `lc2` has both at
   weight 1: look at the terms before training with it. Maps are at least 32 x
   32. A letterbox is black in both maps and cells of nothing else are left out,
   but near its border VGG sees it.
