@@ -100,9 +100,10 @@ def resolve(
   """
   config = plain(config)
   schema.check(config)
-  for name in filter(None, config['evaluate']['protocols'].split(',')):
-    kind = 'protocol in config.evaluate.protocols'
-    spec.lookup(kind, metrics.PROTOCOLS, name.strip())
+  try:
+    metrics.bind_protocols(config['evaluate']['protocols'].split(','))
+  except ValueError as e:
+    raise ValueError(f'config.evaluate.protocols: {e}') from e
   stages = []
   for name in config['stages']:
     try:

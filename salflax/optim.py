@@ -77,7 +77,12 @@ def sgd(
   return optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov)
 
 
-OPTIMIZERS = {'adam': adam, 'adamw': adamw, 'sgd': sgd}
+def rmsprop(schedule: optax.Schedule, *, decay: float = 0.9):
+  """Gradients by the root of their mean square; epsilon as in Keras."""
+  return optax.rmsprop(schedule, decay=decay, eps=1e-8)
+
+
+OPTIMIZERS = {'adam': adam, 'adamw': adamw, 'sgd': sgd, 'rmsprop': rmsprop}
 
 
 def _kernels(params: Any) -> Any:

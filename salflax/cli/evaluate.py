@@ -49,8 +49,8 @@ _HOW = (
     _LIST,
     'protocols',
     None,
-    'Conventions of the metrics: mit, tuebingen, salicon, '
-    'course. By default mit and course, or what the run says.',
+    'Conventions of the metrics: mit, tuebingen, salicon, course; "mit|emd" '
+    'adds a metric. By default mit and course, or what the run says.',
   ),
   (
     _BOOL,
@@ -89,14 +89,6 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     kind(name, default, told, flag_values=values)
 
 
-def _protocols(names):
-  from salflax import metrics, spec
-
-  for name in names:
-    spec.lookup('protocol', metrics.PROTOCOLS, name)
-  return {name: metrics.bind_metrics(name) for name in names}
-
-
 def _train(options, default, load):
   name = options.train_split or default
   return None if name == 'none' else load(name)
@@ -110,7 +102,7 @@ def _name(workdir):
 
 def _of_run(options):
   """Returns arguments of `benchmark.run`, and what the summary says of it."""
-  from salflax import benchmark
+  from salflax import benchmark, metrics
   from salflax import config as config_lib
   from salflax import run as run_lib
 
@@ -130,7 +122,7 @@ def _of_run(options):
   train = _train(
     options, run.section['split'], functools.partial(load, limit=limit)
   )
-  protocols = _protocols(options.protocols or run.protocols)
+  protocols = metrics.bind_protocols(options.protocols or run.protocols)
   rows_of = benchmark.rows_of_model(
     run.predict_fn,
     run.variables,
@@ -155,7 +147,7 @@ def _of_run(options):
 
 def _of_maps(options):
   """As `_of_run`, of a folder of maps."""
-  from salflax import benchmark, mapfolder
+  from salflax import benchmark, mapfolder, metrics
   from salflax import config as config_lib
 
   if not options.data:
@@ -166,7 +158,7 @@ def _of_maps(options):
   )
   source = load(split, options.conditions)
   train = _train(options, 'train', load)
-  protocols = _protocols(options.protocols or ['mit', 'course'])
+  protocols = metrics.bind_protocols(options.protocols or ['mit', 'course'])
   matched = mapfolder.match(options.maps, source)
   checked = mapfolder.check(matched, source, threads=options.threads)
   cli.say(*mapfolder.notes(matched, checked))

@@ -25,6 +25,7 @@ def df(
   *,
   where: Array | None = None,
   vgg: Features | None = None,
+  shrink: int = 1,
 ) -> Array:
   """Squared distance of deep features: sum_j |phi_j(S) - phi_j(P)|^2 / (C h w).
 
@@ -33,18 +34,21 @@ def df(
     target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
     where: nonzero for the pixels that count, [B, H, W]; None for all.
     vgg: the fixed network.
+    shrink: both maps are replaced by means over shrink x shrink pixels first,
+      which makes VGG cheaper by the square.
 
   Returns:
     [B], at least 0; 0 where both maps are equal. Its size is that of the
     features, hence of the network's weights.
 
   Raises:
-    ValueError: without `vgg`, or for maps too small for its poolings.
+    ValueError: without `vgg`, for maps too small for its poolings, or a
+      `shrink` that is no whole number from 1.
 
   Reference: Bruckert et al. 2021, eq. 13.
   """
   total = 0.0
-  for p, s, cells in _pairs('df', pred, target, where, vgg):
+  for p, s, cells in _pairs('df', pred, target, where, vgg, shrink):
     square = jnp.where(cells, (p - s) ** 2, 0).sum((1, 2, 3))
     total += square / (p.shape[-1] * _count(cells))
   return total
@@ -56,6 +60,7 @@ def gm(
   *,
   where: Array | None = None,
   vgg: Features | None = None,
+  shrink: int = 1,
 ) -> Array:
   """Squared distance of Gram matrices: sum_j |G_j(S) - G_j(P)|^2.
 
@@ -67,24 +72,27 @@ def gm(
     target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
     where: nonzero for the pixels that count, [B, H, W]; None for all.
     vgg: the fixed network.
+    shrink: both maps are replaced by means over shrink x shrink pixels first,
+      which makes VGG cheaper by the square.
 
   Returns:
     [B], at least 0; 0 where both maps are equal, and for others, too.
 
   Raises:
-    ValueError: without `vgg`, or for maps too small for its poolings.
+    ValueError: without `vgg`, for maps too small for its poolings, or a
+      `shrink` that is no whole number from 1.
 
   Reference: Bruckert et al. 2021, eqs. 14 and 15.
   """
   total = 0.0
-  for p, s, cells in _pairs('gm', pred, target, where, vgg):
+  for p, s, cells in _pairs('gm', pred, target, where, vgg, shrink):
     scale = p.shape[-1] * _count(cells)[:, None, None]
     gap = _gram(p, cells) / scale - _gram(s, cells) / scale
     total += (gap**2).sum((1, 2))
   return total
 
 
-def _pairs(name, pred, target, where, vgg):
+def _pairs(name, pred, target, where, vgg, shrink):
   """Returns (features of P, of S, cells that count [B, h, w, 1]) by pooling."""
   pred, target, valid = maps.prepare(pred, target, where)
   if vgg is None:
@@ -92,8 +100,15 @@ def _pairs(name, pred, target, where, vgg):
       f"{name} needs VGG-16's features, and there are none: give the stage "
       "perceptual=dict(weights='...'), or make_loss its vgg."
     )
-  cells, out = valid[..., None], []
-  for p, s in zip(vgg(pred), vgg(maps.max_to_one(target, valid))):
+  if not isinstance(shrink, int) or isinstance(shrink, bool) or shrink < 1:
+    raise ValueError(
+      f'{name}: shrink must be a whole number from 1, found {shrink!r}.'
+    )
+  target = maps.max_to_one(target, valid)
+  pred, target = _shrunk(pred, shrink), _shrunk(target, shrink)
+  cells = _shrunk(valid.astype(pred.dtype), shrink)[..., None] > 0
+  out = []
+  for p, s in zip(vgg(pred), vgg(target)):
     b, h, w, _ = p.shape
     if not h * w:
       raise ValueError(
@@ -103,6 +118,13 @@ def _pairs(name, pred, target, where, vgg):
     cells = cells[:, : 2 * h, : 2 * w].reshape(b, h, 2, w, 2, 1).any((2, 4))
     out.append((p, s, cells))
   return out
+
+
+def _shrunk(x, by):
+  """Returns means over cells of `by` x `by`; what is left over is cut off."""
+  b, h, w = x.shape[0], x.shape[1] // by, x.shape[2] // by
+  x = x[:, : h * by, : w * by].reshape(b, h, by, w, by)
+  return x.mean((2, 4))
 
 
 def _count(cells):

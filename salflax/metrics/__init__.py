@@ -7,7 +7,7 @@ it computes by default and every option is in docs/metrics.md.
 
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
   'Metric',
   'Paired',
   'bind_metrics',
+  'bind_protocols',
   'image_rng',
   'interval',
   'paired',
@@ -142,6 +143,25 @@ def bind_metrics(text: str) -> list[BoundMetric]:
   if 'emd' in keys:  # else a run would stop at its first evaluation
     distribution.require_solver()
   return bound
+
+
+def bind_protocols(names: Iterable[str]) -> dict[str, list[BoundMetric]]:
+  """Returns bound metrics by protocol: `{'mit': ...}`.
+
+  Args:
+    names: of protocols, empty ones left out; `'mit|emd'` adds a metric to one,
+      under the protocol's name.
+
+  Raises:
+    ValueError: for an unknown protocol, metric or option, naming the nearest.
+    ImportError: for emd where POT is not installed.
+  """
+  found = {}
+  for text in filter(None, map(str.strip, names)):
+    name = text.partition('|')[0].strip()
+    spec.lookup('protocol', PROTOCOLS, name)
+    found[name] = bind_metrics(text)
+  return found
 
 
 def image_rng(image_id: str | int, seed: int = 0) -> np.random.Generator:
