@@ -37,6 +37,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluate.controls = True
   # Pictures drawn with their maps.
   config.evaluate.pictures = 6
+  # Whether every scored map is kept, as a grey picture.
+  config.evaluate.keep_maps = False
+  # Whether what is frozen is stored for scored pictures, too: many runs that
+  # share a backbone and a cache then compute it once.
+  config.evaluate.store = False
   return config
 
 
@@ -67,7 +72,8 @@ def stage(**given) -> ml_collections.ConfigDict:
     eval_pp='',
     # A sum of losses: '10*kld + 2*cc', or a preset's name.
     loss='',
-    # Of the losses df and gm: VGG-16's weights, and how they expect pixels.
+    # Of the losses df and gm: VGG-16's weights ('@backbone': the network's
+    # own), and how they expect pixels.
     perceptual={},
     # What is added for pictures that go with their sentences: keys of
     # `contrast` below; {} = nothing.

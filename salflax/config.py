@@ -180,7 +180,7 @@ def _stage(name, config, workdir, with_data) -> Stage:
     node['contrast'], model, node['pp'], tokenizer
   )
   node = dict(node, freeze=(*node['freeze'], *frozen))
-  vgg = network.make_features(node['perceptual'])
+  vgg = network.make_features(node['perceptual'], record['backbone'])
   train = held_out = None
   if with_data:
     train, held_out = _sources(node, data_dir(config['data_dir']))
@@ -347,4 +347,5 @@ def load(workdir: str | os.PathLike) -> dict:
   with open(path, encoding='utf-8') as f:
     node = plain(json.load(f))
   later = {k: {**schema.LATER, **node[k]} for k in node['stages']}
+  later['evaluate'] = {**schema.LATER_EVALUATE, **node['evaluate']}
   return node | later

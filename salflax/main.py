@@ -63,6 +63,8 @@ def _evaluate(stages, workdir, what) -> None:
         run=workdir,
         protocols=what.protocols.split(','),
         controls=what.controls,
+        keep_maps=what.keep_maps,
+        store=what.store,
         # One process alone cannot use a model that several share.
         figures=what.pictures if jax.process_count() == 1 else 0,
       )

@@ -8,13 +8,13 @@ the condition if you like (`_0` pure, none whole, `_1` all, `_2` non_salient,
 import concurrent.futures
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from salflax import evaluate
+from salflax import evaluate, files, parallel
 from salflax.data import pp
 from salflax.types import Example
 
@@ -233,3 +233,37 @@ def notes(matched: Matched, checked: Checked) -> list[str]:
       + _some(names)
     )
   return [f'Note: {note}' for note in found]
+
+
+def keeping(
+  predict_fn: Callable, source: Sequence[Example], folder: str | os.PathLike
+) -> Callable:
+  """Returns a predict_fn that also writes what it predicts.
+
+  A map is <image_id>_<condition>.png, 8 bits, scaled to its maximum, without
+  the letterbox.
+
+  Args:
+    predict_fn: (variables, batch) -> [B, H, W]; the batch has index, mask and
+      box.
+    source: the rows that the index points into.
+    folder: for the maps.
+  """
+  folder = pathlib.Path(folder)
+
+  def predict(variables, batch):
+    preds = predict_fn(variables, batch)
+    if not isinstance(preds, np.ndarray):
+      preds = parallel.local_rows(preds)
+    for k in np.flatnonzero(batch['mask']):
+      meta = source.meta(int(batch['index'][k]))
+      top, left, h, w = (int(v) for v in batch['box'][k])
+      inside = preds[k, top : top + h, left : left + w]
+      scale = 255 / inside.max() if inside.max() > 0 else 0
+      grey = np.floor(np.clip(inside * scale, 0, 255) + 0.5).astype(np.uint8)
+      name = '_'.join(filter(None, [meta['image_id'], meta['condition']]))
+      with files.replacing(folder / f'{name}.png') as temporary:
+        Image.fromarray(grey).save(temporary)
+    return preds
+
+  return predict

@@ -114,19 +114,23 @@ def make_tower(node: Mapping, dtype: Any):
   return module, (('contrast/vision', load, (*module.unused(), *skip)),)
 
 
-def make_features(node: Mapping[str, Any]) -> Callable | None:
+def make_features(
+  node: Mapping[str, Any], backbone: Mapping[str, Any] | None = None
+) -> Callable | None:
   """Returns the fixed network of perceptual losses; None without weights.
 
   Args:
     node: {'weights': VGG-16's, 'normalize': how they expect pixels}. An empty
       one is that of a run that is only read: nothing may be asked of it.
+    backbone: record of the network's, whose weights '@backbone' stands for.
 
   Returns:
     (maps [B, H, W] in [0, 1]) -> VGG-16's outputs after each of its five
     poolings, [[B, h, w, C], ...]. A map is a grey picture.
 
   Raises:
-    ValueError: for an unknown normalization, or weights that do not fit.
+    ValueError: for an unknown normalization, weights that do not fit, or
+      '@backbone' where that is no VGG-16.
     FileNotFoundError: for weights that are not there.
   """
   if not node:
@@ -134,9 +138,17 @@ def make_features(node: Mapping[str, Any]) -> Callable | None:
   _, mean, std = spec.lookup(
     'normalization of perceptual', pp.NORMALIZATIONS, node['normalize']
   )
-  if not node['weights']:
+  weights, own = node['weights'], backbone or {}
+  if weights == '@backbone':
+    if own.get('name') != 'vgg16':
+      raise ValueError(
+        "perceptual.weights='@backbone' takes those of the network's own "
+        f'VGG-16, but its backbone is {own.get("name")!r}: name a file.'
+      )
+    weights = own.get('weights', '')
+  if not weights:
     return None
-  path = hub.locate(node['weights'], files=_BACKBONE_FILES)
+  path = hub.locate(weights, files=_BACKBONE_FILES)
   given = _load_backbone(path)
   first = given['params'].get('features_0', {}).get('kernel', np.zeros(64))
   taps = tuple(f'pool{i}' for i in range(1, 6))

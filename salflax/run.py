@@ -81,14 +81,27 @@ class Run(NamedTuple):
         seen |= {loader.meta(rows, i)['image_id'] for i in range(len(rows))}
     return len(ids & seen)
 
-  def eval_batches(self, source: Sequence[Example]) -> Iterator[Batch]:
-    """Yields this process's share of a source, once and in order."""
+  def eval_batches(
+    self, source: Sequence[Example], *, store: bool = False
+  ) -> Iterator[Batch]:
+    """Yields this process's share of a source, once and in order.
+
+    Args:
+      source: the rows.
+      store: keeps features of what was frozen in the run's cache; those that
+        are there already are not computed.
+    """
+    finish = self.finish
+    if store:
+      finish = stages_lib.finishers(
+        self.stage, self.variables, source, self.stage.eval_pp
+      )
     return loader.eval_batches(
       source,
       pp.make(self.stage.eval_pp),
       batch_size=self.stage.batch_size,
       shard=parallel.shard(),
-      finish=self.finish,
+      finish=finish,
       threads=self.stage.threads,
     )
 

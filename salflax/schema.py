@@ -20,7 +20,13 @@ RUN = {
   'log_every': int,
   'evaluate': dict,
 }
-EVALUATE = {'protocols': str, 'controls': bool, 'pictures': int}
+EVALUATE = {
+  'protocols': str,
+  'controls': bool,
+  'pictures': int,
+  'keep_maps': bool,
+  'store': bool,
+}
 STAGE = {
   'data': str,
   'split': str,
@@ -70,6 +76,7 @@ LATER = {
   'contrast': {},
   'perceptual': {'weights': '', 'normalize': 'imagenet'},
 }
+LATER_EVALUATE = {'keep_maps': False, 'store': False}
 PERCEPTUAL = {'weights': str, 'normalize': str}
 _POSITIVE = (
   *('lr', 'batch_size', 'eval_epochs', 'threads', 'log_every'),

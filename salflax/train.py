@@ -30,6 +30,18 @@ from salflax.stage import Stage
 _LOG = logging.getLogger('salflax')
 
 
+class Diverged(FloatingPointError):
+  """A measure of a step is not finite.
+
+  Attributes:
+    step: its number.
+  """
+
+  def __init__(self, message: str, step: int):
+    super().__init__(message)
+    self.step = step
+
+
 class _Progress:
   """Measures since the last line: checks them, writes them, says them.
 
@@ -63,9 +75,10 @@ class _Progress:
         source = self._stage.train_source
         ids = ', '.join(loader.describe(source, int(i)) for i in index)
         terms = ', '.join(f'{k} {v:.5g}' for k, v in row.items())
-        raise FloatingPointError(
+        raise Diverged(
           f'Stage {self._stage.name}, step {at}: not finite ({terms}). '
-          f'Pictures of that batch: {ids}. The last checkpoint is intact.'
+          f'Pictures of that batch: {ids}. The last checkpoint is intact.',
+          at,
         )
       self.rows.append(row)
     self._pending = []
@@ -180,7 +193,8 @@ def train_stage(
     The folder of the checkpoints.
 
   Raises:
-    FloatingPointError: a measure is not finite; names step and pictures.
+    Diverged: a measure is not finite; names step and pictures, and leaves
+      diverged.json in the folder.
     ValueError: the score cannot be measured on the evaluation split.
     Interrupted: after Ctrl-C or SIGTERM, with everything saved.
     OSError: the folder cannot be written or the disk is too full.
@@ -213,6 +227,11 @@ def train_stage(
     if jax.process_index() == 0:
       results.write_json(os.path.join(folder, 'result.json'), result)
     parallel.barrier(f'{stage.name} is finished')
+  except Diverged as e:
+    if jax.process_index() == 0:
+      found = {'step': e.step, 'message': str(e)}
+      results.write_json(os.path.join(folder, 'diverged.json'), found)
+    raise
   finally:
     checkpoints.close()
   _LOG.info(

@@ -72,6 +72,20 @@ _HOW = (
     0,
     'Draw so many pictures with their maps, for a run.',
   ),
+  (
+    _BOOL,
+    'keep_maps',
+    False,
+    'Keep every map of a run as a grey PNG of 8 bits, at the size of the '
+    'network, in maps/ beside the scores; --maps can score them again.',
+  ),
+  (
+    _BOOL,
+    'store',
+    False,
+    'Store what is frozen in the cache of the run, for further runs that share '
+    'it, and take what is there.',
+  ),
   (flags.DEFINE_integer, 'seed', 0, 'Of the exchange of sentences.'),
   (flags.DEFINE_integer, 'threads', None, 'That score; all by default.'),
   (
@@ -102,7 +116,7 @@ def _name(workdir):
 
 def _of_run(options):
   """Returns arguments of `benchmark.run`, and what the summary says of it."""
-  from salflax import benchmark, metrics
+  from salflax import benchmark, mapfolder, metrics
   from salflax import config as config_lib
   from salflax import run as run_lib
 
@@ -123,13 +137,22 @@ def _of_run(options):
     options, run.section['split'], functools.partial(load, limit=limit)
   )
   protocols = metrics.bind_protocols(options.protocols or run.protocols)
-  rows_of = benchmark.rows_of_model(
-    run.predict_fn,
-    run.variables,
-    run.eval_batches,
-    protocols,
-    threads=options.threads,
-  )
+  where = '-'.join(filter(None, [options.data, options.split])) or 'test'
+  scores = pathlib.Path(run.workdir) / 'evaluate' / where
+  scores = pathlib.Path(options.out or scores)
+
+  def rows_of(view, **kwargs):
+    predict_fn = run.predict_fn
+    if options.keep_maps and view is source:
+      predict_fn = mapfolder.keeping(predict_fn, view, scores / 'maps')
+    return benchmark.rows_of_model(
+      predict_fn,
+      run.variables,
+      functools.partial(run.eval_batches, store=options.store),
+      protocols,
+      threads=options.threads,
+    )(view, **kwargs)
+
   name = _name(pathlib.Path(run.workdir))
   about = {
     'run': name,
@@ -140,9 +163,7 @@ def _of_run(options):
     'conditions': options.conditions or run.section['conditions'],
   }
   kwargs = dict(train=train, whole=load(split), sentences=options.controls)
-  where = '-'.join(filter(None, [options.data, options.split])) or 'test'
-  folder = pathlib.Path(run.workdir) / 'evaluate' / where
-  return (rows_of, source, protocols), dict(kwargs, label=name), about, folder
+  return (rows_of, source, protocols), dict(kwargs, label=name), about, scores
 
 
 def _of_maps(options):

@@ -26,6 +26,7 @@ def df(
   where: Array | None = None,
   vgg: Features | None = None,
   shrink: int = 1,
+  relative: bool = False,
 ) -> Array:
   """Squared distance of deep features: sum_j |phi_j(S) - phi_j(P)|^2 / (C h w).
 
@@ -36,6 +37,8 @@ def df(
     vgg: the fixed network.
     shrink: both maps are replaced by means over shrink x shrink pixels first,
       which makes VGG cheaper by the square.
+    relative: each pooling's term is divided by what it is for a P that gives
+      no features: the value no longer hangs on how large VGG's features are.
 
   Returns:
     [B], at least 0; 0 where both maps are equal. Its size is that of the
@@ -49,8 +52,11 @@ def df(
   """
   total = 0.0
   for p, s, cells in _pairs('df', pred, target, where, vgg, shrink):
-    square = jnp.where(cells, (p - s) ** 2, 0).sum((1, 2, 3))
-    total += square / (p.shape[-1] * _count(cells))
+    square, whole = (
+      jnp.where(cells, x**2, 0).sum((1, 2, 3)) for x in (p - s, s)
+    )
+    size = p.shape[-1] * _count(cells)
+    total += square / (_above_zero(whole) if relative else size)
   return total
 
 
@@ -61,6 +67,7 @@ def gm(
   where: Array | None = None,
   vgg: Features | None = None,
   shrink: int = 1,
+  relative: bool = False,
 ) -> Array:
   """Squared distance of Gram matrices: sum_j |G_j(S) - G_j(P)|^2.
 
@@ -74,6 +81,8 @@ def gm(
     vgg: the fixed network.
     shrink: both maps are replaced by means over shrink x shrink pixels first,
       which makes VGG cheaper by the square.
+    relative: each pooling's term is divided by what it is for a P that gives
+      no features: the value no longer hangs on how large VGG's features are.
 
   Returns:
     [B], at least 0; 0 where both maps are equal, and for others, too.
@@ -87,8 +96,10 @@ def gm(
   total = 0.0
   for p, s, cells in _pairs('gm', pred, target, where, vgg, shrink):
     scale = p.shape[-1] * _count(cells)[:, None, None]
-    gap = _gram(p, cells) / scale - _gram(s, cells) / scale
-    total += (gap**2).sum((1, 2))
+    p, s = _gram(p, cells) / scale, _gram(s, cells) / scale
+    square = ((p - s) ** 2).sum((1, 2))
+    whole = (s**2).sum((1, 2))
+    total += square / _above_zero(whole) if relative else square
   return total
 
 
@@ -125,6 +136,10 @@ def _shrunk(x, by):
   b, h, w = x.shape[0], x.shape[1] // by, x.shape[2] // by
   x = x[:, : h * by, : w * by].reshape(b, h, by, w, by)
   return x.mean((2, 4))
+
+
+def _above_zero(x):
+  return jnp.maximum(x, jnp.finfo(x.dtype).tiny)
 
 
 def _count(cells):

@@ -53,10 +53,14 @@ class AsppNet(base.Saliency):
     levels: taps of the backbone; all are brought to the first one's size.
     width: channels of the reduction, and of the four rates together.
     rates: dilations of the parallel 3x3 convolutions.
+    feature_scale: what the backbone's features are multiplied by. Those of
+      pixels in 0..255 reach hundreds, and steps that are as long for every
+      weight, such as Adam's, then move the map by more than all of its range:
+      a ReLU is left dead.
     dropout: share of the values left out in front of the last convolution.
     sigma: deviation of the fixed 5x5 Gaussian, cells; 0 for none.
     output: 'relu' for pixel losses (0 or more), 'sigmoid' for losses on
-      distributions.
+      distributions; 'projected_relu' is a ReLU that cannot die.
     dtype: what it computes in; parameters and output are float32.
   """
 
@@ -65,6 +69,7 @@ class AsppNet(base.Saliency):
   levels: tuple[str, ...] = ('pool3', 'pool4', 'conv5_3')
   width: int = 128
   rates: tuple[int, ...] = (1, 3, 6, 12)
+  feature_scale: float = 1.0
   dropout: float = 0.25
   sigma: float = 1.0
   output: str = 'relu'
@@ -95,6 +100,7 @@ class AsppNet(base.Saliency):
     taps = self.features(image, train=train)
     x = [taps[level] for level in self.levels]
     x = jnp.concatenate([_resized(t, x[0].shape[1:3]) for t in x], -1)
+    x = x * jnp.asarray(self.feature_scale, x.dtype)
     x = nn.relu(layers.Conv(self.width, dtype=self.dtype, name='reduce')(x))
     parts = [
       layers.Conv(
@@ -109,9 +115,11 @@ class AsppNet(base.Saliency):
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = base.last_conv(self.output, dtype=self.dtype, name='last')(x)
     x = x.astype(jnp.float32)
-    x = nn.relu(x) if self.output == 'relu' else x
+    bounded = self.output == 'sigmoid'
+    x = x if bounded else output(x)
     x = smooth(x, gaussian(self.sigma)) if self.sigma else x
-    return self.enlarged(output(x))
+    # What is 0 or more stays so.
+    return self.enlarged(output(x) if bounded else x)
 
 
 def _resized(x: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -11,8 +11,34 @@ from salflax import spec
 from salflax.models import layers
 from salflax.models.layers import TextFeatures
 
+
+@jax.custom_vjp
+def projected_relu(x: jax.Array) -> jax.Array:
+  """Returns max(x, 0), with the gradient of a projection onto 0 or more.
+
+  Where x is negative, a gradient that would raise it passes, one that would
+  lower it further does not. So a map that was pushed to zero everywhere can
+  still learn, which behind a ReLU it cannot.
+  """
+  return jnp.maximum(x, 0)
+
+
+def _projected_forward(x):
+  return projected_relu(x), x > 0
+
+
+def _projected_backward(positive, gradient):
+  return (jnp.where(positive, gradient, jnp.minimum(gradient, 0)),)
+
+
+projected_relu.defvjp(_projected_forward, _projected_backward)
+
 # What the last layer's values become: 0 or more, or between 0 and 1.
-OUTPUTS = {'relu': nn.relu, 'sigmoid': nn.sigmoid}
+OUTPUTS = {
+  'relu': nn.relu,
+  'projected_relu': projected_relu,
+  'sigmoid': nn.sigmoid,
+}
 
 
 class Saliency(nn.Module):
@@ -89,7 +115,8 @@ def last_conv(output: str, *, dtype: Any, name: str) -> layers.Conv:
     dtype: what it computes in.
     name: the module's name.
   """
-  init = _alive_init if output == 'relu' else nn.initializers.normal(1e-3)
+  relu = output != 'sigmoid'
+  init = _alive_init if relu else nn.initializers.normal(1e-3)
   zero = nn.initializers.zeros
   return layers.Conv(
     1, 1, kernel_init=init, bias_init=zero, dtype=dtype, name=name

@@ -217,7 +217,8 @@ class SAM(base.Saliency):
     steps: looks of the ConvLSTM.
     priors: Gaussians in front of each of the two dilated 5x5 convolutions.
     bound: 'clip' or 'soft': see `GaussianPriors`.
-    output: 'relu' as published, or 'sigmoid'.
+    output: 'relu' as published, 'projected_relu', which cannot die, or
+      'sigmoid'.
     dtype: what it computes in; parameters and output are float32.
   """
 
