@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -226,6 +227,8 @@ def train_stage(
     }
     if jax.process_index() == 0:
       results.write_json(os.path.join(folder, 'result.json'), result)
+      # What diverged once, and not again.
+      pathlib.Path(folder, 'diverged.json').unlink(missing_ok=True)
     parallel.barrier(f'{stage.name} is finished')
   except Diverged as e:
     if jax.process_index() == 0:

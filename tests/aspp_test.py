@@ -55,14 +55,60 @@ def test_the_gaussian_is_the_products_and_keeps_flat_maps():
   np.testing.assert_allclose(aspp.smooth(flat, taps), flat, rtol=1e-6)
 
 
-@pytest.mark.parametrize('output', ['relu', 'sigmoid'])
+@pytest.mark.parametrize('output', ['relu', 'projected_relu', 'sigmoid'])
 def test_saliency_has_the_pictures_size(made, output):
   model, variables, image = made
   y = model.clone(output=output).apply(variables, 9 * image, train=False)
   assert y.shape == (2, 30, 40) and y.dtype == jnp.float32
   y = np.asarray(y)
   assert y.min() >= 0 and y.std() > 0
-  assert (y.max() <= 1) or output == 'relu'
+  assert (y.max() <= 1) or 'relu' in output
+
+
+def test_features_may_be_scaled(made):
+  model, variables, image = made
+  taps = model.apply(variables, image, method='encode_image')
+  half = jax.tree.map(lambda x: x / 2, taps)
+  np.testing.assert_allclose(
+    model.clone(feature_scale=0.5).apply(variables, taps, train=False),
+    model.apply(variables, half, train=False),
+    rtol=1e-6,
+  )
+  assert not np.array_equal(
+    model.apply(variables, taps, train=False),
+    model.apply(variables, half, train=False),
+  )
+
+
+def test_a_projected_relu_lets_a_map_of_zeros_learn():
+  x = jnp.float32([-2, -0.5, 0, 0.5, 2])
+  relu = models.base.OUTPUTS['projected_relu']
+  np.testing.assert_array_equal(relu(x), np.maximum(x, 0))
+  backward = jax.vjp(relu, x)[1]
+  for direction in (1.0, -1.0):
+    (gradient,) = backward(jnp.full(5, direction))
+    # What would push a negative value further down is held back.
+    negative = min(direction, 0.0)
+    want = [negative, negative, negative, direction, direction]
+    np.testing.assert_array_equal(gradient, want)
+
+
+def test_a_dead_map_has_a_gradient_behind_a_projected_relu(made):
+  model, variables, image = made
+  params = dict(variables['params'])
+  dead = dict(params['last'], bias=params['last']['bias'] - 100)
+  params['last'] = dead
+
+  def size(output):
+    module = model.clone(output=output)
+    fn = lambda p: jnp.abs(
+      module.apply({'params': p}, image, train=False) - 1
+    ).mean()
+    assert fn(params) == 1  # a map of zeros
+    return float(jnp.abs(jax.grad(fn)(params)['last']['bias']).sum())
+
+  assert size('relu') == 0
+  assert size('projected_relu') > 0.1
 
 
 def test_dropout_is_for_training(made):
@@ -113,7 +159,7 @@ def test_every_rate_sees_its_own_neighbours(made):
 @pytest.mark.parametrize(
   'options, message',
   [
-    (dict(output='tanh'), 'relu, sigmoid'),
+    (dict(output='tanh'), 'projected_relu, relu, sigmoid'),
     (dict(width=10), 'width=10'),
     (dict(rates=()), '0 rates'),
     (dict(size=(32, 40)), 'set `size`'),

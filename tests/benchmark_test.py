@@ -51,7 +51,9 @@ class Gaze:
   def trained_on(self, data, source, data_dir):
     return 3 if len(source) < len(self.toy) else 0
 
-  def eval_batches(self, source):
+  def eval_batches(self, source, *, store=False):
+    self.stored = store
+
     def finish(example):
       row = self.asked.get(example['text']) or self.free[example['image_id']]
       saliency = row['saliency'][..., 0].astype(np.float32)
@@ -294,6 +296,7 @@ def options(**kwargs):
   default |= dict(
     controls=False, figures=0, partial=False, threads=None, out=None
   )
+  default |= dict(keep_maps=False, store=False)
   return types.SimpleNamespace(**default | kwargs)
 
 
@@ -323,6 +326,41 @@ class TestCommand:
     assert 'trained on' not in capsys.readouterr().err
     # Eight pictures that all fall: 2 of the 256 swaps are as extreme.
     assert 'p=0.008' in (folder / 'tables.md').read_text()
+
+  def test_maps_are_kept_and_score_as_they_did(self, toy):
+    given = dict(run='runs/toy', protocols=['mit|emd'], keep_maps=True)
+    cli.execute(options(**given, controls=True))
+    folder = pathlib.Path('runs/toy/evaluate/test')
+    kept = sorted(p.name for p in (folder / 'maps').iterdir())
+    assert kept == sorted(
+      f'{r["image_id"]}_{r["condition"]}.png' for r in toy.rows
+    )
+    # Those of the right sentence, without the letterbox.
+    h, w = toy.rows[0]['saliency'].shape[:2]
+    with Image.open(folder / 'maps' / kept[0]) as image:
+      assert image.mode == 'L' and image.getextrema()[1] == 255
+      assert image.width / image.height == pytest.approx(w / h, rel=0.05)
+    cli.execute(
+      options(
+        maps=str(folder / 'maps'),
+        protocols=['mit|emd'],
+        data='toy',
+        out='again',
+      )
+    )
+    ours, again = (
+      json.loads((f / 'summary.json').read_text())['scores']['overall']
+      for f in (folder, pathlib.Path('again'))
+    )
+    for key in ('mit/cc', 'mit/nss', 'mit/emd'):
+      assert again[key]['mean'] == pytest.approx(ours[key]['mean'], rel=0.02)
+
+  def test_features_are_stored_where_asked(self, toy, monkeypatch):
+    run = Gaze(toy)
+    monkeypatch.setattr(run_lib, 'load', lambda workdir, *, stage: run)
+    for store in (True, False):
+      cli.execute(options(run='r', protocols=['mit'], store=store))
+      assert run.stored == store
 
   def test_pictures_the_run_was_trained_on_are_told(self, capsys):
     cli.execute(options(run='r', conditions=['salient'], out='one'))

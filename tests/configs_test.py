@@ -39,6 +39,13 @@ ARGUMENTS = {
     'free=osie',
     'loss=paper1_paper',
   ),
+  'loss_study': (
+    'row=mlnet_mse,scale=small',
+    'row=lc2_r,scale=small,network=sam,data=osie',
+    'row=lc2_r,loss=10*kld + 2*cc,maps=imagenet',
+    'row=sam_lc1_r',
+    'row=ae,output=projected_relu',
+  ),
   'text_guided': (
     'row=SALICON_pretrained',
     'row=finetuned_pure,scale=small',

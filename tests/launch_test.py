@@ -275,8 +275,8 @@ def test_constraints_name_what_is_required():
       assert want.specifier.contains(version), (text, version)
 
 
-def _paper(tmp_path, *arguments):
-  """Runs launch/paper.sh with a stand-in for Python that does nothing."""
+def _paper(tmp_path, *arguments, paper='text_guided', python_does=('exit 0',)):
+  """Runs launch/paper.sh with a stand-in for Python; its rows are a and b."""
   root, python = tmp_path / 'repo', tmp_path / 'repo/.venv/bin/python'
   if not python.exists():
     shutil.copytree(ROOT / 'launch', root / 'launch')
@@ -285,8 +285,10 @@ def _paper(tmp_path, *arguments):
       + 'setup() { :; }\n'
     )
     # The rows are asked of Python by standard input.
-    _script(python, '[ "$1" = - ] && cat >/dev/null && echo a b', 'exit 0')
-  return _bash('launch/paper.sh', 'text_guided', *arguments, cwd=root)
+    asked = 'if [ "$1" = - ]; then cat >/dev/null; echo a b; exit 0; fi'
+    cpus = f'[ "$1" = -c ] && exec {sys.executable} "$@"'
+    _script(python, asked, cpus, *python_does)
+  return _bash('launch/paper.sh', paper, *arguments, cwd=root)
 
 
 def test_a_folder_of_runs_is_of_one_size(tmp_path):
@@ -300,3 +302,61 @@ def test_a_folder_of_runs_is_of_one_size(tmp_path):
   done = _paper(tmp_path)
   assert done.returncode == 1
   assert '--scale=small --free=osie, found --scale=paper' in done.stderr
+
+
+def test_a_paper_takes_its_own_options_alone(tmp_path):
+  done = _paper(tmp_path, '--data=osie')
+  assert done.returncode == 1 and 'text_guided has --free' in done.stderr
+  done = _paper(tmp_path, '--free=osie', paper='loss_study')
+  assert done.returncode == 1 and 'loss_study has --data' in done.stderr
+  done = _paper(tmp_path, '--jobs=two')
+  assert done.returncode == 1 and 'number from 1' in done.stderr
+  done = _paper(tmp_path, paper='loss_studdy')
+  assert done.returncode == 1 and 'allowed: text_guided, loss_study' in (
+    done.stderr
+  )
+
+
+# Stands in for training: writes down what it was asked, and in row b diverges.
+_TRAIN = (
+  'for a in "$@"; do case "$a" in --workdir=*) w="${a#*=}";; esac; done',
+  '[ -z "$w" ] && exit 0',
+  'mkdir -p "$w/study" && echo "$w" >>calls && echo said',
+  'case "$w" in',
+  '  */b/*) echo "{}" >"$w/study/diverged.json"; exit 1;;',
+  'esac',
+  'mkdir -p "$w/evaluate/test" && echo "{}" >"$w/evaluate/test/summary.json"',
+)
+
+
+@pytest.mark.parametrize('jobs', [1, 2, 3])
+def test_runs_side_by_side_are_all_made_once(tmp_path, jobs):
+  study = ('--seeds=0,1', f'--jobs={jobs}', '--data=osie')
+  options = dict(paper='loss_study', python_does=_TRAIN)
+  done = _paper(tmp_path, *study, **options)
+  assert done.returncode == 0, done.stderr
+  made = sorted((tmp_path / 'repo/calls').read_text().split())
+  wanted = [f'runs/loss_study/{r}/seed{s}' for r in 'ab' for s in (0, 1)]
+  assert made == wanted
+  assert done.stderr.count('diverged, which is recorded') == 2
+  for where in wanted if jobs > 1 else ():
+    assert (tmp_path / 'repo' / where / 'log.txt').read_text() == 'said\n'
+  # What is finished or has diverged is left alone.
+  done = _paper(tmp_path, *study, **options)
+  assert done.returncode == 0, done.stderr
+  assert len((tmp_path / 'repo/calls').read_text().split()) == 4
+  assert done.stderr.count('b, seed 1: diverged; remove') == 1
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_runs_that_fail_are_named_and_leave_the_others(tmp_path, jobs):
+  fails = (*_TRAIN[:4], '  */a/*) exit 1;;', *_TRAIN[5:])
+  done = _paper(
+    *(tmp_path, '--seeds=0,1', f'--jobs={jobs}'),
+    **dict(paper='loss_study', python_does=fails),
+  )
+  assert done.returncode == 1
+  last = done.stderr.splitlines()[-1]
+  assert 'a/0' in last and 'a/1' in last and 'b/' not in last
+  found = (tmp_path / 'repo/runs/loss_study').glob('b/*/evaluate/test/*')
+  assert len(list(found)) == 2

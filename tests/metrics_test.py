@@ -219,6 +219,17 @@ def test_protocols(name):
   assert all(type(v) is float and np.isfinite(v) for v in scores.values())
 
 
+def test_protocols_with_metrics_of_their_own():
+  bound = metrics.bind_protocols(['mit|emd', '', ' course '])
+  assert list(bound) == ['mit', 'course']
+  assert [m.key for m in bound['mit']][-1] == 'emd'
+  assert metrics.bind_protocols([]) == {}
+  with pytest.raises(ValueError, match="protocol 'cc'"):
+    metrics.bind_protocols(['cc|mit'])
+  with pytest.raises(ValueError, match="'emdd'.*Did you mean 'emd'"):
+    metrics.bind_protocols(['mit|emdd'])
+
+
 def test_bound_options_reach_the_metric():
   (bound,) = metrics.bind_metrics('sim(minmax=True)')
   assert bound[:1] + bound[2:] == (

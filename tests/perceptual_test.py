@@ -73,6 +73,70 @@ def test_cells_of_padding_alone_are_left_out():
     np.testing.assert_allclose(padded, inside, rtol=1e-4)
 
 
+def test_shrunk_maps_are_means_of_pixels():
+  pred, target = maps((2, 13, 18))
+  small = [
+    x[:, :12].reshape(2, 4, 3, 6, 3).mean((2, 4)) for x in (pred, target)
+  ]
+  for fn in (perceptual.df, perceptual.gm):
+    # The target is scaled to a maximum of 1 before, not after.
+    pair = small[0], small[1] / small[1].max((1, 2), keepdims=True)
+    expected = [
+      sum(
+        np.mean((p - s) ** 2)
+        if fn is perceptual.df
+        else np.sum((gram(p) - gram(s)) ** 2)
+        for p, s in zip(see(small[0][i : i + 1]), see(small[1][i : i + 1]))
+      )
+      for i in range(2)
+    ]
+    found = fn(pred, target, vgg=see, shrink=3)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert not np.allclose(found, fn(*pair, vgg=see), rtol=1e-2)
+    np.testing.assert_array_equal(
+      fn(pred, target, vgg=see), fn(pred, target, vgg=see, shrink=1)
+    )
+
+
+def test_relative_losses_do_not_hang_on_the_size_of_features():
+  pred, target = maps((3, 16, 16))
+  louder = lambda x: [1000 * f for f in see(x)]
+  for fn in (perceptual.df, perceptual.gm):
+    found = fn(pred, target, vgg=see, relative=True)
+    np.testing.assert_allclose(
+      found, fn(pred, target, vgg=louder, relative=True), rtol=1e-4
+    )
+    assert not np.allclose(
+      fn(pred, target, vgg=see), fn(pred, target, vgg=louder), rtol=0.5
+    )
+    # A map that shows nothing is worth one a pooling.
+    nothing = lambda x: [
+      f * (x.max((1, 2)) > 0)[:, None, None, None] for f in see(x)
+    ]
+    flat = fn(np.zeros_like(pred), target, vgg=nothing, relative=True)
+    np.testing.assert_allclose(flat, [2, 2, 2], rtol=1e-5)
+    same = fn(target, target, vgg=see, relative=True)
+    np.testing.assert_array_equal(same, np.zeros(3))
+
+
+@pytest.mark.parametrize('shrink', [0, -1, 1.5, True, '2'])
+def test_shrink_is_a_whole_number(shrink):
+  pred, target = maps((1, 8, 8))
+  with pytest.raises(ValueError, match='shrink must be a whole number from 1'):
+    perceptual.gm(pred, target, vgg=see, shrink=shrink)
+
+
+def test_options_are_checked_before_the_network_is_used():
+  def unused(x):
+    raise AssertionError
+
+  with pytest.raises(ValueError, match='shrink must be a whole number'):
+    make_loss('kld + df(shrink=0)', vgg=unused)
+  with pytest.raises(ValueError, match="'shrunk'"):
+    make_loss('kld + df(shrunk=2)', vgg=unused)
+  assert make_loss('kld + df(shrink=2)', vgg=unused)
+
+
 def test_too_small_for_the_poolings():
   pred, target = maps((1, 3, 9))
   with pytest.raises(ValueError, match='3 x 9 are too small.*number 2'):
@@ -153,6 +217,19 @@ def test_a_stage_asks_for_weights(weights, tmp_path):
   (stage,) = tiny.stages(config, tmp_path, train=source)
   pred, target = maps((2, 32, 32))
   assert stage.loss_fn(pred, {'saliency': target})[0] > 0
+  # The network's own weights will do where it is a VGG-16, too.
+  config.only.perceptual.weights = '@backbone'
+  with pytest.raises(
+    ValueError, match="'@backbone' takes.*backbone is 'resnet"
+  ):
+    tiny.stages(config, tmp_path, train=source)
+  own = {'name': 'vgg16', 'weights': str(weights)}
+  record = {'weights': '@backbone', 'normalize': 'imagenet'}
+  assert network.make_features(record, dict(own, weights='')) is None
+  found = network.make_features(record, own)(target)
+  named = network.make_features(dict(record, weights=str(weights)))(target)
+  np.testing.assert_array_equal(found[-1], named[-1])
+  config.only.perceptual.weights = str(weights)
   # Who only reads the run needs no such file.
   config.only.perceptual.weights = str(tmp_path / 'gone.npz')
   config_lib.save(config, str(tmp_path / 'run'))

@@ -53,6 +53,17 @@ def test_a_run_gives_the_maps_of_its_training(workdir):
   # Batches of another size round elsewhere, and stored features once more.
   score = results.means(rows)[run.stage.score]
   assert score == pytest.approx(result['best_score'], abs=1e-5)
+  # Stored or not, a picture gives the same map.
+  plain, stored = (
+    next(run.eval_batches(source, store=store)) for store in (False, True)
+  )
+  assert ('taps' in stored) == run.stage.store_taps
+  np.testing.assert_allclose(
+    run.predict_fn(run.variables, stored),
+    run.predict_fn(run.variables, plain),
+    rtol=1e-4,
+    atol=1e-6,
+  )
 
 
 def test_it_predicts_without_its_data(workdir):

@@ -255,9 +255,13 @@ def test_a_nan_is_told_with_its_pictures(tmp_path):
   assert 'loss nan' in str(e.value)
   for index in rows[4]:
     assert loader.describe(stage.train_source, index) in str(e.value)
+  told = tmp_path / 'nan' / 'diverged.json'
+  found = json.loads(told.read_text())
+  assert found == {'step': 5, 'message': str(e.value)}
   # The checkpoint before it is whole: the run goes on as if it never was.
   assert int(tiny.last_state(stage, tmp_path / 'nan').step) == 3
   go(stage, tmp_path / 'nan')
+  assert not told.exists()
   go(stage, tmp_path / 'well')
   tiny.assert_same(
     tiny.last_state(stage, tmp_path / 'nan'),
