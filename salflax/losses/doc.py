@@ -57,14 +57,15 @@ _NOTES = """\
   weights, `perceptual=dict(weights='timm/vgg16.tv_in1k')`, and how they expect
   pixels, `normalize='imagenet'`; without them it is refused. The paper does not
   say how it fed maps to VGG, and their sizes hang on it, by orders of magnitude
-  between `normalize='caffe_vgg'` and `'unit'`. `lc2` has both at
-  weight 1: look at the terms before training with it. On OSIE, with `'unit'`
-  and ImageNet's weights, `gm` begins at 980 and stays at 490 after 400 pictures,
-  beside 10 for all of `lc1`. `relative=True` divides each pooling's term by
-  what a map without features would get, which makes both about 2 at the start
-  whatever VGG's scale. `shrink=2` shows VGG means of 2 x 2 pixels, at a quarter
-  of the cost. The maps that VGG sees are at least 32 x 32. A letterbox is black in both maps and cells of nothing else are left out,
-  but near its border VGG sees it.
+  between `normalize='caffe_vgg'` and `'unit'`. `lc2` has both at weight 1: look
+  at the terms before training with it. On OSIE, with `'unit'` and ImageNet's
+  weights, `gm` begins at 980 and stays at 490 after 400 pictures, beside 10 for
+  all of `lc1`. `relative=True` divides each pooling's term by what a map
+  without features would get, which makes both about 2 at the start whatever
+  VGG's scale. `shrink=2` shows VGG means of 2 x 2 pixels, at a quarter of the
+  cost. The maps that VGG sees are at least 32 x 32. A letterbox is black in
+  both maps and cells of nothing else are left out, but near its border VGG sees
+  it.
 * **center_bias** compares with batch['center'], the mean of the training maps,
   each scaled to a maximum of 1, laid into the box of each picture. A training
   stage computes it from its training rows when its loss asks for it.
