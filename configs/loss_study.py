@@ -114,8 +114,8 @@ def _recipe(network, scale):
       lr=1e-3,
       schedule='cosine(warmup=0.1)',
       clip=1.0,
-      batch_size=10,
-      epochs=4.0,
+      batch_size=8,
+      epochs=3.0,
       eval_epochs=1.0,
       freeze=('backbone/.*',),
     )

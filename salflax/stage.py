@@ -159,7 +159,7 @@ def without_contrast(stage: Stage) -> Stage:
 
 
 def example_batch(stage: Stage) -> dict[str, Any]:
-  """Returns a batch of one made-up picture: the shapes of the model's inputs.
+  """Returns a batch of one made-up picture: the shapes of all in a batch.
 
   Needs no data, so that a trained model can be read without its data.
   """
@@ -173,6 +173,8 @@ def example_batch(stage: Stage) -> dict[str, Any]:
   }
   finish = [cache.Tokenize(stage.tokenizer)] if stage.tokenizer else []
   finish += [loader.number_picture] if stage.contrast_fn else []
+  if 'center' in losses.targets(stage.loss):
+    finish.append(center.Center(np.zeros(center.GRID)))
   prepare = loader.Prepare([example], pp.make(stage.pp), finish)
   row = prepare(0, np.random.default_rng(0))
   return {k: np.asarray(v)[None] for k, v in row.items()}

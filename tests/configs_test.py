@@ -70,6 +70,11 @@ def bert(tmp_path_factory):
   return tiny.bert_folder(tmp_path_factory.mktemp('bert'))
 
 
+@pytest.fixture(scope='module')
+def vgg(tmp_path_factory):
+  return tiny.vgg_file(tmp_path_factory.mktemp('vgg') / 'narrow.npz')
+
+
 def get_config(name, argument=''):
   module = importlib.import_module(f'configs.{name}')
   config = module.get_config(argument)
@@ -77,9 +82,14 @@ def get_config(name, argument=''):
   return config
 
 
-def without_weights(config, bert):
-  """Returns the config with a tiny text encoder and drawn parameters."""
+def without_weights(config, bert, vgg):
+  """Returns the config with tiny fixed networks and drawn parameters."""
   node = config_lib.plain(config)
+  for name in node['stages']:
+    if node[name]['perceptual'].get('weights'):
+      node[name]['perceptual']['weights'] = str(vgg)
+    # Batches as published do not divide over every number of devices.
+    node[name]['batch_size'] += -node[name]['batch_size'] % 4
   for record in (node['model'], *(node[s]['model'] for s in node['stages'])):
     record.pop('weights', None)
     if 'backbone' in record:
@@ -116,8 +126,8 @@ def same_shapes(a, b):
 
 
 @pytest.mark.parametrize('name, argument', CASES)
-def test_configs_resolve_and_their_train_steps_trace(name, argument, bert):
-  node = without_weights(get_config(name, argument), bert)
+def test_configs_resolve_and_their_train_steps_trace(name, argument, bert, vgg):
+  node = without_weights(get_config(name, argument), bert, vgg)
   stages = config_lib.resolve(node, with_data=False)
   assert [s.name for s in stages] == list(node['stages'])
   for stage in stages:

@@ -10,7 +10,6 @@ from toy_gaze import Toy
 from salflax import config as config_lib
 from salflax import network
 from salflax.losses import make_loss, perceptual
-from salflax.models import vgg
 
 LEVELS = ('pool1', 'pool2', 'pool3', 'pool4', 'pool5')
 WEIGHTS = (
@@ -157,18 +156,7 @@ def test_the_loss_is_given_its_network():
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
-  """A file of a narrow VGG-16, in torchvision's names."""
-  rng, state, last = np.random.default_rng(0), {}, 3
-  for step, place in vgg.STEPS.items():
-    if step.startswith('conv'):
-      width = 4 * min(2 ** (int(step[4]) - 1), 8)
-      kernel = rng.normal(0, (2 / 9 / last) ** 0.5, (width, last, 3, 3))
-      state[f'features.{place}.weight'] = kernel.astype(np.float32)
-      state[f'features.{place}.bias'] = np.zeros(width, np.float32)
-      last = width
-  path = tmp_path_factory.mktemp('vgg') / 'narrow.npz'
-  np.savez(path, **state)
-  return path
+  return tiny.vgg_file(tmp_path_factory.mktemp('vgg') / 'narrow.npz')
 
 
 def test_features_of_a_file(weights):

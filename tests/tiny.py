@@ -18,6 +18,7 @@ from weights_rule import tensor
 from salflax import checkpoint, parallel, step
 from salflax import config as config_lib
 from salflax import stage as stages_lib
+from salflax.models import vgg
 from salflax.stage import Stage
 
 WORDS = [
@@ -58,6 +59,20 @@ def bert_folder(path: pathlib.Path) -> pathlib.Path:
     shapes[f'{layer}.{name}.LayerNorm.bias'] = (DIM,)
   state = {k: tensor(k, s) for k, s in shapes.items()}
   safetensors.numpy.save_file(state, path / 'model.safetensors')
+  return path
+
+
+def vgg_file(path: pathlib.Path) -> pathlib.Path:
+  """Writes a narrow VGG-16, .npz, in torchvision's names."""
+  rng, state, last = np.random.default_rng(0), {}, 3
+  for name, place in vgg.STEPS.items():
+    if name.startswith('conv'):
+      width = 4 * min(2 ** (int(name[4]) - 1), 8)
+      kernel = rng.normal(0, (2 / 9 / last) ** 0.5, (width, last, 3, 3))
+      state[f'features.{place}.weight'] = kernel.astype(np.float32)
+      state[f'features.{place}.bias'] = np.zeros(width, np.float32)
+      last = width
+  np.savez(path, **state)
   return path
 
 
