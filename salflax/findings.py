@@ -93,6 +93,8 @@ class Runs:
         ):
           self._rows(seed.scores / f'per_image{name}.csv')
         done.append(seed)
+      except runfiles.Diverged as e:
+        notes.append(f'{path.name}: {e}')
       except runfiles.NotThere as e:
         notes.append(f'{path.name}: {e}; {mend}')
     return done, notes
@@ -112,6 +114,26 @@ class Runs:
     ]
     kept = [[r for r in rows if r['condition'] == condition] for rows in every]
     return mean_rows(kept) if kept else []
+
+  def rows_of_seed(
+    self, place: Place, condition: str, seed: str
+  ) -> list[Scored]:
+    """Returns scores of each picture of one seed, in one condition.
+
+    Args:
+      place: of the scores.
+      condition: which of them.
+      seed: name of its folder.
+    """
+    rows = self._rows(
+      self.folder
+      / place.folder
+      / seed
+      / 'evaluate'
+      / place.test
+      / 'per_image.csv'
+    )
+    return [r for r in rows if r['condition'] == condition]
 
   def _entries(self, row, part, name=''):
     """Means with intervals of the model, or of what stands beside it."""
@@ -135,8 +157,37 @@ class Runs:
     theirs = self.rows(place, row.condition, name)
     return results.compare(ours, theirs).get(row.condition, {})
 
+  def elsewhere(self, table: Table) -> list[Row]:
+    """Returns rows for the data sets that its folders are tested on, too."""
+    known = {row.place for row in table.rows}
+    folders = dict.fromkeys(r.place.folder for r in table.rows if r.place)
+    there, tests = {}, {}
+    for folder in folders if table.elsewhere else ():
+      for path in self.folder.glob(f'{folder}/seed*/evaluate'):
+        for test in sorted(path.glob(table.elsewhere)):
+          place = Place(folder, test.name)
+          if place not in known:
+            there.setdefault(place, None)
+            tests.setdefault(test.name, place)
+    labels = {
+      r.place.folder: r.label.split()[-1] for r in table.rows if r.place
+    }
+    return [
+      Row(
+        f'{place.test.rpartition("-")[0]} {labels[place.folder]}',
+        place,
+        table.rows[0].condition,
+        against=tests[place.test],
+      )
+      for place in sorted(
+        there, key=lambda p: (p.test, [*folders].index(p.folder))
+      )
+    ]
+
   def find(self, row: Row, table: Table) -> Found:
     """Returns what there is for a row of a table."""
+    if row.place is None:
+      return Found(row)
     done, notes = self.seeds(row.place)
     if not done:
       return Found(row, notes=notes)

@@ -46,6 +46,10 @@ class NotThere(Exception):
   """A run that has no scores; the message says how far it got."""
 
 
+class Diverged(NotThere):
+  """A run whose loss became no number: a result, not a run to be made."""
+
+
 def _json(path: pathlib.Path) -> Any:
   try:
     with open(path, encoding='utf-8') as f:
@@ -95,6 +99,9 @@ def read_seed(path: pathlib.Path, test: str) -> Seed:
       f'{path / "config.json"} is broken (it has no stages): remove it'
     )
   for name in names:
+    if (path / name / 'diverged.json').is_file():
+      found = _json(path / name / 'diverged.json')
+      raise Diverged(f'diverged. {found.get("message", "")}'.strip())
     if not (path / name / 'result.json').is_file():
       raise NotThere(_progress(path, name))
     stages.append(_json(path / name / 'result.json'))
@@ -145,6 +152,6 @@ def figures_and_logs(seed: Seed) -> dict[str, pathlib.Path]:
   names = [f'{stage}/curves.png' for stage in seed.config['stages']]
   names += [f'{stage}/metrics.jsonl' for stage in seed.config['stages']]
   folder = seed.scores.relative_to(seed.path).as_posix()
-  for name in ('conditions', 'sentences', 'difference'):
+  for name in ('conditions', 'sentences', 'difference', 'centre_bias'):
     names.append(f'{folder}/{name}.png')
   return {n: seed.path / n for n in names if (seed.path / n).is_file()}

@@ -26,6 +26,7 @@ MAX_PACKAGE = 12_500  # lines of code: no docstrings, comments, blank lines
 LAYERS = (
   ('main',),
   ('cli',),
+  ('gallery', 'ranking'),
   ('benchmark', 'examples', 'findings', 'mapfolder'),
   ('predict', 'reference'),
   ('run', 'runfiles'),
@@ -54,6 +55,7 @@ WITHOUT_JAX = (
   'findings',
   'hub',
   'metrics',
+  'ranking',
   'report.figures',
   'report.page',
   'report.plots',

@@ -10,7 +10,7 @@ from PIL import Image
 from configs import text_guided
 from salflax import findings, results, runfiles
 from salflax.cli import report as cli
-from salflax.report import figures, found, page, paper, tables
+from salflax.report import figures, found, page, paper, papers, tables
 
 COURSE = {
   key: {'label': label, 'higher_is_better': True}
@@ -334,9 +334,9 @@ def shown(tmp_path_factory):
   image = np.random.default_rng(0).integers(0, 256, (40, 2500, 3), np.uint8)
   Image.fromarray(image).save(path / 'evaluate' / 'test' / 'difference.png')
   Image.fromarray(image[:, :9]).save(path / 'tis' / 'curves.png')
-  given = dict(runs=str(folder / 'runs'), paper='toy', out=None)
+  given = dict(runs=str(folder / 'runs'), paper='toy', out=None, data_dir='')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(paper.PAPERS, 'toy', PAPER)
+    patch.setitem(papers.PAPERS, 'toy', PAPER)
     cli.execute(types.SimpleNamespace(**given, docs=str(folder / 'docs')))
   return folder / 'runs' / 'report', folder / 'docs'
 
@@ -395,13 +395,14 @@ def test_pictures_are_embedded_smaller(tmp_path):
 )
 def test_wrong_options(tmp_path, monkeypatch, given, message):
   monkeypatch.chdir(tmp_path)
-  options = dict(runs=None, paper='text_guided', out=None, docs=None) | given
+  options = dict(runs=None, paper='text_guided', out=None, docs=None)
+  options |= dict(data_dir='') | given
   with pytest.raises(ValueError, match=message):
     cli.execute(types.SimpleNamespace(**options))
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('about', paper.PAPERS.values(), ids=paper.PAPERS)
+@pytest.mark.parametrize('about', papers.PAPERS.values(), ids=papers.PAPERS)
 def test_every_printed_number_has_its_row(about):
   declared = [
     (t.key, row.printed) for t in about.tables for row in t.rows if row.printed
@@ -413,13 +414,13 @@ def test_every_printed_number_has_its_row(about):
     assert len(set(labels)) == len(labels)
     for row in table.rows:
       assert set(about.printed(table, row)) <= set(about.metrics)
-  folders = {row.place.folder for t in about.tables for row in t.rows}
+  folders = {r.place.folder for t in about.tables for r in t.rows if r.place}
   for figure in about.figures:
     assert set(figure.folders) <= folders
 
 
 def test_every_row_of_the_configs_has_its_row():
-  about = paper.PAPERS['text_guided']
+  about = papers.PAPERS['text_guided']
   folders = {row.place.folder for t in about.tables for row in t.rows}
   assert folders == set(text_guided.ROWS)
 
@@ -436,7 +437,7 @@ def test_another_data_set_than_the_printed_one_is_told(tmp_path):
 
 
 def test_what_one_run_of_the_metric_cannot_print():
-  about = paper.PAPERS['text_guided']
+  about = papers.PAPERS['text_guided']
   off = {
     t.key: [
       label for label, d in paper.deviations(about, t).items() if abs(d) > 2e-4
@@ -507,6 +508,7 @@ def test_a_missing_run_is_of_the_size_of_the_others(tmp_path):
       paper='text_guided',
       out=str(tmp_path / 'out'),
       docs=str(tmp_path / 'docs'),
+      data_dir='',
     )
   )
   said = (tmp_path / 'out/tables.md').read_text()

@@ -228,6 +228,14 @@ def _draw(options, source, whole, folder) -> None:
       figures.difference_figure(pairs, folder / 'difference.png')
 
 
+def _draw_centre(train, folder, threads) -> None:
+  from salflax.data import center
+  from salflax.report import figures
+
+  mean = center.mean_map(train, threads=threads)
+  figures.centre_figure(mean, folder / 'centre_bias.png')
+
+
 def options(**given: Any) -> flags.FlagValues:
   """Returns options as the command line has them, `given` ones set.
 
@@ -272,6 +280,8 @@ def execute(options: Any) -> None:
   benchmark.write(folder, outcome, [t.markdown() for t in shown], **about)
   if options.run and options.figures:
     _draw(options, args[1], kwargs['whole'], folder)
+  if options.controls and kwargs['train'] is not None:
+    _draw_centre(kwargs['train'], folder, options.threads)
   for table in tables.score_tables(result, interval=False):
     print(table.markdown())
   if kwargs['train'] is None:

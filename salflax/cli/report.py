@@ -4,13 +4,16 @@
     python -m salflax.cli.report --runs=runs/text_guided --docs=docs/results
 
 Reads only what training and evaluation wrote; what is not there is a dash and
-the command that makes it. Writes index.html (one file, pictures and all),
-tables.md and tables.tex. --docs writes the tables and plots that hold no
+the command that makes it. Figures with pictures of a data set are drawn where
+that is prepared. Writes index.html (one file, pictures and all), tables.md and
+tables.tex. --docs writes the tables and plots that hold no
 pictures of a data set.
 """
 
+import functools
 import pathlib
 import shlex
+import shutil
 import tempfile
 from typing import Any
 
@@ -39,6 +42,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     'docs',
     None,
     'Folder for one Markdown file and plots without pictures of a data set.',
+    flag_values=values,
+  )
+  text(
+    'data_dir',
+    '',
+    'Where prepared data sets are, for the figures that show their pictures.',
     flag_values=values,
   )
 
@@ -89,54 +98,83 @@ def _made_with(folder):
   return f' {path.read_text().strip()}' if path.is_file() else ''
 
 
-def _docs(paper, sections, folder, runs_folder):
-  """Writes what may be published with the code: no path of this machine."""
+def _without_pictures(paper, runs, folder):
+  """Copies the figures of runs that show no picture of a data set."""
   from salflax import files
+
+  copied = []
+  for figure in paper.figures:
+    source = runs.get(figure.folders[0], {}).get(figure.file)
+    if source and source.name == 'centre_bias.png':
+      out = folder / f'{paper.name}_figure_{figure.key}.png'
+      with files.replacing(out) as temporary:
+        shutil.copyfile(source, temporary)
+      copied.append(out)
+  return copied
+
+
+def _docs(paper, known, sections, folder):
+  """Writes what may be published with the code: no path of this machine."""
+  from salflax import files, ranking
   from salflax.report import found, page
 
+  study = ranking.sections(paper, known, folder)
   drawn = list(_forests(paper, sections, folder).values())
   runs = page.runs_of([f for s in sections for f in s.found])
   drawn += _curves(paper, runs, folder)
+  drawn += [p for extra in study for p in extra.figures.values()]
+  drawn += _without_pictures(paper, runs, folder)
   shown = ''.join(f'\n![{p.stem}]({p.name})\n' for p in drawn)
-  text = found.markdown(paper, sections) + '\n## Plots\n' + shown
-  if where := _where(paper, runs_folder):
+  text = found.markdown(paper, sections, study) + '\n## Plots\n' + shown
+  if where := _where(paper, known.folder):
     text = text.replace(where, '')
-  text = text.replace(f'{runs_folder}/', '')
+  text = text.replace(f'{known.folder}/', '')
   files.write_text(folder / f'{paper.name}.md', text)
   return folder / f'{paper.name}.md'
 
 
+def _load(data, split, *, folder):
+  """Returns the rows of a split, for the figures with pictures."""
+  from salflax import config
+
+  return config.load_rows(data, split, config.data_dir(folder))
+
+
 def execute(options: Any) -> None:
   """Writes the report, and says where."""
-  from salflax import files, findings, spec
-  from salflax.report import found, page, paper
+  from salflax import files, findings, gallery, ranking, spec
+  from salflax.report import found, page, papers
 
-  about = spec.lookup('paper', paper.PAPERS, options.paper)
+  about = spec.lookup('paper', papers.PAPERS, options.paper)
   folder = pathlib.Path(options.runs or _usual(about))
   if options.runs and not folder.is_dir():
     raise ValueError(f'--runs={folder}: there is no such folder.')
   about = about._replace(options=_made_with(folder) + _where(about, folder))
   runs = findings.Runs(about, folder)
   sections = [
-    found.section(about, t, [runs.find(row, t) for row in t.rows])
+    found.section(
+      about, t, [runs.find(row, t) for row in (*t.rows, *runs.elsewhere(t))]
+    )
     for t in about.tables
   ]
+  load = functools.partial(_load, folder=options.data_dir)
   out = pathlib.Path(options.out or folder / 'report')
   with tempfile.TemporaryDirectory() as temporary:
-    drawn = _forests(about, sections, pathlib.Path(temporary))
-    html = page.html(about, sections, drawn)
-  files.write_text(out / 'tables.md', found.markdown(about, sections))
-  files.write_text(out / 'tables.tex', found.latex(sections))
+    where = pathlib.Path(temporary)
+    drawn = _forests(about, sections, where)
+    study = ranking.sections(about, runs, where)
+    pictures = gallery.sections(about, runs, load, where)
+    html = page.html(about, sections, drawn, [*study, *pictures])
+  files.write_text(out / 'tables.md', found.markdown(about, sections, study))
+  files.write_text(out / 'tables.tex', found.latex(sections, study))
   files.write_text(out / 'index.html', html)
   rows = [f for s in sections for f in s.found]
   broken = [n for f in rows for n in f.notes if ' is broken ' in n]
-  cli.say(*dict.fromkeys(broken))
+  cli.say(*dict.fromkeys(broken), *(n for e in pictures for n in e.notes))
   print(f'{sum(bool(f.seeds) for f in rows)} of {len(rows)} rows have a run.')
   print(f'Written to {out}: index.html, tables.md, tables.tex')
   if options.docs:
-    print(
-      f'Written {_docs(about, sections, pathlib.Path(options.docs), folder)}'
-    )
+    print(f'Written {_docs(about, runs, sections, pathlib.Path(options.docs))}')
 
 
 def run() -> None:

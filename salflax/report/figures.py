@@ -80,6 +80,104 @@ def difference_figure(
   plots.montage(rows, path, titles=titles)
 
 
+def rank_figure(
+  labels: Sequence[str],
+  names: Sequence[str],
+  ours: np.ndarray,
+  printed: np.ndarray,
+  path: str | os.PathLike,
+) -> None:
+  """Writes our and the printed ranks as two heat maps, best rows on top.
+
+  Args:
+    labels: of the rows.
+    names: of the metrics.
+    ours: [rows, metrics], 1 is the best.
+    printed: the same; NaN where nothing is printed.
+    path: .png, .pdf or .svg.
+
+  Raises:
+    ValueError: for ranks that are not [rows, metrics].
+  """
+  for ranks in (ours, printed):
+    if np.shape(ranks) != (len(labels), len(names)):
+      raise ValueError(
+        f'Ranks {np.shape(ranks)} of {len(labels)} rows, {len(names)} metrics.'
+      )
+  order = np.argsort(np.mean(ours, 1), kind='stable')
+  figure = plots.blank(3.5 + 1.2 * len(names), 1.0 + 0.24 * len(labels))
+  axes = figure.subplots(1, 2, sharey=True)
+  for axis, ranks, title in zip(axes, (ours, printed), ('ours', 'printed')):
+    ranks = np.asarray(ranks, np.float64)[order]
+    axis.imshow(ranks, cmap='viridis', aspect='auto', vmin=1, vmax=len(labels))
+    for (y, x), rank in np.ndenumerate(ranks):
+      if np.isfinite(rank):
+        dark = rank < len(labels) / 2
+        style = dict(color='white' if dark else 'black', fontsize=6.5)
+        axis.text(x, y, f'{rank:g}', ha='center', va='center', **style)
+    axis.set_title(f'rank, {title}', fontsize=9)
+    axis.set_xticks(range(len(names)), names, fontsize=7)
+    axis.tick_params(length=0)
+  shown = [plots.plain(labels[k]) for k in order]
+  axes[0].set_yticks(range(len(shown)), shown, fontsize=7)
+  plots.save(figure, path)
+
+
+def centre_figure(mean: np.ndarray, path: str | os.PathLike) -> None:
+  """Writes a mean saliency map between its two marginal densities.
+
+  Args:
+    mean: [h, w] >= 0.
+    path: .png, .pdf or .svg.
+  """
+  mean = density(mean)
+  height, width = mean.shape
+  figure = plots.blank(5.0, 5.0 * height / width + 0.6)
+  grid = figure.add_gridspec(
+    2, 2, width_ratios=(4, 1), height_ratios=(1, 4 * height / width)
+  )
+  shown = figure.add_subplot(grid[1, 0])
+  shown.imshow(mean, cmap='turbo', extent=(0, 1, 1, 0), aspect='auto')
+  top = figure.add_subplot(grid[0, 0], sharex=shown)
+  side = figure.add_subplot(grid[1, 1], sharey=shown)
+  columns, rows = mean.mean(0), mean.mean(1)
+  x = (np.arange(width) + 0.5) / width
+  y = (np.arange(height) + 0.5) / height
+  top.fill_between(x, columns, alpha=0.5)
+  side.fill_betweenx(y, rows, alpha=0.5)
+  for axis in (top, side):
+    axis.tick_params(labelsize=7, labelbottom=False, labelleft=False)
+    axis.grid(alpha=0.3)
+  top.tick_params(labelleft=True)
+  side.tick_params(labelbottom=True)
+  top.set_ylabel('density', fontsize=7)
+  shown.set_xlabel('share of the width', fontsize=7)
+  shown.set_ylabel('share of the height', fontsize=7)
+  shown.tick_params(labelsize=7)
+  plots.save(figure, path)
+
+
+def gallery(
+  blocks: Sequence[Sequence[plots.Panel]],
+  path: str | os.PathLike,
+  *,
+  columns: int = 8,
+) -> None:
+  """Writes pictures with many maps each, in blocks of several lines.
+
+  Args:
+    blocks: panels of each picture, captions and all.
+    path: .png, .pdf or .svg.
+    columns: panels of a line.
+  """
+  lines = [
+    block[k : k + columns]
+    for block in blocks
+    for k in range(0, len(block), columns)
+  ]
+  plots.montage(lines, path, panel=(1.6, 1.5))
+
+
 def forest(
   paper: Paper,
   table: Table,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from salflax.report import tables
+from salflax.report import tables as tables_lib
 from salflax.report.paper import Paper, Row, Table, identity_note
 
 Entries = Mapping[str, Mapping[str, Any]]
@@ -56,9 +56,27 @@ class Section(NamedTuple):
 
   table: Table
   found: Sequence[Found]
-  main: tables.Table
-  more: Sequence[tables.Table]
+  main: tables_lib.Table
+  more: Sequence[tables_lib.Table]
   notes: Sequence[str]
+
+
+class Extra(NamedTuple):
+  """What belongs to the whole paper.
+
+  Attributes:
+    key: part of its address on the page.
+    title: what it shows.
+    tables: of it.
+    figures: files, by what they show.
+    notes: sentences.
+  """
+
+  key: str
+  title: str
+  tables: Sequence[tables_lib.Table] = ()
+  figures: Mapping[str, Any] = {}
+  notes: Sequence[str] = ()
 
 
 def _protocols(found: Sequence[Found]) -> dict[str, Any]:
@@ -73,13 +91,13 @@ def _count(entries: Entries) -> int | None:
 
 
 def _ours(f: Found, key: str) -> str:
-  text = tables.score_cell(f.model.get(key), interval=True)
+  text = tables_lib.score_cell(f.model.get(key), interval=True)
   return text + (f' ±{f.spread[key]:.4f}' if key in f.spread else '')
 
 
 def _printed(f: Found, key: str, value: float | None) -> str:
   if value is None:
-    return tables.DASH
+    return tables_lib.DASH
   mean = f.model.get(key, {}).get('mean')
   return f'{value:.4f}' + ('' if mean is None else f' ({mean - value:+.4f})')
 
@@ -91,7 +109,7 @@ def _others(found: Sequence[Found], cells_of) -> tuple[dict, list]:
     rows = []
     for label, entries in part.items():
       cells = cells_of(entries)
-      if set(cells) - {'', tables.DASH}:
+      if set(cells) - {'', tables_lib.DASH}:
         rows.append([name.format(label), _count(entries), '', *cells])
     return rows
 
@@ -104,7 +122,7 @@ def _others(found: Sequence[Found], cells_of) -> tuple[dict, list]:
   return controls, references
 
 
-def _table(title, head, found, own, cells_of) -> tables.Table:
+def _table(title, head, found, own, cells_of) -> tables_lib.Table:
   controls, references = _others(found, cells_of)
   rows = []
   for k, f in enumerate(found):
@@ -112,12 +130,12 @@ def _table(title, head, found, own, cells_of) -> tables.Table:
       [f.row.label, _count(f.model), len(f.seeds) or None, *own(k, f)]
     )
     rows += controls[k]
-  return tables.Table(title, ['', 'n', 'Seeds', *head], rows + references)
+  return tables_lib.Table(title, ['', 'n', 'Seeds', *head], rows + references)
 
 
 def main_table(
   paper: Paper, table: Table, found: Sequence[Found]
-) -> tables.Table:
+) -> tables_lib.Table:
   """Returns ours beside the printed numbers; references and controls below."""
   infos = _protocols(found).get(paper.protocol, {}).get('metrics', {})
   head, printed = [], [paper.printed(table, row) for row in table.rows]
@@ -126,7 +144,7 @@ def main_table(
   }
   for name, key in names.items():
     info = dict(infos.get(key.split('/')[1], {}), label=name)
-    head += [tables.column(paper.protocol, name, info), f'{name} printed']
+    head += [tables_lib.column(paper.protocol, name, info), f'{name} printed']
 
   def own(k, f):
     pairs = [
@@ -137,7 +155,8 @@ def main_table(
 
   def cells_of(entries):
     scores = [
-      tables.score_cell(entries.get(k), interval=False) for k in names.values()
+      tables_lib.score_cell(entries.get(k), interval=False)
+      for k in names.values()
     ]
     return [cell for score in scores for cell in (score, '')]
 
@@ -151,15 +170,22 @@ def main_table(
 
 def standard_tables(
   paper: Paper, table: Table, found: Sequence[Found]
-) -> list[tables.Table]:
-  """Returns our scores under the other protocols, one table for each."""
+) -> list[tables_lib.Table]:
+  """Returns our scores that are not printed, one table for each protocol."""
   made = []
+  shown = set(paper.metrics.values())
   for protocol, about in _protocols(found).items():
-    if protocol == paper.protocol:
+    infos = {
+      k: v
+      for k, v in about['metrics'].items()
+      if f'{protocol}/{k}' not in shown
+    }
+    if not infos:
       continue
-    infos = about['metrics']
     keys = [f'{protocol}/{key}' for key in infos]
-    head = [tables.column(protocol, key, info) for key, info in infos.items()]
+    head = [
+      tables_lib.column(protocol, key, info) for key, info in infos.items()
+    ]
     made.append(
       _table(
         f'Table {table.key}, protocol {protocol}: with 95 % interval over '
@@ -168,14 +194,16 @@ def standard_tables(
         found,
         lambda k, f, keys=keys: [_ours(f, key) for key in keys],
         lambda entries, keys=keys: [
-          tables.score_cell(entries.get(k), interval=False) for k in keys
+          tables_lib.score_cell(entries.get(k), interval=False) for k in keys
         ],
       )
     )
   return made
 
 
-def paired_tables(table: Table, found: Sequence[Found]) -> list[tables.Table]:
+def paired_tables(
+  table: Table, found: Sequence[Found]
+) -> list[tables_lib.Table]:
   """Returns the paired tests of all rows, one table for each protocol."""
   tests = {
     name: {f.row.condition: test}
@@ -185,13 +213,13 @@ def paired_tables(table: Table, found: Sequence[Found]) -> list[tables.Table]:
   result = {'protocols': _protocols(found), 'tests': tests}
   return [
     made._replace(title=f'Table {table.key}. {made.title}')
-    for made in tables.paired_tables(result)
+    for made in tables_lib.paired_tables(result)
   ]
 
 
 def runs_table(
   paper: Paper, table: Table, found: Sequence[Found]
-) -> tables.Table:
+) -> tables_lib.Table:
   """Returns how each row was made: config, parameters, cost, command."""
   keys = ('config', 'trains', 'seconds', 'memory')
   rows = [
@@ -202,10 +230,11 @@ def runs_table(
       paper.command(f.row.place.folder),
     ]
     for f in found
+    if f.row.place
   ]
   head = ['', 'Seeds', 'Config', 'Parameters that train', 'Seconds', 'Peak MB']
   title = f'Table {table.key}: how its rows were made'
-  return tables.Table(title, [*head, 'Command'], rows, digits=0)
+  return tables_lib.Table(title, [*head, 'Command'], rows, digits=0)
 
 
 def reached_note(paper: Paper, table: Table, found: Sequence[Found]) -> str:
@@ -236,7 +265,7 @@ def section(paper: Paper, table: Table, found: Sequence[Found]) -> Section:
   notes = [
     identity_note(paper, table),
     table.note,
-    reached_note(paper, table, found),
+    reached_note(paper, table, found) if paper.told else '',
     *(f'{f.row.label}: {note}' for f in found for note in f.notes),
   ]
   more = [
@@ -248,17 +277,24 @@ def section(paper: Paper, table: Table, found: Sequence[Found]) -> Section:
   return Section(table, found, main, more, list(filter(None, notes)))
 
 
-def markdown(paper: Paper, sections: Sequence[Section]) -> str:
+def markdown(
+  paper: Paper, sections: Sequence[Section], extras: Sequence[Extra] = ()
+) -> str:
   """Returns every table of the paper with its notes."""
-  parts = [f'# {tables.PAPERS[paper.source]}\n', paper.note + '\n']
+  parts = [f'# {tables_lib.PAPERS[paper.source]}\n', paper.note + '\n']
   for s in sections:
     parts.append(f'## Table {s.table.key}: {s.table.title}\n')
     parts += [f'* {note}' for note in s.notes]
     parts += ['', *(t.markdown() for t in (s.main, *s.more))]
+  for extra in extras:
+    if extra.tables:
+      parts += [f'## {extra.title}\n', *(f'* {note}' for note in extra.notes)]
+      parts += ['', *(t.markdown() for t in extra.tables)]
   return '\n'.join(parts)
 
 
-def latex(sections: Sequence[Section]) -> str:
+def latex(sections: Sequence[Section], extras: Sequence[Extra] = ()) -> str:
   """Returns every table, for the package booktabs."""
   made = [t.latex() for s in sections for t in (s.main, *s.more)]
+  made += [t.latex() for extra in extras for t in extra.tables]
   return '\n'.join(made)

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from salflax.report import tables
-from salflax.report.found import Found, Section
+from salflax.report.found import Extra, Found, Section
 from salflax.report.paper import Paper
 
 WIDTH = 1200  # pixels of the widest picture
@@ -36,7 +36,8 @@ def runs_of(found: Sequence[Found]) -> dict[str, Mapping[str, Any]]:
   """Returns the files of each run by its folder, once each."""
   runs: dict[str, dict[str, Any]] = {}
   for f in found:
-    runs.setdefault(f.row.place.folder, {}).update(f.files)
+    if f.row.place:
+      runs.setdefault(f.row.place.folder, {}).update(f.files)
   return {folder: shown for folder, shown in runs.items() if shown}
 
 
@@ -82,10 +83,23 @@ def _figures(paper: Paper, runs: Mapping[str, Mapping[str, Any]]):
     yield {'key': figure.key, 'title': figure.title, 'shown': shown}
 
 
+def _extra(extra: Extra) -> dict[str, Any]:
+  import markupsafe
+
+  return {
+    'key': extra.key,
+    'title': extra.title,
+    'notes': extra.notes,
+    'tables': [markupsafe.Markup(t.html()) for t in extra.tables],
+    'figures': [(name, data_uri(p)) for name, p in extra.figures.items()],
+  }
+
+
 def html(
   paper: Paper,
   sections: Sequence[Section],
   forests: Mapping[str, pathlib.Path],
+  extras: Sequence[Extra] = (),
 ) -> str:
   """Returns the page.
 
@@ -93,6 +107,7 @@ def html(
     paper: as declared.
     sections: its tables.
     forests: plots, by the key of their table.
+    extras: what belongs to all of them.
   """
   import jinja2
 
@@ -105,6 +120,7 @@ def html(
     note=paper.note,
     headline=paper.headline,
     sections=[_section(s, forests.get(s.table.key)) for s in sections],
+    extras=[_extra(extra) for extra in extras],
     figures=list(_figures(paper, runs)),
     runs=[
       (

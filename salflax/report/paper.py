@@ -1,6 +1,7 @@
-"""Papers' tables and figures, declared: which run stands beside which number.
+"""What a paper declares: which run stands beside which printed number.
 
-A new table is a `Table` in a `Paper`, a new paper an entry of `PAPERS`.
+The papers themselves are in `text_guided` and `loss_study`; `papers.PAPERS`
+lists them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ class Row(NamedTuple):
 
   Attributes:
     label: as printed.
-    place: of its scores.
+    place: of its scores; None for what was printed alone.
     condition: which of them.
     printed: setting in reference.csv; '' for a row that no paper prints.
     against: what it is tested against, on the pictures that both have scored,
@@ -36,7 +37,7 @@ class Row(NamedTuple):
   """
 
   label: str
-  place: Place
+  place: Place | None
   condition: str
   printed: str = ''
   against: Place | None = None
@@ -52,6 +53,8 @@ class Table(NamedTuple):
     against: what its rows are tested against.
     note: one sentence on what its printed numbers can be.
     data: how the name of the data set begins that its numbers are of.
+    elsewhere: pattern of more tests of its rows' folders: each that is there
+      gives rows of its own, those of the folders that have it.
   """
 
   key: str
@@ -60,6 +63,7 @@ class Table(NamedTuple):
   against: Place | None = None
   note: str = ''
   data: str = ''
+  elsewhere: str = ''
 
 
 class Figure(NamedTuple):
@@ -96,6 +100,59 @@ class Identity(NamedTuple):
   within: float
 
 
+class Claim(NamedTuple):
+  """What a paper says of its settings: that some are better than others.
+
+  Attributes:
+    text: the claim, and where it stands.
+    folders: of what is said to be better.
+    than: folders of what it is said to be better than.
+    best: whether the best of each side is meant, not the mean.
+  """
+
+  text: str
+  folders: Sequence[str]
+  than: Sequence[str]
+  best: bool = False
+
+
+class Study(NamedTuple):
+  """What the rows of one table say together.
+
+  Attributes:
+    table: its key.
+    claims: to be judged.
+    chance: two folders that differ by chance alone.
+    chance_note: why they do.
+  """
+
+  table: str
+  claims: Sequence[Claim]
+  chance: tuple[str, str] | None = None
+  chance_note: str = ''
+
+
+class Gallery(NamedTuple):
+  """Pictures of the data set with what rows of a table predict.
+
+  Attributes:
+    key: number of the figure.
+    title: what it shows.
+    table: key of the table, whose every row is shown for a few pictures that
+      are evenly spaced; or
+    good, bad: folders: these two alone, for the pictures where `good` is
+      furthest above `bad` in the headline.
+    count: pictures.
+  """
+
+  key: str
+  title: str
+  table: str
+  good: str = ''
+  bad: str = ''
+  count: int = 4
+
+
 class Paper(NamedTuple):
   """What a paper prints, and the runs that repeat it.
 
@@ -110,6 +167,9 @@ class Paper(NamedTuple):
     identity: that its metric keeps, or None.
     headline: score that tells what a sentence does to one picture.
     curves: measures of training to plot.
+    told: whether its models are told a sentence.
+    study: what rows say together, or None.
+    galleries: figures with pictures of the data set.
     options: more of them for the command of a run.
   """
 
@@ -123,6 +183,9 @@ class Paper(NamedTuple):
   identity: Identity | None = None
   headline: str = 'mit/cc'
   curves: Sequence[str] = ('loss', 'eval/mit/cc', 'eval/mit/nss')
+  told: bool = True
+  study: Study | None = None
+  galleries: Sequence[Gallery] = ()
   options: str = ''
 
   def command(self, folder: str) -> str:
@@ -181,141 +244,3 @@ def identity_note(paper: Paper, table: Table) -> str:
     f'released metric, whose identity {line} they keep within {worst:.5f}: '
     f'{rule.score} says nothing of its own.'
   )
-
-
-_FREE = 'SALICON_pretrained'
-_BASE = 'non_salient_1att_last2conv'
-_CONDITIONS = ('pure', 'non_salient', 'salient', 'all')
-_DIRECT = Place(_FREE, 'sjtu_tis-test')
-
-
-def _spaced(name: str) -> str:
-  return name.replace('_', ' ')
-
-
-def _finetuned(condition):
-  # Table III's row is the run of Table IV's first row.
-  apart = condition == 'non_salient'
-  folder = _BASE if apart else f'finetuned_{condition}'
-  printed = f'finetuned_{condition}'
-  return Row(_spaced(condition), Place(folder), condition, printed)
-
-
-def _non_salient(setting, label, *, ours=False):
-  printed = '' if ours else setting
-  return Row(label, Place(setting), 'non_salient', printed)
-
-
-_TEXT_GUIDED = Paper(
-  source='huang2024',
-  name='text_guided',
-  protocol='course',
-  metrics={
-    'AUC': 'course/course_auc',
-    'sAUC': 'course/course_sauc',
-    'CC': 'course/course_cc',
-    'NSS': 'course/course_nss',
-  },
-  identity=Identity('sAUC', 'AUC', 0.25, 0.5, 2e-4),
-  note=(
-    'The released code prints running averages of training as validation, '
-    'scores the first batch of it alone, and splits anew at every start: '
-    'printed numbers may not be of pictures that were held out.'
-  ),
-  tables=(
-    Table(
-      'I',
-      'Pretrained on SALICON, free viewing',
-      (Row('SALICON', Place(_FREE), 'pure', _FREE),),
-      data='salicon',
-      note=(
-        'The released data class opens the training folders whatever it is '
-        'told, so the printed row may be of training pictures.'
-      ),
-    ),
-    Table(
-      'II',
-      'The pretrained model on SJTU-TIS, not fine-tuned',
-      tuple(Row(_spaced(c), _DIRECT, c, f'direct_{c}') for c in _CONDITIONS),
-      data='sjtu_tis',
-    ),
-    Table(
-      'III',
-      'Fine-tuned on SJTU-TIS',
-      (
-        *map(_finetuned, _CONDITIONS),
-        *(
-          Row(
-            f'{_spaced(c)}, one model for all conditions',
-            Place('all_conditions'),
-            c,
-            against=_finetuned(c).place,
-          )
-          for c in _CONDITIONS
-        ),
-      ),
-      against=_DIRECT,
-      data='sjtu_tis',
-    ),
-    Table(
-      'IV',
-      'Non-salient: where attention stands, and what trains',
-      (
-        _non_salient(_BASE, '1 attention + the last 2 conv'),
-        _non_salient('non_salient_3att_none', '3 attention + none'),
-        _non_salient(
-          'non_salient_3att_last2conv', '3 attention + the last 2 conv'
-        ),
-        _non_salient(
-          'non_salient_3att_last4conv', '3 attention + the last 4 conv'
-        ),
-        _non_salient(
-          'non_salient_3att_all_decoder', '3 attention + all decoder'
-        ),
-        _non_salient('non_salient_gate', 'gate, as released', ours=True),
-        _non_salient('non_salient_full', 'equation 4 as printed', ours=True),
-        _non_salient('non_salient_lowrank', 'low rank', ours=True),
-        _non_salient('non_salient_bilinear', 'bilinear', ours=True),
-      ),
-      against=Place(_BASE),
-      data='sjtu_tis',
-    ),
-    Table(
-      'V',
-      'Non-salient: text inside the transformer encoders',
-      (
-        _non_salient(
-          'non_salient_scheme2_transencoder', 'cross-attention in TransEncoder'
-        ),
-        _non_salient('non_salient_te_bilinear', 'bilinear', ours=True),
-        _non_salient('non_salient_te_prepend', 'prepended', ours=True),
-        _non_salient('non_salient_sam_text', 'gate in SAM', ours=True),
-      ),
-      against=Place(_BASE),
-      data='sjtu_tis',
-    ),
-    Table(
-      'VI',
-      'Non-salient: with a contrastive loss',
-      (
-        _non_salient('non_salient_scheme3_contrastive', 'contrastive loss'),
-        _non_salient(
-          'non_salient_contrastive_order', 'order loss, as released', ours=True
-        ),
-        _non_salient('non_salient_contrastive_only', 'no attention', ours=True),
-      ),
-      against=Place(_BASE),
-      data='sjtu_tis',
-    ),
-  ),
-  figures=(
-    Figure(
-      '2 to 6',
-      'What another sentence changes: people, and the model',
-      ('all_conditions', _BASE, 'finetuned_salient'),
-      'evaluate/test/difference.png',
-    ),
-  ),
-)
-
-PAPERS = {paper.name: paper for paper in (_TEXT_GUIDED,)}

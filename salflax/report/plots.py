@@ -90,6 +90,7 @@ def montage(
   *,
   titles: Sequence[str] = (),
   title: str = '',
+  panel: tuple[float, float] = (2.4, 2.2),
 ) -> None:
   """Writes a figure of pictures and maps, one row per picture.
 
@@ -98,25 +99,27 @@ def montage(
     path: .png, .pdf or .svg.
     titles: of the columns.
     title: of the figure.
+    panel: width and height of each, inches.
   """
   if not any(rows):
     raise ValueError('A montage needs at least one panel.')
   columns = max(map(len, rows))
-  figure = blank(2.4 * columns, 2.2 * len(rows) + (0.5 if title else 0))
+  width, height = panel
+  figure = blank(width * columns, height * len(rows) + (0.5 if title else 0))
   axes = figure.subplots(len(rows), columns, squeeze=False)
   for r, row in enumerate(rows):
     for c, axis in enumerate(axes[r]):
       axis.set_axis_off()
       if r == 0 and c < len(titles):
         axis.set_title(plain(titles[c]), fontsize=9)
-      panel = row[c] if c < len(row) else None
-      if panel is None:
+      one = row[c] if c < len(row) else None
+      if one is None:
         continue
-      shown = panel.image
-      if panel.saliency is not None:
-        shown = overlay(panel.image, panel.saliency)
+      shown = one.image
+      if one.saliency is not None:
+        shown = overlay(one.image, one.saliency)
       axis.imshow(shown)
-      caption = plain(_wrap(panel.caption))
+      caption = plain(_wrap(one.caption))
       axis.text(
         0.5,
         -0.04,
