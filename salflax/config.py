@@ -29,9 +29,7 @@ FREE = ('data_dir', 'cache_dir', 'threads', 'workers', 'log_every', 'evaluate')
 
 def plain(node: Any) -> Any:
   """Returns a config as dicts and tuples, alike from a file or from JSON."""
-  if isinstance(node, ml_collections.ConfigDict):
-    node = node.to_dict()
-  if isinstance(node, Mapping):
+  if isinstance(node, Mapping | ml_collections.ConfigDict):
     return {k: plain(v) for k, v in node.items()}
   return tuple(map(plain, node)) if isinstance(node, list | tuple) else node
 

@@ -26,7 +26,8 @@ MAX_PACKAGE = 12_500  # lines of code: no docstrings, comments, blank lines
 LAYERS = (
   ('main',),
   ('cli',),
-  ('gallery', 'ranking'),
+  ('gallery', 'study'),
+  ('ranking',),
   ('benchmark', 'examples', 'findings', 'mapfolder'),
   ('predict', 'reference'),
   ('run', 'runfiles'),
@@ -67,6 +68,7 @@ WITHOUT_JAX = (
   'data.scenes',
   'data.tokenizer',
   'spec',
+  'study',
   'types',
 )
 # What is slow to import, or that not everybody has; with who may ask for it

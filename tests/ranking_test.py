@@ -9,6 +9,7 @@ from report_page_test import Page
 
 from configs import loss_study as config
 from salflax import findings, gallery, ranking, results
+from salflax import study as study_lib
 from salflax.cli import report as cli
 from salflax.report import figures, loss_study, paper, papers, tables
 
@@ -111,7 +112,7 @@ def test_ranks_turn_with_the_metric(study):
     np.testing.assert_array_equal(
       ranking.ranks(found.values.mean(1)), [4, 3, 2, 1]
     )
-  cells = ranking.rank_table(read).cells()
+  cells = study_lib.rank_table(read).cells()
   # Printed CC: .6388, .6326, .6943, .6740; KL: .9472, .8336, .9157, 1.3498.
   assert cells[0] == ['NSS', '1 (2)', '1 (4)', '1 (3)']
   assert cells[1] == ['CC', '2 (1)', '2 (2)', '2 (1.5)']
@@ -130,14 +131,14 @@ def test_equal_scores_share_a_rank(scores):
 
 def test_claims_hold_or_do_not(study):
   read = ranked(study)
-  cells, verdict = ranking.judge(read, CLAIMS[0])
+  cells, verdict = study_lib.judge(read, CLAIMS[0])
   assert verdict == 'holds under CC, KL'
   assert cells[1].startswith('+0.2500 [+0.2500, +0.2500] p<.001 (+0.25')
-  _, verdict = ranking.judge(read, CLAIMS[1])
+  _, verdict = study_lib.judge(read, CLAIMS[1])
   assert verdict == 'the opposite holds under CC, KL'
-  cells, verdict = ranking.judge(read, CLAIMS[2])
+  cells, verdict = study_lib.judge(read, CLAIMS[2])
   assert cells[1].startswith('+0.1000') and verdict == 'holds under CC, KL'
-  cells, verdict = ranking.judge(read, CLAIMS[3])
+  cells, verdict = study_lib.judge(read, CLAIMS[3])
   assert verdict == 'not judged, for want of df' and set(cells) == {'–'}
 
 
@@ -146,7 +147,7 @@ def test_a_claim_needs_every_seed(tmp_path):
     write_run(tmp_path, 'mse', seed, 0.0)
     write_run(tmp_path, 'kld', seed, 0.0)
     write_run(tmp_path, 'nss', seed, better)
-  _, verdict = ranking.judge(ranked(tmp_path), CLAIMS[0])
+  _, verdict = study_lib.judge(ranked(tmp_path), CLAIMS[0])
   assert verdict == 'not told apart under CC, KL'
 
 
@@ -169,7 +170,7 @@ def test_the_best_is_not_picked_where_it_is_scored():
 
 
 def test_agreement_with_what_is_printed(study):
-  cells = ranking.agreement_table(ranked(study)).cells()
+  cells = study_lib.agreement_table(ranked(study)).cells()
   # Ranks 4 3 2 1 and 3 4 1 2 of CC, 3 1 2 4 of KL.
   assert [c[0] for c in cells] == ['CC', 'KL']
   assert cells[0][1] == '4' and cells[0][2].startswith('+0.60 [+0.60, +0.60]')
@@ -179,7 +180,7 @@ def test_agreement_with_what_is_printed(study):
 
 
 def test_chance(study):
-  cells = ranking.chance_table(ranked(study), ('mse', 'kld')).cells()
+  cells = study_lib.chance_table(ranked(study), ('mse', 'kld')).cells()
   # |.6388 - .6326|, ours .1, two seeds .02.
   assert cells[0][:4] == ['CC', '0.0062', '0.1000', '0.0200']
 
@@ -191,11 +192,13 @@ def test_pictures_that_one_row_lacks_are_left_out(study):
 
 def test_too_few_rows_say_nothing(tmp_path):
   runs = findings.Runs(PAPER, tmp_path)
-  assert ranking.sections(PAPER, runs, tmp_path) == []
+  assert study_lib.sections(PAPER, runs, tmp_path) == []
   assert not list(tmp_path.iterdir())
   write_run(tmp_path, 'mse', 0, 0.0)
   write_run(tmp_path, 'cc', 0, 0.0)
-  assert ranking.sections(PAPER, findings.Runs(PAPER, tmp_path), tmp_path) == []
+  assert (
+    study_lib.sections(PAPER, findings.Runs(PAPER, tmp_path), tmp_path) == []
+  )
 
 
 def test_a_diverged_run_is_a_result(study):

@@ -255,7 +255,7 @@ def test_a_nan_is_told_with_its_pictures(tmp_path):
   assert 'loss nan' in str(e.value)
   for index in rows[4]:
     assert loader.describe(stage.train_source, index) in str(e.value)
-  told = tmp_path / 'nan' / 'diverged.json'
+  told = tmp_path / 'nan' / 'only' / 'diverged.json'
   found = json.loads(told.read_text())
   assert found == {'step': 5, 'message': str(e.value)}
   # The checkpoint before it is whole: the run goes on as if it never was.

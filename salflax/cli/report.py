@@ -115,17 +115,17 @@ def _without_pictures(paper, runs, folder):
 
 def _docs(paper, known, sections, folder):
   """Writes what may be published with the code: no path of this machine."""
-  from salflax import files, ranking
+  from salflax import files, study
   from salflax.report import found, page
 
-  study = ranking.sections(paper, known, folder)
+  said = study.sections(paper, known, folder)
   drawn = list(_forests(paper, sections, folder).values())
   runs = page.runs_of([f for s in sections for f in s.found])
   drawn += _curves(paper, runs, folder)
-  drawn += [p for extra in study for p in extra.figures.values()]
+  drawn += [p for extra in said for p in extra.figures.values()]
   drawn += _without_pictures(paper, runs, folder)
   shown = ''.join(f'\n![{p.stem}]({p.name})\n' for p in drawn)
-  text = found.markdown(paper, sections, study) + '\n## Plots\n' + shown
+  text = found.markdown(paper, sections, said) + '\n## Plots\n' + shown
   if where := _where(paper, known.folder):
     text = text.replace(where, '')
   text = text.replace(f'{known.folder}/', '')
@@ -142,7 +142,7 @@ def _load(data, split, *, folder):
 
 def execute(options: Any) -> None:
   """Writes the report, and says where."""
-  from salflax import files, findings, gallery, ranking, spec
+  from salflax import files, findings, gallery, spec, study
   from salflax.report import found, page, papers
 
   about = spec.lookup('paper', papers.PAPERS, options.paper)
@@ -162,11 +162,11 @@ def execute(options: Any) -> None:
   with tempfile.TemporaryDirectory() as temporary:
     where = pathlib.Path(temporary)
     drawn = _forests(about, sections, where)
-    study = ranking.sections(about, runs, where)
+    said = study.sections(about, runs, where)
     pictures = gallery.sections(about, runs, load, where)
-    html = page.html(about, sections, drawn, [*study, *pictures])
-  files.write_text(out / 'tables.md', found.markdown(about, sections, study))
-  files.write_text(out / 'tables.tex', found.latex(sections, study))
+    html = page.html(about, sections, drawn, [*said, *pictures])
+  files.write_text(out / 'tables.md', found.markdown(about, sections, said))
+  files.write_text(out / 'tables.tex', found.latex(sections, said))
   files.write_text(out / 'index.html', html)
   rows = [f for s in sections for f in s.found]
   broken = [n for f in rows for n in f.notes if ' is broken ' in n]
