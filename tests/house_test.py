@@ -19,7 +19,7 @@ ids = lambda p: str(p.relative_to(ROOT))
 
 MAX_FUNCTION = 60  # lines, without the docstring
 MAX_FILE = 350  # lines
-MAX_PACKAGE = 12_500  # lines of code: no docstrings, comments, blank lines
+MAX_PACKAGE = 13_300  # lines of code: no docstrings, comments, blank lines
 
 # From high to low: a module may import what stands lower, and what is in its
 # own package. Modules that share a line do not see each other.

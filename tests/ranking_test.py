@@ -212,11 +212,15 @@ def test_a_diverged_run_is_a_result(study):
   assert found.notes == ['seed1: diverged. At step 7.']
 
 
+def write_elsewhere(study):
+  for folder in ('nss', 'mse'):
+    write_run(study, folder, 0, 0.0, test='folder:mine-all', data='folder:mine')
+
+
 def test_other_data_sets_have_rows_of_their_own(study):
   runs = findings.Runs(PAPER, study)
   assert runs.elsewhere(TABLE) == []
-  for folder in ('nss', 'mse'):
-    write_run(study, folder, 0, 0.0, test='folder:mine-all', data='folder:mine')
+  write_elsewhere(study)
   rows = findings.Runs(PAPER, study).elsewhere(TABLE)
   assert [r.label for r in rows] == ['folder:mine MSE', 'folder:mine NSS']
   assert rows[1].place == paper.Place('nss', 'folder:mine-all')
@@ -293,6 +297,7 @@ def test_a_data_set_that_is_not_there_is_told(study, tmp_path):
 
 def test_the_page(study, tmp_path, monkeypatch):
   keep_maps(study)
+  write_elsewhere(study)
   monkeypatch.setitem(papers.PAPERS, 'toy', PAPER)
   monkeypatch.setattr(cli, '_load', lambda *a, **k: Source(PICTURES))
   cli.execute(
@@ -312,6 +317,7 @@ def test_the_page(study, tmp_path, monkeypatch):
   docs = sorted(p.name for p in (tmp_path / 'docs').iterdir())
   assert docs == ['toy.md', 'toy_ranks.png', 'toy_table_2.png']
   said = (tmp_path / 'docs' / 'toy.md').read_text()
+  assert '| folder:mine NSS |' in said
   assert 'Spearman' in said and 'toy_ranks.png' in said
   assert str(study) not in said
 

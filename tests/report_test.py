@@ -226,7 +226,12 @@ def test_curves_of_a_log_that_was_cut_short(tmp_path):
   assert series['loss'] == [(1, 1), (2, 0.5), (3, 1 / 3), (4, 0.25)]
   assert [step for step, _ in series['eval/mit/cc']] == [3, 4]
   plots.curves(series, tmp_path / 'a.png', title='run')
-  assert Image.open(tmp_path / 'a.png').size[0] > 300
+  image = np.asarray(Image.open(tmp_path / 'a.png').convert('RGB'))
+  assert image.shape[1] > 300
+  # Two plots, each with a line: the first colour of matplotlib's cycle.
+  blue = np.all(np.abs(image - np.array([31, 119, 180])) < 40, axis=-1)
+  half = image.shape[1] // 2
+  assert blue[:, :half].sum() > 100 and blue[:, half:].sum() > 100
   with pytest.raises(ValueError, match="Not measured: \\['los'\\]"):
     plots.curves(series, tmp_path / 'b.png', names=['los'])
   with pytest.raises(ValueError, match='nothing to plot'):

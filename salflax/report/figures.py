@@ -197,7 +197,7 @@ def forest(
   Returns:
     Whether there was anything to plot; nothing is written else.
   """
-  printed = [paper.printed(table, row) for row in table.rows]
+  printed = [paper.printed(table, f.row) for f in found]
   ours = [set(paper.metrics.values()) & set(f.model) for f in found]
   shown = [k for k in range(len(found)) if ours[k] or printed[k]]
   if not shown:

@@ -138,7 +138,7 @@ def main_table(
 ) -> tables_lib.Table:
   """Returns ours beside the printed numbers; references and controls below."""
   infos = _protocols(found).get(paper.protocol, {}).get('metrics', {})
-  head, printed = [], [paper.printed(table, row) for row in table.rows]
+  head, printed = [], [paper.printed(table, f.row) for f in found]
   names = {
     n: k for n, k in paper.metrics.items() if any(n in p for p in printed)
   }
@@ -260,13 +260,26 @@ def reached_note(paper: Paper, table: Table, found: Sequence[Found]) -> str:
   )
 
 
+def _notes(found):
+  """What is said of rows, once where it is said of several."""
+  said = {}
+  for f in found:
+    for note in f.notes:
+      said.setdefault(note, []).append(f.row.label)
+  every = sum(f.row.place is not None for f in found)
+  return [
+    f'{"Every run" if len(who) == every > 2 else ", ".join(who)}: {note}'
+    for note, who in said.items()
+  ]
+
+
 def section(paper: Paper, table: Table, found: Sequence[Found]) -> Section:
   """Returns the tables and sentences of a table of the paper."""
   notes = [
     identity_note(paper, table),
     table.note,
     reached_note(paper, table, found) if paper.told else '',
-    *(f'{f.row.label}: {note}' for f in found for note in f.notes),
+    *_notes(found),
   ]
   more = [
     *standard_tables(paper, table, found),

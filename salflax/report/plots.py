@@ -119,7 +119,8 @@ def montage(
       if one.saliency is not None:
         shown = overlay(one.image, one.saliency)
       axis.imshow(shown)
-      caption = plain(_wrap(one.caption))
+      # As wide as its picture: a longer line would push the columns apart.
+      caption = plain(_wrap(one.caption, int(17.5 * width)))
       axis.text(
         0.5,
         -0.04,
@@ -205,7 +206,7 @@ def plain(text: str) -> str:
   return text.replace('$', r'\$')
 
 
-def _wrap(text: str, width: int = 42, lines: int = 3) -> str:
+def _wrap(text: str, width: int, lines: int = 3) -> str:
   import textwrap
 
   wrapped = textwrap.wrap(text, width)
@@ -256,7 +257,7 @@ def curves(
   columns = min(3, len(names))
   rows = -(-len(names) // columns)
   figure = blank(3.4 * columns, 2.3 * rows + (0.4 if title else 0))
-  axes = figure.subplots(rows, columns, squeeze=False).flat
+  axes = figure.subplots(rows, columns, squeeze=False).ravel()
   for axis in axes:
     axis.set_axis_off()
   for axis, name in zip(axes, names):
