@@ -68,17 +68,20 @@ def test_quickstart():
   assert 'runs/quickstart/evaluate/test/tables.md' in lines[-1]
 
 
+PYTEST = '-m pytest -n logical --maxprocesses=4 --dist=worksteal'
+
+
 def test_test_hands_on_its_arguments():
   lines = _dry('test.sh', '-m', 'not slow', VENV='/v')
   assert lines == [
     'bash launch/setup.sh cpu',
-    '/v/bin/python -m pytest -m not\\ slow',
+    f'/v/bin/python {PYTEST} -m not\\ slow',
   ]
 
 
 def test_ci_runs_the_tests():
   done = _bash('.ci/run', DRY_RUN='1')
-  assert done.stdout.splitlines()[-1].strip() == '.venv/bin/python -m pytest'
+  assert done.stdout.splitlines()[-1].strip() == f'.venv/bin/python {PYTEST}'
   # And so do the README's words.
   readme = (ROOT / 'README.md').read_text()
   assert 'bash launch/test.sh' in readme
