@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def _scores(runs, row, seed, key) -> dict[str, float]:
   return {p[0]: r[key] for p, r in results.by_place(scored).items() if key in r}
 
 
-def _source(seed, load: Load) -> Mapping[str, int]:
+def _source(seed, load: Load) -> tuple[Sequence[Example], dict[str, int]]:
   data, split = seed.summary.get('data', ''), seed.summary.get('split', '')
   source = load(data, split)
   first: dict[str, int] = {}

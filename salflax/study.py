@@ -63,7 +63,7 @@ def agreement_table(ranking: Ranking) -> tables.Table:
     values = found.values[known]
     rho, p = spearman(values.mean(1), printed[known])
     low, high = _over_pictures(values, printed[known])
-    cells.append(f'{rho:+.2f} [{low:+.2f}, {high:+.2f}] {_p(p)}')
+    cells.append(f'{rho:+.2f} [{low:+.2f}, {high:+.2f}] {tables.p_value(p)}')
     between = None
     if len(found.seeds) > 1:
       one, two = (s[known].mean(1) for s in found.seeds[:2])
@@ -110,10 +110,6 @@ def _apart(values, pictures):
   return f'{sum(apart)} of {len(apart)}'
 
 
-def _p(p):
-  return 'p<.001' if p < 0.001 else f'p={p:.3f}'
-
-
 def judge(ranking: Ranking, claim: Claim) -> tuple[list[str], str]:
   """Returns the difference under each metric, and the verdict as a sentence."""
   folders = ranking.folders()
@@ -131,8 +127,8 @@ def judge(ranking: Ranking, claim: Claim) -> tuple[list[str], str]:
     gaps, each = differences(found, ours, theirs, best=claim.best)
     test = statistics.paired(gaps, np.zeros(len(gaps)), found.pictures)
     cells.append(
-      f'{test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}] {_p(test.p)}'
-      + _by_seed(each)
+      f'{test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}] '
+      f'{tables.p_value(test.p)}' + _by_seed(each)
     )
     same = all(np.sign(e.mean()) == np.sign(test.difference) for e in each)
     if test.low > 0 and same:

@@ -98,33 +98,37 @@ def _made_with(folder):
   return f' {path.read_text().strip()}' if path.is_file() else ''
 
 
-def _without_pictures(paper, runs, folder):
-  """Copies the figures of runs that show no picture of a data set."""
+def _copied(source, out):
+  """Copies a file, all or nothing; returns where it is."""
   from salflax import files
 
-  copied = []
-  for figure in paper.figures:
-    source = runs.get(figure.folders[0], {}).get(figure.file)
-    if source and source.name == 'centre_bias.png':
-      out = folder / f'{paper.name}_figure_{figure.key}.png'
-      with files.replacing(out) as temporary:
-        shutil.copyfile(source, temporary)
-      copied.append(out)
-  return copied
+  with files.replacing(out) as temporary:
+    shutil.copyfile(source, temporary)
+  return out
 
 
-def _docs(paper, known, sections, folder):
+def _without_pictures(paper, runs):
+  """Returns by figure the files of runs with no picture of a data set."""
+  shown = {
+    figure.key: runs.get(figure.folders[0], {}).get(figure.file)
+    for figure in paper.figures
+  }
+  return {k: p for k, p in shown.items() if p and p.name == 'centre_bias.png'}
+
+
+def _docs(paper, known, sections, said, drawn, folder):
   """Writes what may be published with the code: no path of this machine."""
-  from salflax import files, study
+  from salflax import files
   from salflax.report import found, page
 
-  said = study.sections(paper, known, folder)
-  drawn = list(_forests(paper, sections, folder).values())
   runs = page.runs_of([f for s in sections for f in s.found])
-  drawn += _curves(paper, runs, folder)
-  drawn += [p for extra in said for p in extra.figures.values()]
-  drawn += _without_pictures(paper, runs, folder)
-  shown = ''.join(f'\n![{p.stem}]({p.name})\n' for p in drawn)
+  studied = [p for extra in said for p in extra.figures.values()]
+  plots = [_copied(p, folder / p.name) for p in drawn.values()]
+  plots += _curves(paper, runs, folder)
+  plots += [_copied(p, folder / p.name) for p in studied]
+  for key, path in _without_pictures(paper, runs).items():
+    plots.append(_copied(path, folder / f'{paper.name}_figure_{key}.png'))
+  shown = ''.join(f'\n![{p.stem}]({p.name})\n' for p in plots)
   text = found.markdown(paper, sections, said) + '\n## Plots\n' + shown
   if where := _where(paper, known.folder):
     text = text.replace(where, '')
@@ -165,6 +169,9 @@ def execute(options: Any) -> None:
     said = study.sections(about, runs, where)
     pictures = gallery.sections(about, runs, load, where)
     html = page.html(about, sections, drawn, [*said, *pictures])
+    docs = options.docs and _docs(
+      about, runs, sections, said, drawn, pathlib.Path(options.docs)
+    )
   files.write_text(out / 'tables.md', found.markdown(about, sections, said))
   files.write_text(out / 'tables.tex', found.latex(sections, said))
   files.write_text(out / 'index.html', html)
@@ -173,8 +180,8 @@ def execute(options: Any) -> None:
   cli.say(*dict.fromkeys(broken), *(n for e in pictures for n in e.notes))
   print(f'{sum(bool(f.seeds) for f in rows)} of {len(rows)} rows have a run.')
   print(f'Written to {out}: index.html, tables.md, tables.tex')
-  if options.docs:
-    print(f'Written {_docs(about, runs, sections, pathlib.Path(options.docs))}')
+  if docs:
+    print(f'Written {docs}')
 
 
 def run() -> None:

@@ -233,8 +233,13 @@ def _difference(entry: Mapping[str, Any] | None) -> str:
   if _known(entry['low']):
     text += f' [{entry["low"]:+.3f}, {entry["high"]:+.3f}]'
   if _known(p := entry['p']):
-    text += ' p<.001' if p < 0.001 else f' p={p:.3f}'
+    text += f' {p_value(p)}'
   return text
+
+
+def p_value(p: float) -> str:
+  """Returns p as it is printed: 'p=0.012', 'p<.001'."""
+  return 'p<.001' if p < 0.001 else f'p={p:.3f}'
 
 
 def published(paper: str | None = None) -> list[dict[str, Any]]:
