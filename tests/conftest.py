@@ -25,6 +25,15 @@ def goldens() -> pathlib.Path:
   return ROOT / 'tests' / 'goldens'
 
 
+@pytest.fixture(scope='module')
+def quick_compiles(tmp_path_factory):
+  """For tests that compile much: what `tiny.quick_compiles` does."""
+  import tiny
+
+  with tiny.quick_compiles(tmp_path_factory.getbasetemp() / 'xla'):
+    yield
+
+
 @pytest.fixture(scope='session')
 def shared() -> pathlib.Path:
   """Folder with real gaze and weights; skips where it is absent."""

@@ -26,10 +26,7 @@ SIZE = (16, 24)
 SMALL = dict(dim=8, hidden=8)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _quick(tmp_path_factory):
-  with tiny.quick_compiles(tmp_path_factory.getbasetemp() / 'xla'):
-    yield
+pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 
 @pytest.fixture(scope='module')

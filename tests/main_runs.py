@@ -49,6 +49,10 @@ class Run:
       os.environ,
       JAX_PLATFORMS='cpu',
       JAX_DISABLE_MOST_OPTIMIZATIONS='1',
+      # Runs of one data set have the same programs: compiled once.
+      JAX_COMPILATION_CACHE_DIR=str(self.data_dir.parent / 'xla'),
+      JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+      JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES='-1',
       XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}',
     )
     log = self.workdir.parent / f'{self.workdir.name}-log{process}.txt'

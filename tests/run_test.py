@@ -9,13 +9,7 @@ from salflax import config as config_lib
 from salflax import evaluate, results, train
 from salflax import run as run_lib
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _quick(tmp_path_factory):
-  with tiny.quick_compiles(tmp_path_factory.getbasetemp() / 'xla'):
-    yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick_compiles')]
 
 
 @pytest.fixture(scope='module', params=['trained', 'frozen'])

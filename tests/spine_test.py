@@ -16,10 +16,7 @@ BACKBONES = {
 }
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _quick(tmp_path_factory):
-  with tiny.quick_compiles(tmp_path_factory.getbasetemp() / 'xla'):
-    yield
+pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 
 def _stage(name, folder):

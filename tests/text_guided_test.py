@@ -109,6 +109,7 @@ def test_choices():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('quick_compiles')
 def test_a_run_starts_from_another(tmp_path):
   bert = tiny.bert_folder(tmp_path / 'bert')
   first = tiny_config.get_config()

@@ -12,11 +12,7 @@ from salflax import cache, checkpoint, step, train
 from salflax import stage as stages_lib
 from salflax.data import loader, pp
 
-
-@pytest.fixture(autouse=True, scope='module')
-def _quick(tmp_path_factory):
-  with tiny.quick_compiles(tmp_path_factory.getbasetemp() / 'xla'):
-    yield
+pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 
 def go(stage, folder, *, devices=1):
