@@ -4,9 +4,9 @@
         --workdir=runs/loss_study/lc2_r/seed0
 
 One network, one data set, one budget; only the loss differs. The names of rows
-are explained in salflax/report/loss_study.py; `loss=` tries any other sum in
-the row's place. `bash launch/paper.sh loss_study` trains them all and writes
-the report.
+are explained in salflax/report/papers/loss_study.py; `loss=` tries any other
+sum in the row's place. `bash launch/paper.sh loss_study` trains them all and
+writes the report.
 
 `scale=paper` is the published network and recipe, where it says. `scale=small`
 is what two CPU cores train in minutes: the same network, with pictures of

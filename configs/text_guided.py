@@ -9,8 +9,8 @@
       --workdir=runs/text_guided/non_salient_3att_none/seed0
 
 `bash launch/paper.sh text_guided` trains them all and writes the report. Rows
-have the names of salflax/report/reference.csv; those that the paper does not
-print are further forms of its three schemes.
+have the names of salflax/report/papers/reference.csv; those that the paper does
+not print are further forms of its three schemes.
 
 `scale=paper` is the published network. `scale=small` is one that two CPU cores
 train: pictures of 192x256, narrow encoders, and a frozen ResNet-50 v1 up to

@@ -74,8 +74,8 @@ def _evaluate(stages, workdir, what) -> None:
 def _main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  from salflax import config as config_lib
-  from salflax import log, stage, train
+  from salflax.config import resolve as config_lib
+  from salflax.train import log, loop, stage
 
   log.to_console(debug=_DEBUG.value)
   _initialise()
@@ -96,12 +96,12 @@ def _main(argv: list[str]) -> int:
       jax.devices()[0].device_kind,
       jax.process_count(),
     )
-    train.run(stages, workdir)
+    loop.run(stages, workdir)
     _evaluate(stages, workdir, config.evaluate)
   except KeyboardInterrupt:
     _LOG.warning('Stopped. Start again with the same --workdir to go on.')
     return 130
-  except train.Interrupted as e:
+  except loop.Interrupted as e:
     _LOG.warning('%s Start again with the same --workdir to go on.', e)
     return 130
   except (ValueError, OSError, FloatingPointError) as e:

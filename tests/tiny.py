@@ -15,11 +15,12 @@ from tokenizer_test import write_vocab
 from toy_gaze import Toy
 from weights_rule import tensor
 
-from salflax import checkpoint, parallel, step
-from salflax import config as config_lib
-from salflax import stage as stages_lib
-from salflax.models import vgg
-from salflax.stage import Stage
+from salflax.config import resolve as config_lib
+from salflax.core import parallel
+from salflax.models.backbones import vgg
+from salflax.train import checkpoint, step
+from salflax.train import stage as stages_lib
+from salflax.train.stage import Stage
 
 WORDS = [
   *('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'all', 'non', '_', 'of'),

@@ -28,7 +28,7 @@ def run(define_flags: Callable, execute: Callable[[Any], None]) -> None:
         raise
       say(f'salflax: {e}', *getattr(e, '__notes__', ()))
       return 1
-    from salflax import log
+    from salflax.train import log
 
     say(f'Peak memory {log.peak_memory_mb():.0f} MB.')
     return 0

@@ -41,7 +41,7 @@ def _made_up_picture(height: int, width: int):
   """Returns a prediction and a ground truth like those of real gaze."""
   from scipy import ndimage
 
-  from salflax.types import GroundTruth
+  from salflax.core.types import GroundTruth
 
   rng = np.random.default_rng(0)
   size = np.array([height, width])
@@ -87,7 +87,7 @@ def bench_metrics(options: Any) -> tuple[Row, list[Row]]:
 
 def _last_stage(options: Any):
   """Returns the last stage of --config, without data or backbone weights."""
-  from salflax import config as config_lib
+  from salflax.config import resolve as config_lib
 
   if options.config is None:
     raise ValueError(f'--what={options.what} needs --config.')
@@ -103,8 +103,8 @@ def _rows(stage: Any) -> dict[str, Any]:
   """Returns a made-up batch, with stored features where the stage has them."""
   import jax
 
-  from salflax import stage as stages_lib
-  from salflax import step
+  from salflax.train import stage as stages_lib
+  from salflax.train import step
 
   rng = np.random.default_rng(0)
   batch = dict(stages_lib.example_batch(stage))
@@ -139,7 +139,7 @@ def _rows(stage: Any) -> dict[str, Any]:
 
 
 def _train_step(stage: Any, mesh: Any):
-  from salflax import step
+  from salflax.train import step
 
   return step.make_train_step(
     stage.model,
@@ -155,8 +155,9 @@ def bench_train(options: Any) -> tuple[Row, list[Row]]:
   """Returns the head and rows of a table: time and memory of a train step."""
   import jax
 
-  from salflax import log, parallel
-  from salflax import stage as stages_lib
+  from salflax.core import parallel
+  from salflax.train import log
+  from salflax.train import stage as stages_lib
 
   stage, mesh = _last_stage(options), parallel.make_mesh()
   state = stages_lib.initial_state(stage, mesh)
@@ -190,8 +191,8 @@ def bench_compile(options: Any) -> tuple[Row, list[Row]]:
   import jax
   from jax.experimental import topologies
 
-  from salflax import parallel
-  from salflax import stage as stages_lib
+  from salflax.core import parallel
+  from salflax.train import stage as stages_lib
 
   try:
     import libtpu  # noqa: F401

@@ -116,11 +116,13 @@ def _name(workdir):
 
 def _of_run(options):
   """Returns arguments of `benchmark.run`, and what the summary says of it."""
-  from salflax import benchmark, mapfolder, metrics
-  from salflax import config as config_lib
-  from salflax import run as run_lib
+  from salflax import metrics
+  from salflax.config import resolve as config_lib
+  from salflax.evaluate import map_folder
+  from salflax.evaluate import run as run_lib
+  from salflax.predict import trained
 
-  run = run_lib.load(options.run, stage=options.stage)
+  run = trained.load(options.run, stage=options.stage)
   source = run.load_source(
     options.data, options.split, options.conditions, options.data_dir
   )
@@ -144,8 +146,8 @@ def _of_run(options):
   def rows_of(view, **kwargs):
     predict_fn = run.predict_fn
     if options.keep_maps and view is source:
-      predict_fn = mapfolder.keeping(predict_fn, view, scores / 'maps')
-    return benchmark.rows_of_model(
+      predict_fn = map_folder.keeping(predict_fn, view, scores / 'maps')
+    return run_lib.rows_of_model(
       predict_fn,
       run.variables,
       functools.partial(run.eval_batches, store=options.store),
@@ -168,8 +170,10 @@ def _of_run(options):
 
 def _of_maps(options):
   """As `_of_run`, of a folder of maps."""
-  from salflax import benchmark, mapfolder, metrics
-  from salflax import config as config_lib
+  from salflax import metrics
+  from salflax.config import resolve as config_lib
+  from salflax.evaluate import map_folder
+  from salflax.evaluate import run as run_lib
 
   if not options.data:
     raise ValueError('--maps needs --data: the data set whose maps they are.')
@@ -180,10 +184,10 @@ def _of_maps(options):
   source = load(split, options.conditions)
   train = _train(options, 'train', load)
   protocols = metrics.bind_protocols(options.protocols or ['mit', 'course'])
-  matched = mapfolder.match(options.maps, source)
-  checked = mapfolder.check(matched, source, threads=options.threads)
-  cli.say(*mapfolder.notes(matched, checked))
-  faults = mapfolder.faults(matched, checked)
+  matched = map_folder.match(options.maps, source)
+  checked = map_folder.check(matched, source, threads=options.threads)
+  cli.say(*map_folder.notes(matched, checked))
+  faults = map_folder.faults(matched, checked)
   if faults and not options.partial:
     raise ValueError(
       '\n  '.join([f'{options.maps}: these maps cannot be scored:', *faults])
@@ -195,8 +199,8 @@ def _of_maps(options):
     for index, path in matched.paths.items()
     if index not in checked.unusable
   }
-  rows_of = benchmark.rows_of_maps(
-    paths, mapfolder.predict, protocols, threads=options.threads
+  rows_of = run_lib.rows_of_maps(
+    paths, map_folder.predict, protocols, threads=options.threads
   )
   folder = pathlib.Path(os.path.abspath(options.maps))
   about = {
@@ -213,10 +217,11 @@ def _of_maps(options):
 
 
 def _draw(options, source, whole, folder) -> None:
-  from salflax import examples, predict
+  from salflax.predict import examples
+  from salflax.predict import predictor as predictor_lib
   from salflax.report import figures, plots
 
-  predictor = predict.Predictor.load(options.run, stage=options.stage)
+  predictor = predictor_lib.Predictor.load(options.run, stage=options.stage)
   shown = examples.predict(
     predictor, source, options.figures, seed=options.seed
   )
@@ -254,7 +259,7 @@ def execute(options: Any) -> None:
   """Scores what the options name, writes the files, prints the tables."""
   import jax
 
-  from salflax import benchmark
+  from salflax.evaluate import run as run_lib
   from salflax.report import tables
 
   if bool(options.run) == bool(options.maps):
@@ -262,7 +267,7 @@ def execute(options: Any) -> None:
   args, kwargs, about, folder = (
     _of_run(options) if options.run else _of_maps(options)
   )
-  outcome = benchmark.run(
+  outcome = run_lib.run(
     *args,
     references=options.controls,
     seed=options.seed,
@@ -277,7 +282,7 @@ def execute(options: Any) -> None:
   if 'course' in result['protocols']:
     shown.append(tables.beside_paper(result))
   folder = pathlib.Path(options.out or folder)
-  benchmark.write(folder, outcome, [t.markdown() for t in shown], **about)
+  run_lib.write(folder, outcome, [t.markdown() for t in shown], **about)
   if options.run and options.figures:
     _draw(options, args[1], kwargs['whole'], folder)
   if options.controls and kwargs['train'] is not None:

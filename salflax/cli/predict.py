@@ -48,7 +48,7 @@ def pictures(given: list[str]) -> list[pathlib.Path]:
     FileNotFoundError: for a path that is not there, or a folder without
       pictures.
   """
-  from salflax import predict
+  from salflax.predict import predictor as predictor_lib
 
   found = []
   for text in given:
@@ -60,7 +60,7 @@ def pictures(given: list[str]) -> list[pathlib.Path]:
         inside = [
           p
           for p in sorted(path.iterdir())
-          if p.suffix.lower() in predict.SUFFIXES and p.is_file()
+          if p.suffix.lower() in predictor_lib.SUFFIXES and p.is_file()
         ]
         if not inside:
           raise FileNotFoundError(f'No pictures in the folder {path}.')
@@ -120,12 +120,13 @@ def _write(options, folder, name, image, saliency) -> None:
   import numpy as np
   from PIL import Image
 
-  from salflax import files, predict
+  from salflax.core import files
+  from salflax.predict import predictor as predictor_lib
   from salflax.report import plots
 
   with files.replacing(folder / f'{name}.npy') as path:
     np.save(path, saliency.astype(options.dtype))
-  grey = predict.quantise(saliency, bits=int(options.bits))
+  grey = predictor_lib.quantise(saliency, bits=int(options.bits))
   with files.replacing(folder / f'{name}.png') as path:
     Image.fromarray(grey).save(path)
   with files.replacing(folder / f'{name}_overlay.png') as path:
@@ -134,7 +135,8 @@ def _write(options, folder, name, image, saliency) -> None:
 
 def execute(options: Any) -> None:
   """Predicts every picture with every sentence, and writes the maps."""
-  from salflax import predict, results
+  from salflax.evaluate import rows as rows_lib
+  from salflax.predict import predictor as predictor_lib
 
   if not options.run or not options.image:
     raise ValueError('Give --run and --image.')
@@ -142,7 +144,7 @@ def execute(options: Any) -> None:
   named = names(paths, len(texts))
   folder = pathlib.Path(options.out)
   _check_overwriting(folder, paths, named)
-  predictor = predict.Predictor.load(options.run, stage=options.stage)
+  predictor = predictor_lib.Predictor.load(options.run, stage=options.stage)
   jobs = [
     (path, text, name)
     for path, row in zip(paths, named)
@@ -155,11 +157,11 @@ def execute(options: Any) -> None:
   )
   listed = []
   for (path, text, name), saliency in zip(jobs, maps):
-    _write(options, folder, name, predict.read_picture(path), saliency)
+    _write(options, folder, name, predictor_lib.read_picture(path), saliency)
     listed.append({'name': name, 'image': str(path), 'text': text})
     said = f' {text!r}' if text else ''
     print(f'{folder / name}.npy, .png, _overlay.png  <-  {path}{said}')
-  results.write_json(folder / 'predictions.json', listed)
+  rows_lib.write_json(folder / 'predictions.json', listed)
 
 
 def run() -> None:

@@ -12,7 +12,9 @@ import sys
 
 from absl import app, flags, logging
 
-from salflax import data, log, spec
+from salflax import data
+from salflax.core import spec
+from salflax.train import log
 
 
 def define_flags() -> None:

@@ -100,7 +100,7 @@ def _made_with(folder):
 
 def _copied(source, out):
   """Copies a file, all or nothing; returns where it is."""
-  from salflax import files
+  from salflax.core import files
 
   with files.replacing(out) as temporary:
     shutil.copyfile(source, temporary)
@@ -118,7 +118,7 @@ def _without_pictures(paper, runs):
 
 def _docs(paper, known, sections, said, drawn, folder):
   """Writes what may be published with the code: no path of this machine."""
-  from salflax import files
+  from salflax.core import files
   from salflax.report import found, page
 
   runs = page.runs_of([f for s in sections for f in s.found])
@@ -139,15 +139,15 @@ def _docs(paper, known, sections, said, drawn, folder):
 
 def _load(data, split, *, folder):
   """Returns the rows of a split, for the figures with pictures."""
-  from salflax import config
+  from salflax.config import resolve
 
-  return config.load_rows(data, split, config.data_dir(folder))
+  return resolve.load_rows(data, split, resolve.data_dir(folder))
 
 
 def execute(options: Any) -> None:
   """Writes the report, and says where."""
-  from salflax import files, findings, gallery, spec, study
-  from salflax.report import found, page, papers
+  from salflax.core import files, spec
+  from salflax.report import findings, found, gallery, page, papers, study
 
   about = spec.lookup('paper', papers.PAPERS, options.paper)
   folder = pathlib.Path(options.runs or _usual(about))

@@ -5,53 +5,53 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from salflax import spec
+from salflax.core import spec
 
 
 def _sjtu_tis():
-  from salflax.data import sjtu_tis
+  from salflax.data.published import sjtu_tis
 
   return sjtu_tis.SjtuTis
 
 
 def _osie():
-  from salflax.data import osie
+  from salflax.data.published import osie
 
   return osie.Osie
 
 
 def _salicon2015():
-  from salflax.data import salicon
+  from salflax.data.published import salicon
 
   return salicon.Salicon2015
 
 
 def _salicon2017():
-  from salflax.data import salicon
+  from salflax.data.published import salicon
 
   return salicon.Salicon2017
 
 
 def _mit1003():
-  from salflax.data import mit1003
+  from salflax.data.published import mit1003
 
   return mit1003.Mit1003
 
 
 def _cat2000():
-  from salflax.data import cat2000
+  from salflax.data.published import cat2000
 
   return cat2000.Cat2000
 
 
 def _fiwi():
-  from salflax.data import fiwi
+  from salflax.data.published import fiwi
 
   return fiwi.Fiwi
 
 
 def _folder():
-  from salflax.data import folder
+  from salflax.data.published import folder
 
   return folder.Folder
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from salflax.core.types import Example
 from salflax.data import pp
-from salflax.types import Example
 
 # Maps are averaged on this grid, whatever the size of the pictures.
 GRID = (288, 384)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from salflax import spec
-from salflax.types import Example
+from salflax.core import spec
+from salflax.core.types import Example
 
 # RGB means and deviations of pixel values 0..255, or BGR means for weights
 # that came from Caffe. Pixels are channel-ordered, then (x - mean) / std.

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from salflax import spec
+from salflax.core import spec
 
 REASONS = (
   'unreadable picture',

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from salflax import spec
+from salflax.core import spec
 from salflax.data import prepare, splits
 from salflax.data import raw as raw_lib
 

@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
-from salflax import spec
+from salflax.core import spec
 
 FOLDS = 5
 SEED = 'salflax'

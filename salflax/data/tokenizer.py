@@ -9,7 +9,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from salflax import hub
+from salflax.core import hub
 
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]')
 # BLIP's embedding table has rows for [DEC] and [ENC], which its tokenizer

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from salflax import spec
+from salflax.core import spec
+from salflax.core.types import Batch
 from salflax.losses import maps, perceptual
 from salflax.losses.table import LOSSES, PRESETS, SIMILARITIES, Loss
-from salflax.types import Batch
 
 __all__ = ['LOSSES', 'PRESETS', 'SIMILARITIES', 'Loss']
 LossFn = Callable[[Array, Batch], tuple[Array, dict[str, Array]]]

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from salflax import spec
-from salflax.types import Batch
+from salflax.core import spec
+from salflax.core.types import Batch
 
 # A vector shorter than this has no direction.
 SHORT = 1e-6

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from salflax import spec
+from salflax.core import spec
+from salflax.core.types import GroundTruth
 from salflax.metrics import course, distribution, location, salicon
 from salflax.metrics.arrays import as_map
 from salflax.metrics.statistics import Paired, interval, paired
-from salflax.types import GroundTruth
 
 __all__ = [
   'METRICS',

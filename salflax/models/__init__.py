@@ -11,14 +11,14 @@ from typing import Any
 
 import flax.linen as nn
 
-from salflax import spec
+from salflax.core import spec
 from salflax.models.aspp import AsppNet
-from salflax.models.bert import Bert
-from salflax.models.resnet import ResNet
+from salflax.models.backbones.resnet import ResNet
+from salflax.models.backbones.vgg import VGG16
+from salflax.models.backbones.vit import ViT
 from salflax.models.sam import SAM
+from salflax.models.text.bert import Bert
 from salflax.models.transalnet import TranSalNet
-from salflax.models.vgg import VGG16
-from salflax.models.vit import ViT
 
 # Maps an image to {level: features}.
 BACKBONES = {

@@ -40,7 +40,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from salflax import spec
+from salflax.core import spec
 from salflax.models.layers import Conv, Dense, Mlp, TextFeatures, attention
 
 

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from salflax import spec
+from salflax.core import spec
 from salflax.models import base, layers
 from salflax.models.layers import TextFeatures
 

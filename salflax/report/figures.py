@@ -56,7 +56,7 @@ def difference_figure(
   is pale.
 
   Args:
-    examples: of `salflax.examples.contrast`.
+    examples: of `salflax.predict.examples.contrast`.
     path: .png, .pdf or .svg.
   """
   rows = []

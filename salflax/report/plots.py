@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from salflax import files
+from salflax.core import files
 
 
 class Panel(NamedTuple):

@@ -248,7 +248,7 @@ def published(paper: str | None = None) -> list[dict[str, Any]]:
   Args:
     paper: a key of `PAPERS`; None for all.
   """
-  path = pathlib.Path(__file__).with_name('reference.csv')
+  path = pathlib.Path(__file__).parent / 'papers' / 'reference.csv'
   with open(path, encoding='utf-8', newline='') as f:
     rows = [dict(r, value=float(r['value'])) for r in csv.DictReader(f)]
   return [r for r in rows if paper in (None, r['paper'])]

@@ -1,0 +1,152 @@
+"""A contrast record becomes a part of the network and a loss.
+
+The text-guided paper's scheme 3: see `salflax.models.contrast` for what is
+compared and `salflax.losses.matching` for what is minimised.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+
+from salflax.config import network
+from salflax.core import spec
+from salflax.data import batches, pp
+from salflax.losses import matching
+from salflax.models import contrast as contrasts
+from salflax.train.stage import Stage
+
+# A tower of its own is a measure, not something to train.
+FROZEN = 'contrast/vision/.*'
+
+
+def attach(
+  node: Mapping[str, Any],
+  model: nn.Module,
+  pp_text: str,
+  tokenizer: Any,
+) -> tuple[nn.Module, tuple, Callable | None, tuple[str, ...]]:
+  """Returns a network with what a contrast record describes.
+
+  Args:
+    node: the record, as `configs/common.py` lays it out; without keys, or with
+      both weights 0, there is none and the network is as it was.
+    model: the network.
+    pp_text: pp string of its training rows.
+    tokenizer: of its sentences; None for no text.
+
+  Returns:
+    The network; (scope, function that loads variables, patterns to skip) of
+    what starts from weights; the loss, see `losses.matching.make`, or None;
+    patterns of what must not train.
+
+  Raises:
+    ValueError: for a network without sentences, or unknown names.
+  """
+  if not node:
+    return model, (), None, ()
+  node = dict(node)
+  vision = dict(node.pop('vision'))
+  loss_fn = matching.make(
+    node['kind'],
+    matching=node['matching'],
+    caption=node['caption'],
+    margin=node.pop('margin'),
+    hardest=node.pop('hardest'),
+  )
+  spec.lookup('mask of contrast', dict.fromkeys(contrasts.MASKS), node['mask'])
+  pool, normalize = vision.pop('pool', 'mean'), vision.pop('normalize', '')
+  spec.lookup('pool of vision', dict.fromkeys(contrasts.POOLS), pool)
+  pixels = _pixels(pp_text, normalize) if normalize else None
+  tower, weights = network.make_tower(vision, model.dtype)
+  node['matching'], node['caption'] = node['matching'] > 0, node['caption'] > 0
+  if not (node['matching'] or node['caption']):
+    return model, (), None, ()
+  if tokenizer is None:
+    raise ValueError(
+      "contrast compares pictures with sentences, but model.text is 'none': "
+      'give it a text encoder.'
+    )
+  if not hasattr(model, 'contrast'):
+    raise ValueError(
+      f'contrast: a {type(model).__name__} cannot be trained with it.'
+    )
+  if tower is None and pixels:
+    raise ValueError("contrast.vision: 'normalize' is for a tower of its own.")
+  _, mean, std = pp.normalization(pp_text)
+  module = contrasts.Contrast(
+    black=tuple((-np.array(mean) / std).tolist()),
+    vocab_size=tokenizer.vocab_size,
+    vision=tower,
+    pixels=pixels,
+    pool=pool,
+    dtype=model.dtype,
+    **node,
+  )
+  frozen = () if tower is None else (FROZEN,)
+  return model.clone(contrast=module), weights, loss_fn, frozen
+
+
+def without_files(node: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a record that starts from no file: those may be gone."""
+  return node and dict(node, vision=dict(node['vision'], weights=''))
+
+
+def _pixels(pp_text: str, normalize: str) -> contrasts.Pixels:
+  """Returns how pixels that a pp string made become those a tower expects."""
+  order, mean, std = pp.normalization(pp_text)
+  tower_order, tower_mean, tower_std = spec.lookup(
+    'normalization of vision', pp.NORMALIZATIONS, normalize
+  )
+  turned = order != tower_order
+  flip = slice(None, None, -1 if turned else 1)
+  mean, std = np.array(mean)[flip], np.array(std)[flip]
+  scale, shift = std / tower_std, (mean - tower_mean) / tower_std
+  return contrasts.Pixels(turned, tuple(scale.tolist()), tuple(shift.tolist()))
+
+
+def check(stage: Stage) -> None:
+  """Raises ValueError where a stage's rows leave nothing to compare.
+
+  Args:
+    stage: any; one without a contrast is fine. Without rows only the batch is
+      looked at.
+  """
+  if stage.contrast_fn is None:
+    return
+  wanted = stage.model.contrast
+  if wanted.matching and stage.batch_size < 2:
+    raise ValueError(
+      'contrast.matching needs other rows in the batch to compare with; '
+      f'found batch_size {stage.batch_size}.'
+    )
+  if stage.train_source is None:
+    return
+  source = stage.train_source
+  rows = [batches.meta(source, i) for i in range(len(source))]
+  told = [row for row in rows if row['text'].strip()]
+  if not told:
+    found = sorted({str(row['condition']) for row in rows})
+    raise ValueError(
+      f'contrast needs sentences, but none of the {len(rows)} rows has one '
+      f'(conditions: {", ".join(found)}): choose other data or conditions.'
+    )
+  sentences = sorted({row['text'] for row in told})
+  pictures = {batches.picture(row) for row in told}
+  if wanted.matching and min(len(pictures), len(sentences)) < 2:
+    raise ValueError(
+      f'contrast.matching needs two pictures with different sentences; found '
+      f'{len(pictures)} pictures and {len(sentences)} sentences.'
+    )
+  _check_lengths(stage, sentences if wanted.caption else ())
+
+
+def _check_lengths(stage, sentences):
+  long = [text for text in sentences if not stage.tokenizer.fits(text)]
+  if long:
+    raise ValueError(
+      f'contrast.caption: {len(long)} sentences have more than length='
+      f'{stage.tokenizer.length} word pieces and would lose their end, such as '
+      f'{max(long, key=len)!r}: set model.text.length, or caption=0.'
+    )

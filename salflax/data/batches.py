@@ -1,0 +1,225 @@
+"""Batches: endless and shuffled for training, finite and padded to evaluate.
+
+Rows are read and preprocessed in threads, or in worker processes. The order
+and the random draws depend on the seed and the row's place in the run alone:
+not on workers, nor on how many processes share the batch.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from salflax.core.types import Batch, Example
+
+# What goes to the device; everything else stays with the example.
+KEYS = (
+  'image',
+  'taps',
+  'tokens',
+  'token_mask',
+  'text_tokens',
+  'sentence',
+  'saliency',
+  'fixations',
+  'center',
+  'box',
+  'index',
+  'picture',
+)
+
+
+class Prepare:
+  """Turns row `index` of a source into one row of a batch; picklable."""
+
+  def __init__(
+    self,
+    source: Sequence[Example],
+    pp: Callable[..., Example],
+    finish: Sequence[Callable[[Example], Example]] = (),
+  ):
+    self.source, self.pp, self.finish = source, pp, tuple(finish)
+
+  def __call__(self, index: int, rng: np.random.Generator | None) -> Batch:
+    """Returns the keys of `KEYS` that the row has after pp and `finish`."""
+    try:
+      example = self.pp(dict(self.source[index]), rng)
+      for step in self.finish:
+        example = step(example)
+    except Exception as e:
+      e.add_note(
+        f'while preparing row {index} ({describe(self.source, index)})'
+      )
+      raise
+    example['index'] = np.int32(index)
+    if np.asarray(example.get('fixations', 0.0)).dtype.kind != 'f':
+      del example['fixations']  # points: pp does not rasterize
+    return {k: example[k] for k in KEYS if example.get(k) is not None}
+
+
+def meta(source: Sequence[Example], index: int) -> dict[str, Any]:
+  """Returns image_id, condition and text of a row, undecoded if possible."""
+  return source.meta(index) if hasattr(source, 'meta') else source[index]
+
+
+def describe(source: Sequence[Example], index: int) -> str:
+  """Returns 'image_id/condition' of a row."""
+  try:
+    row = meta(source, index)
+  except Exception:  # a row that cannot be read has an error of its own
+    return 'unreadable'
+  return f'{row.get("image_id", index)}/{row.get("condition", "")}'
+
+
+def picture(row: Mapping[str, Any]) -> tuple[int, str]:
+  """Returns what tells a picture from others, given a row or its `meta`.
+
+  Data sets that are joined may each have a picture of the same name.
+  """
+  return row.get('joined', 0), row['image_id']
+
+
+def number_picture(example: Example) -> Example:
+  """Returns the example with `picture`, i32 [], alike for rows of a picture.
+
+  A hash, so that every worker and process finds it alone: of 1,500 pictures
+  two have the same number once in four thousand data sets.
+  """
+  number = zlib.crc32(repr(picture(example)).encode())
+  return dict(example, picture=np.uint32(number).astype(np.int32))
+
+
+class Rows:
+  """Some rows of a source, in a given order."""
+
+  def __init__(self, source: Sequence[Example], rows: Sequence[int]):
+    self.source, self.rows = source, list(rows)
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> Example:
+    return self.source[self.rows[index]]
+
+  def meta(self, index: int) -> dict[str, Any]:
+    """Returns image_id, condition and text of a row."""
+    return meta(self.source, self.rows[index])
+
+
+class Joined:
+  """The rows of several sources, one after another; `joined` tells which."""
+
+  def __init__(self, sources: Sequence[Sequence[Example]]):
+    self.sources = list(sources)
+    self._ends = np.cumsum([len(s) for s in self.sources])
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def _find(self, index):
+    part = int(np.searchsorted(self._ends, index, side='right'))
+    if not 0 <= index < len(self):
+      raise IndexError(f'Row {index} of {len(self)}.')
+    start = int(self._ends[part]) - len(self.sources[part])
+    return part, index - start
+
+  def __getitem__(self, index: int) -> Example:
+    part, row = self._find(index)
+    return dict(self.sources[part][row], joined=part)
+
+  def meta(self, index: int) -> dict[str, Any]:
+    """Returns image_id, condition, text and joined of a row."""
+    part, row = self._find(index)
+    return dict(meta(self.sources[part], row), joined=part)
+
+
+def _check_batch_size(batch_size: int, count: int) -> None:
+  if batch_size < 1 or batch_size % count:
+    raise ValueError(
+      f'batch_size {batch_size} does not divide over {count} processes; use a '
+      f'multiple of {count}.'
+    )
+
+
+def train_batches(
+  source: Sequence[Example],
+  pp: Callable[..., Example],
+  *,
+  batch_size: int,
+  seed: int,
+  start: int = 0,
+  shard: tuple[int, int] = (0, 1),
+  finish: Sequence[Callable[[Example], Example]] = (),
+  threads: int = 2,
+  workers: int = 0,
+) -> grain.IterDataset:
+  """Returns endless batches, shuffled anew every epoch.
+
+  Args:
+    source: random access to examples.
+    pp: (example, rng) -> example.
+    batch_size: rows of the global batch, over all processes.
+    seed: of the order and of every random op.
+    start: batches to leave out: those an earlier run has seen. No state of an
+      iterator is needed, which would be of use to as many workers only.
+    shard: (index, count) of this process; each takes every count-th row.
+    finish: applied to the example after pp, e.g. the tokenizer.
+    threads: that read and preprocess where there are no workers.
+    workers: processes that read and preprocess; 0 = threads.
+  """
+  index, count = shard
+  _check_batch_size(batch_size, count)
+  if not len(source):
+    raise ValueError('The training split is empty.')
+  rows = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+  rows = rows.random_map(Prepare(source, pp, finish))
+  rows = rows[index::count].batch(batch_size // count)[start:]
+  read = grain.ReadOptions(
+    num_threads=0 if workers else threads, prefetch_buffer_size=2
+  )
+  batches = rows.to_iter_dataset(read)
+  if workers:
+    options = grain.MultiprocessingOptions(
+      num_workers=workers, per_worker_buffer_size=2
+    )
+    batches = batches.mp_prefetch(options)
+  return batches
+
+
+def eval_batches(
+  source: Sequence[Example],
+  pp: Callable[..., Example],
+  *,
+  batch_size: int,
+  shard: tuple[int, int] = (0, 1),
+  finish: Sequence[Callable[[Example], Example]] = (),
+  threads: int = 2,
+) -> Iterator[Batch]:
+  """Yields every row once, in order; `mask` is False for rows that only fill.
+
+  Args:
+    source: random access to examples.
+    pp: (example, None) -> example.
+    batch_size: rows of the global batch, over all processes.
+    shard: (index, count) of this process. All processes yield equally many
+      batches, as the devices must keep in step.
+    finish: applied to the example after pp, e.g. the tokenizer.
+    threads: that read and preprocess.
+  """
+  index, count = shard
+  _check_batch_size(batch_size, count)
+  if not len(source):
+    raise ValueError('The split to evaluate on is empty.')
+  local = batch_size // count
+  num_batches = -(-len(source) // batch_size)
+  prepare = Prepare(source, pp, finish)
+  ids = np.arange(index, num_batches * batch_size, count)
+  # A row that only fills repeats the last real one and is masked.
+  rows = grain.MapDataset.source(np.minimum(ids, len(source) - 1))
+  rows = rows.map(lambda i: prepare(int(i), None)).batch(local)
+  read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
+  for n, batch in enumerate(rows.to_iter_dataset(read)):
+    mask = ids[n * local : (n + 1) * local] < len(source)
+    yield dict(batch, mask=mask)

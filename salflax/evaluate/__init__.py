@@ -1,0 +1,1 @@
+"""Evaluation of a predictor: scores, references, controls, tests."""

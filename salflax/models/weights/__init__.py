@@ -1,0 +1,1 @@
+"""Weights in published files: read, convert, merge."""

@@ -1,0 +1,310 @@
+"""Published weights: read a file, convert its names, merge it strictly.
+
+Our submodules are named after the published networks, so one converter serves
+them all: dots become scopes, a number joins the word before it, and tensors
+take Flax's layout (convolutions HWIO, linear kernels transposed).
+
+  state = pretrained.read('resnet50-0676ba61.pth')
+  variables = pretrained.merge(variables, pretrained.convert(state),
+                               at='backbone', skip=('params/backbone/fc/.*',))
+"""
+
+import difflib
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import flax.core
+import ml_dtypes  # noqa: F401 (safetensors finds bfloat16 through it)
+import numpy as np
+import safetensors
+from flax import traverse_util
+
+from salflax.models.weights import torchfile
+
+TORCH_SUFFIXES = ('.pth', '.pt', '.bin')
+SUFFIXES = ('.safetensors', '.npz', *TORCH_SUFFIXES)
+# Bookkeeping of PyTorch modules, not weights.
+BUFFERS = ('num_batches_tracked', 'position_ids')
+STATISTICS = {'running_mean': 'mean', 'running_var': 'var'}
+MAX_NAMED = 8
+
+# What a state dict is, by the name of a tensor only that network has.
+_FAMILIES = (
+  ('TranSalNet', r'encoder\.encoder\.\d+\..*'),
+  ('BLIP', r'(text_encoder|vision_model|visual_encoder)\..*'),
+  ('BERT', r'(.*\.)?encoder\.layer\.0\.attention\.self\.query\.weight'),
+  ('ResNet', r'(.*\.)?layer1\.0\.conv1\.weight'),
+  ('VGG', r'(.*\.)?features\.\d+\.weight'),
+  ('EfficientNet', r'(_conv_stem|stem|_blocks|blocks)\..*'),
+)
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Returns the tensors of a weight file under the names stored in it.
+
+  Half precision (float16, bfloat16) becomes float32; nothing in the file is
+  ever executed.
+
+  Args:
+    path: a .safetensors, .npz, or PyTorch (.pth, .pt, .bin) file.
+
+  Raises:
+    FileNotFoundError: where there is no such file.
+    ValueError: for an unknown kind, or a truncated, corrupt or foreign file.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'No weight file {path}.')
+  if path.suffix not in SUFFIXES:
+    raise ValueError(
+      f'Cannot read weights from {path}: {path.suffix or "no ending"!r} is '
+      f'not one of {", ".join(SUFFIXES)}.'
+    )
+  _check_head(path)
+  if path.suffix == '.safetensors':
+    state = _read_safetensors(path)
+  elif path.suffix == '.npz':
+    state = _read_npz(path)
+  else:
+    state = torchfile.read(path)
+  return {k: _full_precision(v) for k, v in state.items()}
+
+
+def _full_precision(x: np.ndarray) -> np.ndarray:
+  half = x.dtype == np.float16 or x.dtype.name == 'bfloat16'
+  return x.astype(np.float32) if half else x
+
+
+def _check_head(path: pathlib.Path) -> None:
+  """Raises ValueError for what downloads leave behind in place of weights."""
+  with path.open('rb') as f:
+    head = f.read(64)
+  if not head:
+    raise ValueError(f'{path} is empty.')
+  if head.startswith(b'version https://git-lfs'):
+    raise ValueError(f'{path} is a Git LFS pointer: fetch the file itself.')
+  if head.lstrip().lower().startswith((b'<!doctype', b'<html')):
+    raise ValueError(f'{path} is a web page, not weights: download it again.')
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    with safetensors.safe_open(path, framework='numpy') as f:
+      return {name: f.get_tensor(name) for name in f.keys()}
+  except (safetensors.SafetensorError, TypeError, ValueError) as e:
+    raise ValueError(f'{path} is not a whole safetensors file: {e}.') from e
+
+
+def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    with np.load(path, allow_pickle=False) as archive:
+      return {name: archive[name] for name in archive.files}
+  except (zipfile.BadZipFile, ValueError, EOFError, OSError, TypeError) as e:
+    raise ValueError(f'{path} is not a whole .npz of plain arrays: {e}.') from e
+  except AttributeError as e:  # np.load gave one array: a renamed .npy
+    raise ValueError(f'{path} is a single array, not an .npz archive.') from e
+
+
+def convert(
+  state: Mapping[str, np.ndarray], *, prefix: str = ''
+) -> dict[str, dict]:
+  """Returns Flax variables for a PyTorch state dict.
+
+  'layer1.0.conv1.weight' becomes params/layer1_0/conv1/kernel. Convolutions go
+  from OIHW to HWIO, linear weights are transposed, embeddings are kept;
+  one-dimensional weights (and the older spelling gamma, beta) are the scale
+  (and bias) of a normalisation; running statistics go to 'batch_stats'.
+  Transposed convolutions cannot be told from plain ones and are not supported.
+
+  Args:
+    state: tensors by their PyTorch names.
+    prefix: keep only the names under this module, without it, e.g. 'bert'.
+
+  Returns:
+    {'params': nested dict, 'batch_stats': nested dict}, either may be empty.
+
+  Raises:
+    ValueError: where nothing lies under `prefix`, or two tensors get one name.
+  """
+  prefix = prefix.rstrip('.') + '.' if prefix else ''
+  wrapped = state and all(n.startswith('module.') for n in state)
+  if wrapped and not prefix.startswith('module.'):
+    prefix = f'module.{prefix}'  # saved from inside DataParallel
+  flat = {'params': {}, 'batch_stats': {}}
+  for name, tensor in state.items():
+    if not name.startswith(prefix) or name.split('.')[-1] in BUFFERS:
+      continue
+    collection, path, value = _convert_one(name[len(prefix) :], tensor)
+    if path in flat[collection]:
+      raise ValueError(f'Two tensors become {"/".join(path)}; one is {name}.')
+    flat[collection][path] = value
+  if prefix and not (flat['params'] or flat['batch_stats']):
+    tops = sorted({n.split('.')[0] for n in state})
+    near = difflib.get_close_matches(prefix[:-1], tops, n=1, cutoff=0.5)
+    hint = f' Did you mean {near[0]!r}?' if near else ''
+    raise ValueError(
+      f'No tensor lies under {prefix!r}.{hint} Found: {_some(tops)}.'
+    )
+  return {k: traverse_util.unflatten_dict(v) for k, v in flat.items()}
+
+
+def _convert_one(
+  name: str, x: np.ndarray
+) -> tuple[str, tuple[str, ...], np.ndarray]:
+  """Returns collection, path and value of one tensor in Flax's layout."""
+  scopes: list[str] = []
+  *modules, leaf = name.split('.')
+  for part in modules:
+    if part.isdigit() and scopes:
+      scopes[-1] += f'_{part}'
+    else:
+      scopes.append(part)
+  if leaf in STATISTICS:
+    return 'batch_stats', (*scopes, STATISTICS[leaf]), x
+  if leaf == 'weight' and x.ndim == 2:
+    if modules and modules[-1].endswith(('embedding', 'embeddings')):
+      leaf = 'embedding'
+    else:
+      leaf, x = 'kernel', x.T
+  elif leaf == 'weight' and x.ndim >= 3:
+    leaf, x = 'kernel', np.moveaxis(x, (0, 1), (-1, -2))
+  elif leaf in ('weight', 'gamma'):
+    leaf = 'scale'
+  elif leaf == 'beta':
+    leaf = 'bias'
+  return 'params', (*scopes, leaf), x
+
+
+def family(names: Iterable[str]) -> str:
+  """Returns which published network has tensors of these names, or ''.
+
+  Args:
+    names: PyTorch names, or paths of converted variables.
+  """
+  dotted = [re.sub(r'_(?=\d)', '.', n).replace('/', '.') for n in names]
+  dotted = [
+    re.sub(r'^(params|batch_stats)\.', '', n).replace('kernel', 'weight')
+    for n in dotted
+  ]
+  for label, pattern in _FAMILIES:
+    if any(re.fullmatch(pattern, n) for n in dotted):
+      return label
+  return ''
+
+
+def merge(
+  initialised: Mapping[str, Any],
+  loaded: Mapping[str, Any],
+  *,
+  at: str = '',
+  skip: Sequence[str] = (),
+  source: str = 'the loaded weights',
+) -> dict[str, Any]:
+  """Returns `initialised` with the loaded tensors in place.
+
+  Args:
+    initialised: variables of the network, {'params': ..., 'batch_stats': ...};
+      arrays, or shapes and types where everything is loaded.
+    loaded: variables as `convert` returns them.
+    at: scope the loaded tree belongs under, e.g. 'backbone' or 'a/b'. Other
+      scopes are left as they are.
+    skip: patterns for whole paths such as 'params/backbone/fc/kernel': what
+      they match is neither loaded nor required.
+    source: the file the tensors came from, for the error message.
+
+  Raises:
+    ValueError: naming every tensor that is missing, left over or of another
+      shape, with the nearest name.
+  """
+  have = traverse_util.flatten_dict(
+    flax.core.unfreeze(initialised), sep='/', keep_empty_nodes=True
+  )
+  at = at.strip('/')
+  got = {
+    '/'.join(filter(None, (collection, at, path))): value
+    for collection, tree in loaded.items()
+    for path, value in traverse_util.flatten_dict(tree, sep='/').items()
+  }
+  under = re.compile(rf'[^/]+/{re.escape(at)}/.*' if at else r'.*')
+  want = {k for k, v in have.items() if under.fullmatch(k) and _is_leaf(v)}
+  if at and not want:
+    tops = sorted({k.split('/')[1] for k in have if '/' in k})
+    raise ValueError(f'The network has no scope {at!r}; it has {_some(tops)}.')
+  skips = [re.compile(s) for s in skip]
+  skipped = {k for k in want | set(got) if any(s.fullmatch(k) for s in skips)}
+  _check(have, got, want - skipped, set(got) - skipped, source)
+  result = dict(have)
+  for path in want - skipped:
+    result[path] = np.asarray(got[path]).astype(have[path].dtype, copy=False)
+  return traverse_util.unflatten_dict(result, sep='/')
+
+
+def _is_leaf(x: Any) -> bool:
+  return hasattr(x, 'shape')
+
+
+def _check(have, got, want: set[str], offered: set[str], source: str) -> None:
+  """Raises ValueError unless both sets of paths and all shapes agree."""
+  missing, extra = want - offered, offered - want
+  shapes = [
+    f'{k}: {np.shape(got[k])} in the file, {have[k].shape} in the network'
+    for k in sorted(want & offered)
+    if np.shape(got[k]) != have[k].shape
+  ]
+  if not (missing or extra or shapes):
+    return
+  lines = [f'{source} does not fit the network.']
+  found, asked = family(offered), family(want)
+  if found != asked and found:
+    lines.append(
+      f'The file looks like {found}'
+      + (f', the network is {asked}.' if asked else '.')
+    )
+  if missing:
+    lines.append(_listed('Missing from the file', sorted(missing), extra))
+  if extra:
+    lines.append(_listed('Unknown to the network', sorted(extra), missing))
+  if shapes:
+    lines.append(_listed('Of another shape', shapes, ()))
+  raise ValueError('\n'.join(lines))
+
+
+def _listed(title: str, names: Sequence[str], others: Iterable[str]) -> str:
+  lines = [f'{title} ({len(names)}):']
+  others = list(others)
+  for name in names[:MAX_NAMED]:
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+    lines.append(f'  {name}' + (f' (nearest: {near[0]})' if near else ''))
+  if len(names) > MAX_NAMED:
+    lines.append(f'  and {len(names) - MAX_NAMED} more')
+  return '\n'.join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+  more = f' and {len(names) - MAX_NAMED} more' if len(names) > MAX_NAMED else ''
+  return ', '.join(names[:MAX_NAMED]) + more
+
+
+def load(
+  initialised: Mapping[str, Any],
+  path: str | os.PathLike,
+  *,
+  prefix: str = '',
+  at: str = '',
+  skip: Sequence[str] = (),
+) -> dict[str, Any]:
+  """Returns `initialised` with the weights of a file: read, convert, merge.
+
+  Args:
+    initialised: variables of the network.
+    path: the weight file.
+    prefix: see `convert`.
+    at: see `merge`.
+    skip: see `merge`.
+  """
+  loaded = convert(read(path), prefix=prefix)
+  return merge(initialised, loaded, at=at, skip=skip, source=str(path))

@@ -1,0 +1,3 @@
+"""From an image and a sentence to a saliency map."""
+
+from salflax.predict.predictor import Predictor as Predictor

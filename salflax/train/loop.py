@@ -1,0 +1,346 @@
+"""The loop: stages of training, each with its own folder and checkpoints."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from salflax.core import parallel
+from salflax.data import batches as batches_lib
+from salflax.data import pp
+from salflax.evaluate import rows as rows_lib
+from salflax.evaluate import scorer
+from salflax.train import checkpoint, log, optim, step
+from salflax.train import stage as stages_lib
+from salflax.train.interrupt import Interrupted, Stop
+from salflax.train.stage import Stage
+
+_LOG = logging.getLogger('salflax')
+
+
+class Diverged(FloatingPointError):
+  """A measure of a step is not finite.
+
+  Attributes:
+    step: its number.
+  """
+
+  def __init__(self, message: str, step: int):
+    super().__init__(message)
+    self.step = step
+
+
+class _Progress:
+  """Measures since the last line: checks them, writes them, says them.
+
+  Attributes:
+    rows: measures of each step since the last line, checked.
+    clock: rate and time left.
+  """
+
+  def __init__(
+    self,
+    stage: Stage,
+    writer: log.Writer,
+    start: int,
+    rows: Sequence[dict[str, float]] = (),
+  ):
+    self._stage, self._writer = stage, writer
+    self._pending = []
+    self.rows = list(rows)
+    self.clock = log.Clock(start, stage.steps)
+
+  def add(self, at: int, batch: Mapping[str, Any], measures: Mapping) -> None:
+    """Notes the measures of one step; does not wait for the device."""
+    self._pending.append((at, np.asarray(batch['index']), measures))
+
+  def check(self) -> None:
+    """Waits for the noted steps; stops at a NaN."""
+    measures = jax.device_get([m for _, _, m in self._pending])
+    for (at, index, _), row in zip(self._pending, measures):
+      row = {k: float(v) for k, v in row.items()}
+      if not all(map(math.isfinite, row.values())):
+        source = self._stage.train_source
+        ids = ', '.join(batches_lib.describe(source, int(i)) for i in index)
+        terms = ', '.join(f'{k} {v:.5g}' for k, v in row.items())
+        raise Diverged(
+          f'Stage {self._stage.name}, step {at}: not finite ({terms}). '
+          f'Pictures of that batch: {ids}. The last checkpoint is intact.',
+          at,
+        )
+      self.rows.append(row)
+    self._pending = []
+
+  def flush(self, at: int) -> None:
+    """Checks the noted steps, writes and says the means up to step `at`."""
+    self.check()
+    if not self.rows:
+      return
+    mean = {k: math.fsum(r[k] for r in self.rows) for k in self.rows[0]}
+    mean = {k: v / len(self.rows) for k, v in mean.items()}
+    rate, left = self.clock.tick(at)
+    mean['images_per_second'] = rate * self._stage.batch_size
+    self._writer.write(at, mean)
+    terms = ' '.join(
+      f'{k.removeprefix("loss/")} {v:.4f}'
+      for k, v in mean.items()
+      if k.startswith('loss')
+    )
+    _LOG.info(
+      '%s %d/%d | %s | %.1f images/s | %s left',
+      self._stage.name,
+      at,
+      self._stage.steps,
+      terms,
+      mean['images_per_second'],
+      log.duration(left),
+    )
+    self.rows = []
+
+
+class _Evaluation:
+  """Scores the evaluation split while training."""
+
+  def __init__(self, stage: Stage, mesh: Mesh, variables: step.Variables):
+    self._stage, self._mesh = stage, mesh
+    self._predict = step.make_predict_fn(
+      stage.model, mesh, round_taps=stage.store_taps
+    )
+    self._finish = stages_lib.finishers(
+      stage, variables, stage.eval_source, stage.eval_pp
+    )
+
+  def __call__(self, variables: step.Variables) -> dict[str, float]:
+    """Returns each metric's mean over conditions, and per condition."""
+    stage = self._stage
+    batches = batches_lib.eval_batches(
+      stage.eval_source,
+      pp.make(stage.eval_pp),
+      batch_size=stage.batch_size,
+      shard=parallel.shard(),
+      finish=self._finish,
+      threads=stage.threads,
+    )
+    predict_fn = lambda v, b: self._predict(
+      v, parallel.to_global(stages_lib.model_keys(b), self._mesh)
+    )
+    rows = scorer.evaluate(
+      predict_fn,
+      variables,
+      batches,
+      stage.eval_source,
+      stage.protocols,
+      threads=stage.threads,
+    )
+    return rows_lib.means(rows)
+
+
+def _start(stage, mesh, checkpoints, start):
+  """Returns (state, extra) to go on from."""
+  at = checkpoints.latest_step()
+  extra = {'best': None, 'stale': 0, 'seconds': 0.0, 'rows': []}
+  if at is None:
+    return stages_lib.initial_state(stage, mesh, start), extra
+  abstract = stages_lib.abstract_state(stage)
+  state, stored = checkpoints.restore(at, abstract, mesh)
+  _LOG.info('%s: going on from step %d.', stage.name, at)
+  return state, extra | stored
+
+
+def _judge(stage, extra, score):
+  """Returns `extra` with the best score so far and evaluations since."""
+  if not math.isfinite(score):
+    raise ValueError(
+      f'Stage {stage.name}: no row of the evaluation split gives a finite '
+      f'{stage.score}, so that no checkpoint can be called the best. Choose '
+      'another score or split.'
+    )
+  best = extra['best']
+  sign = 1 if stage.score_metric().higher_is_better else -1
+  if best is None or sign * score >= sign * best:
+    return dict(extra, best=score, stale=0)
+  return dict(extra, stale=extra['stale'] + 1)
+
+
+def train_stage(
+  stage: Stage,
+  folder: str,
+  mesh: Mesh,
+  start: step.Variables | None = None,
+) -> str:
+  """Trains a stage, going on where an earlier run of it stopped.
+
+  Args:
+    stage: the stage.
+    folder: for its checkpoints, measures and result; one that is finished is
+      left as it is.
+    mesh: the mesh.
+    start: variables of an earlier stage.
+
+  Returns:
+    The folder of the checkpoints.
+
+  Raises:
+    Diverged: a measure is not finite; names step and pictures, and leaves
+      diverged.json in the folder.
+    ValueError: the score cannot be measured on the evaluation split.
+    Interrupted: after Ctrl-C or SIGTERM, with everything saved.
+    OSError: the folder cannot be written or the disk is too full.
+  """
+  where = os.path.join(folder, 'checkpoints')
+  if os.path.exists(os.path.join(folder, 'result.json')):
+    _LOG.info('%s is finished already.', stage.name)
+    return where
+  parallel.check_batch_size(stage.batch_size, mesh)
+  abstract = stages_lib.abstract_state(stage)
+  sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)]
+  checkpoint.check_room(where, sum(sizes))
+  checkpoints = checkpoint.Checkpoints(
+    where, higher_is_better=stage.score_metric().higher_is_better
+  )
+  try:
+    with Stop() as stop, contextlib.ExitStack() as stack:
+      extra = _loop(stage, folder, mesh, start, checkpoints, stop, stack)
+    best = checkpoints.best()
+    trains, parameters = optim.count(abstract.params, stage.freeze)
+    result = {
+      'best_step': best[0],
+      'best_score': best[1],
+      'score': stage.score,
+      'seconds': round(extra['seconds'], 1),
+      'peak_memory_mb': round(log.peak_memory_mb()),
+      'trainable_parameters': trains,
+      'parameters': parameters,
+    }
+    if jax.process_index() == 0:
+      rows_lib.write_json(os.path.join(folder, 'result.json'), result)
+      # What diverged once, and not again.
+      pathlib.Path(folder, 'diverged.json').unlink(missing_ok=True)
+    parallel.barrier(f'{stage.name} is finished')
+  except Diverged as e:
+    if jax.process_index() == 0:
+      found = {'step': e.step, 'message': str(e)}
+      rows_lib.write_json(os.path.join(folder, 'diverged.json'), found)
+    raise
+  finally:
+    checkpoints.close()
+  _LOG.info(
+    '%s: best %s %.4f at step %d, %s, peak memory %.0f MB.',
+    stage.name,
+    stage.score,
+    best[1],
+    best[0],
+    log.duration(result['seconds']),
+    result['peak_memory_mb'],
+  )
+  return where
+
+
+def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
+  """Runs the steps; returns what went along with the last checkpoint."""
+  state, extra = _start(stage, mesh, checkpoints, start)
+  at = int(state.step)
+  _announce(stage, state)
+  judge = _Evaluation(stage, mesh, state.variables)
+  batches = iter(stages_lib.train_batches(stage, state.variables, start=at))
+  stack.callback(batches.close)
+  train_step = step.make_train_step(
+    stage.model,
+    stage.loss_fn,
+    stage.make_tx(),
+    mesh,
+    contrast_fn=stage.contrast_fn,
+    round_taps=stage.store_taps,
+  )
+  key = parallel.to_everywhere(
+    jax.random.key_data(jax.random.key(stage.seed + 1)), mesh
+  )
+  since = time.perf_counter()
+  writer = log.Writer(folder, start_step=at, active=jax.process_index() == 0)
+  stack.callback(writer.close)
+  progress = _Progress(stage, writer, at, extra['rows'])
+
+  def save(score=None):
+    spent = extra['seconds'] + time.perf_counter() - since
+    stored = dict(extra, seconds=spent, rows=progress.rows)
+    checkpoints.save(state, score=score, extra=stored)
+
+  ended = stage.patience and extra['stale'] >= stage.patience
+  while at < stage.steps and not ended:
+    batch = next(batches)
+    state, measures = train_step(state, parallel.to_global(batch, mesh), key)
+    at += 1
+    progress.add(at, batch, measures)
+    judging = at % stage.eval_every == 0 or at == stage.steps
+    due = at % stage.log_every == 0 or judging
+    if due:
+      progress.flush(at)
+    if judging:
+      before = time.perf_counter()
+      scores = judge(state.variables)
+      extra = _judge(stage, extra, scores[stage.score])
+      writer.write(at, {f'eval/{k}': v for k, v in scores.items()})
+      _say(stage, at, scores)
+      progress.clock.skip(time.perf_counter() - before)
+      save(scores[stage.score])
+      ended = stage.patience and extra['stale'] >= stage.patience
+    if stop(together=due):
+      progress.check()
+      save()
+      checkpoints.wait()
+      raise Interrupted(f'{stage.name}: stopped and saved at step {at}.')
+  checkpoints.wait()
+  return dict(extra, seconds=extra['seconds'] + time.perf_counter() - since)
+
+
+def _announce(stage, state):
+  train, total = optim.count(state.params, stage.freeze)
+  _LOG.info(
+    '%s: %d rows, %d steps of %d, loss %s; %s of %s parameters train.',
+    stage.name,
+    len(stage.train_source),
+    stage.steps,
+    stage.batch_size,
+    stage.loss,
+    f'{train:,}',
+    f'{total:,}',
+  )
+
+
+def _say(stage, at, scores):
+  text = ' '.join(f'{k} {v:.4f}' for k, v in sorted(scores.items()))
+  _LOG.info('%s %d/%d | eval | %s', stage.name, at, stage.steps, text)
+
+
+def run(stages: Sequence[Stage], workdir: str) -> dict[str, Any]:
+  """Trains the stages one after another, each from the best before it.
+
+  Returns:
+    The last stage's result: best step, best score, seconds.
+  """
+  mesh = parallel.make_mesh()
+  for stage in stages:
+    start, folder = None, os.path.join(workdir, stage.name)
+    if stage.init and not os.path.exists(os.path.join(folder, 'result.json')):
+      earlier = stage.origin
+      above = workdir if stage.init.startswith('@') else stage.init
+      start, at = checkpoint.load_variables(
+        os.path.join(above, earlier.name, 'checkpoints'),
+        stages_lib.abstract_state(earlier),
+        mesh,
+        higher_is_better=earlier.score_metric().higher_is_better,
+      )
+      _LOG.info('%s: from %s, step %d.', stage.name, stage.init, at)
+      start = jax.device_get(start)
+    train_stage(stage, folder, mesh, start)
+  with open(os.path.join(folder, 'result.json'), encoding='utf-8') as f:
+    return json.load(f)

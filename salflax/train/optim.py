@@ -1,0 +1,214 @@
+"""Schedules, the optimiser, and freezing by path pattern."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from salflax.core import spec
+
+
+def constant(lr: float, steps: int, epoch: int) -> optax.Schedule:
+  """The learning rate as it is."""
+  del steps, epoch
+  return optax.constant_schedule(lr)
+
+
+def staircase(
+  lr: float, steps: int, epoch: int, every: int = 3, factor: float = 0.1
+) -> optax.Schedule:
+  """Times `factor` after every `every` epochs: TranSalNet's, and paper 1's
+  with every=5.
+  """
+  del steps
+  _require(every > 0, 'staircase', f'every={every} is not positive')
+  _require(0 < factor <= 1, 'staircase', f'factor={factor} is not in (0, 1]')
+  return optax.exponential_decay(lr, every * epoch, factor, staircase=True)
+
+
+def cosine(
+  lr: float, steps: int, epoch: int, warmup: float = 0.0, end: float = 0.0
+) -> optax.Schedule:
+  """Half a cosine down to `end * lr`, after a linear rise.
+
+  Args:
+    lr: the highest learning rate.
+    steps: of the whole stage.
+    epoch: steps of one epoch; not used.
+    warmup: share of the steps in which the rate rises from 0.
+    end: share of the rate left at the end.
+  """
+  del epoch
+  _require(0 <= warmup < 1, 'cosine', f'warmup={warmup} is not in [0, 1)')
+  _require(0 <= end <= 1, 'cosine', f'end={end} is not in [0, 1]')
+  rise = int(round(warmup * steps))
+  if not rise:
+    return optax.cosine_decay_schedule(lr, max(1, steps), alpha=end)
+  return optax.warmup_cosine_decay_schedule(
+    0.0, lr, rise, max(steps, rise + 1), end_value=end * lr
+  )
+
+
+def _require(good: bool, name: str, problem: str) -> None:
+  if not good:
+    raise ValueError(f'{name}: {problem}.')
+
+
+SCHEDULES = {'constant': constant, 'staircase': staircase, 'cosine': cosine}
+
+
+def adam(schedule: optax.Schedule, b2: float = 0.999):
+  """Adam (Kingma and Ba, 2015), as both papers' code has it."""
+  return optax.adam(schedule, b2=b2)
+
+
+def adamw(schedule: optax.Schedule, decay: float = 1e-2, b2: float = 0.999):
+  """Adam with decoupled weight decay, on kernels only."""
+  return optax.adamw(schedule, b2=b2, weight_decay=decay, mask=_kernels)
+
+
+def sgd(
+  schedule: optax.Schedule, *, momentum: float = 0.0, nesterov: bool = False
+):
+  """Stochastic gradient descent."""
+  return optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov)
+
+
+def rmsprop(schedule: optax.Schedule, *, decay: float = 0.9):
+  """Gradients by the root of their mean square; epsilon as in Keras."""
+  return optax.rmsprop(schedule, decay=decay, eps=1e-8)
+
+
+OPTIMIZERS = {'adam': adam, 'adamw': adamw, 'sgd': sgd, 'rmsprop': rmsprop}
+
+
+def _kernels(params: Any) -> Any:
+  return jax.tree.map(lambda x: jax.numpy.ndim(x) > 1, params)
+
+
+def path_names(tree: Any) -> list[str]:
+  """Returns 'backbone/conv1/kernel'-like names, in the order of the leaves."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return [
+    '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
+    for path, _ in leaves
+  ]
+
+
+def matches(params: Any, pattern: str) -> set[str]:
+  """Returns the names of the parameters that a pattern matches whole.
+
+  Raises:
+    ValueError: the pattern is not a regular expression, or matches nothing.
+  """
+  names = path_names(params)
+  try:
+    hits = {n for n in names if re.fullmatch(pattern, n)}
+  except re.error as e:
+    raise ValueError(f'Pattern {pattern!r}: {e}.') from e
+  if not hits:
+    scopes = {n.rsplit('/', k)[0] for n in names for k in (1, 2)}
+    scopes = sorted(
+      f'{s}/.*'
+      for s in scopes | {n.split('/')[0] for n in names}
+      if s.count('/') < 2
+    )
+    raise spec.unknown(
+      'parameter pattern (it matches nothing)', pattern, scopes
+    )
+  return hits
+
+
+def frozen_names(params: Any, patterns: Sequence[str]) -> set[str]:
+  """Returns the names of the parameters that the patterns freeze.
+
+  Raises:
+    ValueError: a pattern is not a regular expression, or matches nothing, or
+      all of them together leave nothing to train.
+  """
+  frozen = set().union(*(matches(params, p) for p in patterns))
+  if len(frozen) == len(path_names(params)):
+    raise ValueError(
+      f'Freeze patterns {tuple(patterns)} leave nothing to train.'
+    )
+  return frozen
+
+
+def labels(params: Any, patterns: Sequence[str]) -> Any:
+  """Returns a tree of 'train' and 'freeze', one label a parameter."""
+  frozen = frozen_names(params, patterns)
+  flat = ['freeze' if n in frozen else 'train' for n in path_names(params)]
+  return jax.tree.unflatten(jax.tree.structure(params), flat)
+
+
+def count(params: Any, patterns: Sequence[str] = ()) -> tuple[int, int]:
+  """Returns (parameters that train, all parameters)."""
+  frozen = frozen_names(params, patterns) if patterns else set()
+  sizes = [int(np.prod(x.shape)) for x in jax.tree.leaves(params)]
+  names = path_names(params)
+  train = sum(s for n, s in zip(names, sizes) if n not in frozen)
+  return train, sum(sizes)
+
+
+def bind_schedule(text: str) -> Callable[[float, int, int], optax.Schedule]:
+  """Returns a schedule maker (lr, steps, steps per epoch) -> schedule."""
+  return spec.bind(SCHEDULES, text, takes=3, kind='schedule')
+
+
+def bind_optimizer(
+  text: str,
+) -> Callable[[optax.Schedule], optax.GradientTransformation]:
+  """Returns an optimiser maker, schedule -> transformation."""
+  return spec.bind(OPTIMIZERS, text, takes=1, kind='optimizer')
+
+
+def make(
+  optimizer: str,
+  *,
+  schedule: optax.Schedule,
+  clip: float = 0.0,
+  freeze: Sequence[str] = (),
+  lr_scale: Sequence[tuple[str, float]] = (),
+) -> optax.GradientTransformation:
+  """Returns the transformation of a stage.
+
+  Args:
+    optimizer: e.g. 'adam' or 'adamw(decay=0.05)'.
+    schedule: step -> learning rate.
+    clip: largest norm of the gradient of what trains; 0 = no limit.
+    freeze: path patterns of what keeps its bits.
+    lr_scale: (path pattern, factor) pairs: first match scales the updates.
+  """
+  inner = bind_optimizer(optimizer)(schedule)
+  if clip:
+    inner = optax.chain(optax.clip_by_global_norm(clip), inner)
+  if lr_scale:
+    inner = optax.chain(inner, _scale_by_path(lr_scale))
+  if not freeze:
+    return inner
+  # optax.masked alone would hand the gradients of the rest through.
+  return optax.multi_transform(
+    {'train': inner, 'freeze': optax.set_to_zero()},
+    lambda params: labels(params, freeze),
+  )
+
+
+def _scale_by_path(pairs: Sequence[tuple[str, float]]):
+  def factor(name):
+    return next((f for p, f in pairs if re.fullmatch(p, name)), 1.0)
+
+  def update(updates, state, params=None):
+    del params
+    scales = [factor(n) for n in path_names(updates)]
+    scales = jax.tree.unflatten(jax.tree.structure(updates), scales)
+    return jax.tree.map(lambda u, s: u * s, updates, scales), state
+
+  def init(params):
+    for pattern, _ in pairs:
+      matches(params, pattern)
+    return optax.EmptyState()
+
+  return optax.GradientTransformation(init, update)

@@ -1,0 +1,298 @@
+"""A stage of training, and what it starts from."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from salflax import losses
+from salflax.core import parallel
+from salflax.core.types import Example
+from salflax.data import batches, center, pp
+from salflax.models.weights import pretrained
+from salflax.train import features, optim, step
+
+
+class Stage(NamedTuple):
+  """One stage of training, everything bound and checked.
+
+  Attributes:
+    name: of the stage's folder.
+    model: of the table MODELS.
+    loss: as written in the config.
+    loss_fn: (pred, batch) -> (scalar, terms).
+    contrast_fn: (what `step.compare` finds, batch) -> (scalar, terms,
+      measures), added to the loss; None for none.
+    make_tx: () -> optimiser.
+    freeze: path patterns of what keeps its bits.
+    train_source, eval_source: rows.
+    pp, eval_pp: pp strings.
+    batch_size: of the global batch.
+    steps: of the stage.
+    epoch: steps of one epoch.
+    eval_every: steps between evaluations, each followed by a checkpoint.
+    log_every: steps between log lines.
+    protocols: bound metrics of the evaluations while training, by protocol.
+    score: '<protocol>/<metric>' that says which checkpoint is best.
+    patience: evaluations without a better score that end the stage; 0 = never.
+    init: '@stage' or the folder of a run, whose best checkpoint to start
+      from, or ''.
+    origin: the stage that `init` names; None for none.
+    lr_scale: (path pattern, factor) pairs that scale the learning rate.
+    weights: what to start from: scope, function that loads the variables,
+      patterns of tensors that a file may lack or have too many.
+    tokenizer: list of strings -> (ids, mask), or None.
+    store_taps, store_text: whether frozen parts are computed once.
+    cache_dir: for what is computed once.
+    seed: of parameters, order and random draws.
+    threads, workers: that read and preprocess.
+  """
+
+  name: str
+  model: nn.Module
+  loss: str
+  loss_fn: Callable
+  contrast_fn: Callable | None
+  make_tx: Callable
+  freeze: tuple[str, ...]
+  train_source: Sequence[Example]
+  eval_source: Sequence[Example]
+  pp: str
+  eval_pp: str
+  batch_size: int
+  steps: int
+  epoch: int
+  eval_every: int
+  log_every: int
+  protocols: Mapping[str, Sequence[Any]]
+  score: str
+  patience: int
+  init: str
+  origin: Any
+  lr_scale: tuple[tuple[str, float], ...]
+  weights: tuple[tuple[str, Callable, tuple[str, ...]], ...]
+  tokenizer: Callable | None
+  store_taps: bool
+  store_text: bool
+  cache_dir: str
+  seed: int
+  threads: int
+  workers: int
+
+  def score_metric(self) -> Any:
+    """Returns the bound metric that `score` names."""
+    protocol, key = self.score.split('/')
+    return next(m for m in self.protocols[protocol] if m.key == key)
+
+
+def finishers(
+  stage: Stage,
+  variables: step.Variables,
+  source: Sequence[Example],
+  text: str,
+  *,
+  contrast: bool = False,
+) -> list[Callable[[Example], Example]]:
+  """Returns what turns a preprocessed example into model inputs.
+
+  Stored features of what is frozen, where the stage says so; else word
+  pieces.
+
+  Args:
+    stage: the stage.
+    variables: of its model.
+    source: the rows to come.
+    text: their pp string.
+    contrast: whether pictures and word pieces are needed beside what is
+      stored, and what tells pictures apart.
+  """
+  out = [batches.number_picture] if contrast else []
+  if stage.tokenizer is not None:
+    if stage.store_text:
+      metas = (batches.meta(source, i) for i in range(len(source)))
+      sentences = {m['text'] for m in metas}
+      out.append(
+        features.store_text(
+          stage.model,
+          variables,
+          sentences,
+          stage.tokenizer,
+          folder=stage.cache_dir,
+        )
+      )
+    if contrast or not stage.store_text:
+      out.append(features.Tokenize(stage.tokenizer))
+  if stage.store_taps:
+    out.append(
+      features.store_taps(
+        stage.model,
+        variables,
+        source,
+        text,
+        folder=stage.cache_dir,
+        batch_size=stage.batch_size,
+        keep_image=contrast,
+      )
+    )
+  return out
+
+
+def without_contrast(stage: Stage) -> Stage:
+  """Returns a stage with the part of its network that predicts.
+
+  Its checkpoints can be read, not gone on from: nothing in it trains.
+  """
+  if stage.contrast_fn is None:
+    return stage
+  # Patterns may be of the other part alone.
+  return stage._replace(
+    model=stage.model.clone(contrast=None),
+    contrast_fn=None,
+    make_tx=optax.identity,
+    freeze=(),
+    lr_scale=(),
+    weights=(),
+  )
+
+
+def example_batch(stage: Stage) -> dict[str, Any]:
+  """Returns a batch of one made-up picture: the shapes of all in a batch.
+
+  Needs no data, so that a trained model can be read without its data.
+  """
+  example = {
+    'image': np.zeros((64, 64, 3), np.uint8),
+    'saliency': np.zeros((64, 64, 1), np.uint8),
+    'fixations': np.zeros((0, 2), np.int64),
+    'text': '',
+    'condition': '',
+    'image_id': '',
+  }
+  finish = [features.Tokenize(stage.tokenizer)] if stage.tokenizer else []
+  finish += [batches.number_picture] if stage.contrast_fn else []
+  if 'center' in losses.targets(stage.loss):
+    finish.append(center.Center(np.zeros(center.GRID)))
+  prepare = batches.Prepare([example], pp.make(stage.pp), finish)
+  row = prepare(0, np.random.default_rng(0))
+  return {k: np.asarray(v)[None] for k, v in row.items()}
+
+
+def abstract_state(stage: Stage) -> step.TrainState:
+  """Returns the shapes and types of a stage's state; computes nothing."""
+  return step.abstract_state(stage.model, stage.make_tx(), example_batch(stage))
+
+
+def frozen_parts(stage: Stage) -> set[str]:
+  """Returns which of 'backbone' and 'text' keeps every bit in this stage.
+
+  A backbone whose batch statistics still move does not.
+
+  Raises:
+    ValueError: a freeze pattern matches nothing.
+  """
+  if not stage.freeze:
+    return set()
+  params = abstract_state(stage).params
+  trains = set(optim.path_names(params))
+  trains -= optim.frozen_names(params, stage.freeze)
+  parts = {'backbone', 'text'} & set(params) - {n.split('/')[0] for n in trains}
+  # A backbone without batch normalisation has no such mode.
+  still = getattr(stage.model.backbone, 'bn', 'frozen') == 'frozen'
+  return parts if still else parts - {'backbone'}
+
+
+def check(stage: Stage) -> None:
+  """Raises ValueError where batch, freeze patterns or weights do not fit.
+
+  Takes a second or two: shapes are compared, nothing is computed.
+  """
+  parallel.check_batch_size(stage.batch_size, parallel.make_mesh())
+  abstract = abstract_state(stage)
+  if stage.freeze:
+    optim.frozen_names(abstract.params, stage.freeze)
+  for pattern, _ in stage.lr_scale:
+    optim.matches(abstract.params, pattern)
+  for scope, load, skip in stage.weights:
+    pretrained.merge(abstract.variables, load(), at=scope, skip=skip)
+  if stage.origin is not None:
+    ours = abstract.variables
+    theirs = jax.tree.map(
+      lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape),
+      abstract_state(stage.origin).variables,
+    )
+    skip, source = _only_in(ours, theirs), f'init {stage.init!r}'
+    pretrained.merge(ours, theirs, skip=skip, source=source)
+
+
+def initial_state(
+  stage: Stage, mesh: Mesh, start: step.Variables | None = None
+) -> step.TrainState:
+  """Returns the state at step 0: drawn, then published weights, then `start`.
+
+  Args:
+    stage: the stage.
+    mesh: the mesh.
+    start: variables of an earlier stage; every one of its tensors is taken.
+      What this stage has in addition, such as a text encoder, starts from
+      published weights or from its drawn value.
+  """
+  given = abstract_state(stage).variables
+  loaded = [(scope, load(), skip) for scope, load, skip in stage.weights]
+  if start is not None:
+    # A later stage may have more than an earlier one, never less.
+    loaded.append(('', start, _only_in(given, start)))
+  for scope, tree, skip in loaded:
+    given = pretrained.merge(given, tree, at=scope, skip=skip)
+  return step.create_state(
+    *(stage.model, stage.make_tx(), example_batch(stage)),
+    jax.random.key(stage.seed),
+    mesh,
+    given=given,
+  )
+
+
+def _only_in(variables: step.Variables, tree: step.Variables) -> list[str]:
+  missing = set(optim.path_names(variables)) - set(optim.path_names(tree))
+  return [re.escape(name) for name in missing]
+
+
+def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
+  """Returns the endless batches of a stage, stored features and all.
+
+  Args:
+    stage: the stage.
+    variables: of its model.
+    start: steps that were taken already.
+  """
+  contrast, text = stage.contrast_fn is not None, stage.pp
+  finish = finishers(
+    stage, variables, stage.train_source, text, contrast=contrast
+  )
+  if 'center' in losses.targets(stage.loss):
+    mean = center.mean_map(stage.train_source, threads=stage.threads)
+    finish.append(center.Center(mean))
+  if stage.store_taps and not contrast:
+    # The pixels are only passing through.
+    text = features.without(text, 'normalize')
+  return batches.train_batches(
+    stage.train_source,
+    pp.make(text),
+    batch_size=stage.batch_size,
+    seed=stage.seed,
+    start=start,
+    shard=parallel.shard(),
+    finish=finish,
+    threads=stage.threads,
+    workers=stage.workers,
+  )
+
+
+def model_keys(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the part of a batch that a model looks at."""
+  keys = ('image', 'taps', 'tokens', 'token_mask', 'text_tokens', 'sentence')
+  return {k: batch[k] for k in keys if k in batch}

@@ -1,0 +1,319 @@
+"""The pure functions of a run: state, one train step, one prediction."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from salflax import losses
+from salflax.core import parallel
+from salflax.core.types import Batch
+from salflax.models.layers import TextFeatures
+
+Variables = dict[str, Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that changes while training; arrays only.
+
+  Attributes:
+    step: i32 [], steps taken.
+    params: parameters, frozen ones among them.
+    batch_stats: running statistics of the BatchNorm layers.
+    opt_state: of the optimiser, for what trains.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+
+  @property
+  def variables(self) -> Variables:
+    """What `model.apply` takes."""
+    return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def model_inputs(batch: Batch) -> tuple[Any, Any, Any]:
+  """Returns (image, tokens, token_mask) as `TranSalNet.__call__` takes them.
+
+  What was computed ahead stands in for its input: `taps` for the picture,
+  `text_tokens` and `sentence` for the word pieces.
+  """
+  image = batch['taps'] if 'taps' in batch else batch['image']
+  mask = batch.get('token_mask')
+  if 'text_tokens' in batch:
+    return (
+      image,
+      TextFeatures(batch['text_tokens'], mask, batch['sentence']),
+      mask,
+    )
+  return image, batch.get('tokens'), mask
+
+
+def forward(
+  model: nn.Module,
+  variables: Variables,
+  batch: Batch,
+  *,
+  train: bool,
+  round_taps: bool = False,
+  **options,
+) -> Any:
+  """Applies the model to a batch.
+
+  Args:
+    model: of the table MODELS.
+    variables: 'params' and 'batch_stats'.
+    batch: with the inputs of `model_inputs`.
+    train: whether dropout and batch statistics are on.
+    round_taps: rounds the backbone's features to float16, as the stored
+      features of a frozen backbone are: so a picture gives the same map
+      whether or not its features were stored.
+    **options: of `model.apply`.
+  """
+  image, tokens, mask = model_inputs(batch)
+  if round_taps and not isinstance(image, dict):
+    image = encode_image(model, variables, image)
+  return model.apply(variables, image, tokens, mask, train=train, **options)
+
+
+def encode_image(model: nn.Module, variables: Variables, image: Any) -> Any:
+  """Returns the backbone's features as they are stored: float16."""
+  taps = model.apply(variables, image, train=False, method='encode_image')
+  return jax.tree.map(lambda x: x.astype(jnp.float16), taps)
+
+
+def compare(
+  model: nn.Module, variables: Variables, pred: Any, batch: Batch, **options
+) -> Any:
+  """Returns what the model's `contrast` finds about a batch.
+
+  Args:
+    model: with a method `compare`.
+    variables: 'params' and 'batch_stats'.
+    pred: saliency f32 [B, H, W].
+    batch: with `image` and `tokens`, whatever was computed ahead.
+    **options: of `model.apply`.
+  """
+  _, tokens, mask = model_inputs(batch)
+  where = losses.box_pixels(batch['box'], pred.shape)
+  return model.apply(
+    *(variables, batch['image'], pred, tokens, mask),
+    ids=batch['tokens'],
+    where=where,
+    method='compare',
+    **options,
+  )
+
+
+def _init(model, key, image, tokens, mask):
+  """Returns drawn variables, those of a contrast among them.
+
+  Each is drawn by its path: what else there is does not matter.
+  """
+  variables = model.init(key, image, tokens, mask, train=False)
+  if getattr(model, 'contrast', None) is None:
+    return variables
+  more = model.init(
+    *(key, image, jnp.zeros(image.shape[:3]), tokens, mask),
+    ids=tokens,
+    train=False,
+    method='compare',
+  )
+  return {
+    k: {**more.get(k, {}), **v} for k, v in ({**more} | variables).items()
+  }
+
+
+def _init_fn(model, tx, batch):
+  image, tokens, mask = model_inputs(batch)
+
+  def init(key):
+    variables = _init(model, key, image, tokens, mask)
+    params = variables['params']
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats=variables.get('batch_stats', {}),
+      opt_state=tx.init(params),
+    )
+
+  return init
+
+
+def create_state(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  batch: Batch,
+  key: jax.Array,
+  mesh: Mesh,
+  *,
+  given: Variables | None = None,
+) -> TrainState:
+  """Returns the state at step 0, made on the devices where it will live.
+
+  Args:
+    model: of the table MODELS.
+    tx: the optimiser.
+    batch: any batch with pictures of the shape to come.
+    key: of the initial parameters.
+    mesh: the mesh.
+    given: variables that are not drawn, e.g. published weights: arrays, with
+      shapes and types where nothing is given. The rest is drawn as ever.
+  """
+  init = _init_fn(model, tx, batch)
+  if given is None:
+    given = abstract_state(model, tx, batch).variables
+
+  def draw(key):
+    # What is not asked for costs nothing: compiling the drawing of a large
+    # network takes longer than reading its weights.
+    state = init(key)
+    drawn = jax.tree.map(
+      lambda g, x: x if isinstance(g, jax.ShapeDtypeStruct) else None,
+      *(given, state.variables),
+    )
+    return drawn, state.step, state.opt_state
+
+  # This runs once: optimising the program costs more than it saves.
+  options = {'xla_backend_optimization_level': 0}
+  make = jax.jit(
+    draw,
+    out_shardings=parallel.replicated(mesh),
+    compiler_options=options if jax.default_backend() == 'cpu' else None,
+  )
+  drawn, at, opt_state = make(key)
+  variables = jax.tree.map(
+    lambda g, x: parallel.to_everywhere(g, mesh) if x is None else x,
+    *(given, drawn),
+  )
+  return TrainState(
+    step=at,
+    params=variables['params'],
+    batch_stats=variables['batch_stats'],
+    opt_state=opt_state,
+  )
+
+
+def abstract_state(
+  model: nn.Module, tx: optax.GradientTransformation, batch: Batch
+) -> TrainState:
+  """Returns the shapes and types of a state; computes nothing."""
+  inputs = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype),
+    model_inputs(batch),
+  )
+  leaves, tree = jax.tree.flatten(inputs)
+  variables = _abstract_variables(model, tree, tuple(leaves))
+  return TrainState(
+    step=jax.ShapeDtypeStruct((), jnp.int32),
+    params=variables['params'],
+    batch_stats=variables.get('batch_stats', {}),
+    opt_state=jax.eval_shape(tx.init, variables['params']),
+  )
+
+
+@functools.cache  # Asked for often, and tracing a large network takes seconds.
+def _abstract_variables(model, tree, leaves):
+  inputs = jax.tree.unflatten(tree, leaves)
+  init = functools.partial(_init, model)
+  return jax.eval_shape(init, jax.random.key(0), *inputs)
+
+
+def make_train_step(
+  model: nn.Module,
+  loss_fn: Callable,
+  tx: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  contrast_fn: Callable | None = None,
+  round_taps: bool = False,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict]]:
+  """Returns the jitted step (state, batch, key) -> (state, measures).
+
+  The step number is folded into the run's key, so that no random state needs
+  storing and a resumed run draws what an uninterrupted one would have.
+
+  Args:
+    model: of the table MODELS.
+    loss_fn: (pred, batch) -> (scalar, terms).
+    tx: the optimiser; what it freezes gets no gradient computed.
+    mesh: the mesh.
+    contrast_fn: (what `compare` finds, batch) -> (scalar, terms, measures),
+      added to the loss; None for none.
+    round_taps: see `forward`.
+
+  Returns:
+    A function that donates the state; `key` is u32 key data. Measures are
+    'loss', 'loss/<term>', 'update_norm' and 'contrast/<measure>', replicated
+    scalars.
+  """
+
+  def step_fn(state, batch, key):
+    key = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
+
+    def compute(params):
+      variables = {'params': params, 'batch_stats': state.batch_stats}
+      pred, mutated = forward(
+        model,
+        variables,
+        batch,
+        train=True,
+        round_taps=round_taps,
+        mutable=['batch_stats'],
+        rngs={'dropout': key},
+      )
+      loss, terms = loss_fn(pred, batch)
+      measures = {f'loss/{k}': v for k, v in terms.items()}
+      if contrast_fn is not None:
+        rngs = {'dropout': key}
+        found = compare(model, variables, pred, batch, train=True, rngs=rngs)
+        more, terms, seen = contrast_fn(found, batch)
+        loss += more
+        measures |= {f'loss/{k}': v for k, v in terms.items()}
+        measures |= {f'contrast/{k}': v for k, v in seen.items()}
+      return loss, (measures, mutated.get('batch_stats', state.batch_stats))
+
+    grad_fn = jax.value_and_grad(compute, has_aux=True)
+    (loss, (measures, batch_stats)), grads = grad_fn(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    measures['loss'] = loss
+    # Of the updates, not of the gradients: frozen ones are then never formed.
+    measures['update_norm'] = optax.tree.norm(updates)
+    state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    )
+    return state, measures
+
+  whole, rows = parallel.replicated(mesh), parallel.split(mesh)
+  return jax.jit(
+    step_fn,
+    in_shardings=(whole, rows, whole),
+    out_shardings=(whole, whole),
+    donate_argnums=0,
+  )
+
+
+def make_predict_fn(
+  model: nn.Module, mesh: Mesh, *, round_taps: bool = False
+) -> Callable[[Variables, Batch], jax.Array]:
+  """Returns the jitted (variables, batch) -> saliency maps f32 [B, H, W]."""
+
+  def predict(variables, batch):
+    pred = forward(model, variables, batch, train=False, round_taps=round_taps)
+    return pred.astype(jnp.float32)
+
+  whole, rows = parallel.replicated(mesh), parallel.split(mesh)
+  return jax.jit(predict, in_shardings=(whole, rows), out_shardings=rows)

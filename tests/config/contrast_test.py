@@ -1,0 +1,559 @@
+"""The picture through its map against its sentence: alone, and in training."""
+
+import functools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import made_up
+import numpy as np
+import pytest
+import tiny
+from toy_gaze import Toy
+
+from configs import common
+from salflax.config import contrast as contrast_lib
+from salflax.config import network
+from salflax.config import resolve as config_lib
+from salflax.data import batches, pp
+from salflax.models.contrast import Contrast, masked, shrink, visual_tokens
+from salflax.models.layers import TextFeatures
+from salflax.predict import run as run_lib
+from salflax.train import loop, optim, step
+from salflax.train import stage as stages_lib
+
+SIZE = (16, 24)
+SMALL = dict(dim=8, hidden=8)
+
+
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
+
+@pytest.fixture(scope='module')
+def bert(tmp_path_factory):
+  return tiny.bert_folder(tmp_path_factory.mktemp('bert'))
+
+
+class Cells(nn.Module):
+  """A tower: means of 8x8 pixels, after twice that of the whole picture."""
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    assert not loop
+    x = shrink(image, 8 if image.shape[1] > 8 else 4)
+    mix = self.param('mix', nn.initializers.normal(1.0), (3, 5))
+    x = jnp.einsum('bhwc,cd->bhwd', x, mix).reshape(len(x), -1, 5)
+    return jnp.concatenate([2 * x.mean(1, keepdims=True), x], 1)
+
+
+def inputs(rows=3):
+  rng = np.random.default_rng(0)
+  image = rng.normal(size=(rows, *SIZE, 3)).astype(np.float32)
+  pred = rng.uniform(0.1, 0.6, (rows, *SIZE)).astype(np.float32)
+  ids = rng.integers(1, 11, (rows, 6)).astype(np.int32)
+  mask = np.arange(6) < np.array([6, 4, 5])[:rows, None]
+  words = rng.normal(size=(rows, 6, 4)).astype(np.float32)
+  return image, pred, TextFeatures(words, mask, words[:, 0]), ids
+
+
+def make(**options):
+  given = dict(vision=Cells(), dim=4, hidden=4, vocab_size=11)
+  return Contrast(**(given | options))
+
+
+def apply(model, *args, variables=None, **options):
+  if variables is None:
+    variables = made_up.variables(model, *args, train=False, **options)
+  return model.apply(variables, *args, train=False, **options)
+
+
+# What is seen.
+
+
+def test_a_mask_of_ones_shows_the_picture():
+  image, pred, *_ = inputs()
+  black = (-2.0, -1.0, 0.5)
+  for mask in ('max', 'raw', 'released'):
+    seen = masked(image, np.ones_like(pred), mask=mask, black=black)
+    np.testing.assert_allclose(seen, image, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', pp.NORMALIZATIONS)
+def test_what_is_masked_is_black_before_it_is_normalised(name):
+  text = f'resize_pad(16, 24)|rasterize|normalize("{name}")'
+  pixels = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+  share = np.random.default_rng(1).uniform(0, 1, SIZE).astype(np.float32)
+  _, mean, std = pp.normalization(text)
+  black = tuple((-np.array(mean) / std).tolist())
+  normal = lambda x: pp.normalize({'image': x}, None, name)['image']
+  found = masked(normal(pixels)[None], share[None], mask='raw', black=black)
+  want = normal(pixels * share[..., None])
+  np.testing.assert_allclose(found[0], want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_dim_map_shows_as_much_as_a_bright_one():
+  image, pred, *_ = inputs()
+  see = functools.partial(masked, image, black=(-2.0, -2.0, -2.0))
+  np.testing.assert_allclose(see(pred), see(0.01 * pred), rtol=1e-4, atol=1e-5)
+  raw, dim = (np.asarray(see(x, mask='raw')) for x in (pred, 0.01 * pred))
+  assert np.abs(raw - dim).max() > 0.5
+
+
+def test_padding_is_neither_seen_nor_the_maximum():
+  image, pred, *_ = inputs()
+  where = np.ones_like(pred, bool)
+  where[:, :, 20:] = False
+  bright = np.where(where, pred, 1.0).astype(np.float32)
+  black = (-3.0, -2.0, -1.0)
+  found = masked(image, bright, where=where, black=black)
+  want = masked(image[:, :, :20], pred[:, :, :20], black=black)
+  np.testing.assert_allclose(found[:, :, :20], want, rtol=1e-6)
+  assert (np.asarray(found)[:, :, 20:] == np.float32(black)).all()
+
+
+@pytest.mark.parametrize('mask', ['max', 'raw', 'released'])
+@pytest.mark.parametrize('value', [0.0, 1e-12, 1.0])
+def test_flat_maps_are_finite(mask, value):
+  image, pred, *_ = inputs()
+  see = lambda p: jnp.square(masked(image, p, mask=mask)).sum()
+  found, gradient = jax.value_and_grad(see)(jnp.full_like(pred, value))
+  assert np.isfinite(found) and np.isfinite(gradient).all()
+
+
+def test_shrinking_takes_means():
+  image = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+  found = shrink(image, 2)
+  np.testing.assert_allclose(found[1, 1, 2], image[1, 2:, 4:].mean((0, 1)))
+  np.testing.assert_array_equal(shrink(image, 1), image)
+  with pytest.raises(ValueError, match='stride=4 does not divide .* 4 x 6'):
+    shrink(image, 4)
+
+
+def test_tokens_are_the_cells_of_the_coarsest_level():
+  levels = {'1/8': np.zeros((2, 4, 6, 3)), '1/16': np.ones((2, 2, 3, 5))}
+  assert visual_tokens(levels).shape == (2, 6, 5)
+  assert visual_tokens(np.zeros((2, 7, 3))).shape == (2, 7, 3)
+
+
+# What is compared.
+
+
+def test_the_common_space():
+  model, args = make(), inputs()
+  found = apply(model, *args)
+  assert found.pictures.shape == found.sentences.shape == (3, 4)
+  assert found.nll.shape == (3,) and (found.nll > 0).all()
+  first = apply(make(pool='first'), *args)
+  np.testing.assert_allclose(found.sentences, first.sentences)
+  assert np.abs(found.pictures - first.pictures).max() > 1e-3
+
+
+def test_the_released_space_is_that_of_all_tokens():
+  args = inputs()
+  model = make(kind='order', caption=False, mask='released')
+  variables = made_up.variables(model, *args, train=False)
+  found = apply(model, *args, variables=variables)
+  assert found.pictures.shape == found.sentences.shape == (3, (1 + 2 * 3) * 5)
+  assert found.nll is None
+  tower = {'params': variables['params']['vision']}
+  tokens = Cells().apply(tower, args[1][..., None] * args[0], train=False)
+  np.testing.assert_allclose(found.pictures, tokens.reshape(3, -1), rtol=1e-5)
+  assert set(variables['params']) == {'vision', 'sentence'}
+
+
+def test_a_tower_gets_the_pixels_it_expects():
+  """One that was trained on RGB beside a network that was not."""
+  node = common.contrast(
+    caption=0.0, vision=dict(name='resnet', width=2, normalize='imagenet')
+  )
+  ours = 'resize_pad(16, 24)|normalize("caffe_resnet")'
+  config = tiny.get_config()
+  model, *_ = network.make(
+    config_lib.plain(config)['model'], config_lib.DTYPES['float32']
+  )
+  words = type('Words', (), {'vocab_size': 11})
+  model, *_ = contrast_lib.attach(config_lib.plain(node), model, ours, words)
+  pixels = np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8)
+  ops = lambda name: pp.normalize({'image': pixels}, None, name)['image']
+  found = model.contrast._repainted(ops('caffe_resnet'))
+  np.testing.assert_allclose(found, ops('imagenet'), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_gradients_reach_the_map_through_a_tower():
+  model, (image, pred, text, ids) = make(), inputs()
+  variables = made_up.variables(model, image, pred, text, ids, train=False)
+
+  def loss(pred):
+    found = apply(model, image, pred, text, ids, variables=variables)
+    return (found.pictures * found.sentences).sum() + found.nll.sum()
+
+  gradient = jax.grad(loss)(jnp.asarray(pred))
+  assert np.isfinite(gradient).all() and (gradient != 0).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+  'options, says',
+  [
+    (dict(kind='vsnr'), "'vsnr'. Did you mean 'vsrn'"),
+    (dict(mask='rwa'), "'rwa'. Did you mean 'raw'"),
+    (dict(pool='frist'), "'frist'. Did you mean 'first'"),
+    (dict(stride=5), 'stride=5 does not divide'),
+  ],
+)
+def test_attributes_that_do_not_fit_are_told(options, says):
+  with pytest.raises(ValueError, match=says):
+    apply(make(**options), *inputs())
+
+
+# In training.
+
+
+def configured(bert, *, frozen=False, **contrast):
+  config = tiny.get_config(f'bert={bert}')
+  if frozen:
+    config.model.backbone.bn = 'frozen'
+    config.only.freeze = ('backbone/.*', 'text/.*')
+  if contrast:
+    config.only.contrast = common.contrast(**(SMALL | contrast))
+  return config
+
+
+def first_batch(stage):
+  variables = stages_lib.initial_state(stage, tiny.mesh()).variables
+  return next(iter(stages_lib.train_batches(stage, variables)))
+
+
+@pytest.mark.slow
+def test_batches_have_what_is_compared(bert, tmp_path):
+  (stage,) = tiny.stages(configured(bert, frozen=True, kind='vsrn'), tmp_path)
+  assert stage.store_taps and stage.store_text
+  batch = first_batch(stage)
+  assert {'taps', 'image', 'text_tokens', 'tokens', 'picture'} <= set(batch)
+  assert batch['image'].dtype == np.float32  # normalised
+  rows = [stage.train_source.meta(int(i)) for i in batch['index']]
+  alike = [[a['image_id'] == b['image_id'] for a in rows] for b in rows]
+  same = batch['picture'][:, None] == batch['picture']
+  np.testing.assert_array_equal(same, alike)
+  # The features are those of the very picture, mirrored or not.
+  variables = stages_lib.initial_state(stage, tiny.mesh()).variables
+  taps = step.encode_image(stage.model, variables, batch['image'])
+  for level, x in taps.items():
+    np.testing.assert_allclose(x, batch['taps'][level], rtol=2e-2, atol=2e-3)
+
+
+def test_pictures_of_joined_data_sets_are_told_apart():
+  rows = batches.Joined([Toy(2, ('pure',)), Toy(2, ('pure',))])
+  numbers = [int(batches.number_picture(rows[i])['picture']) for i in range(4)]
+  assert len(set(numbers)) == 4
+  again = batches.number_picture(dict(rows[1], text='another'))
+  assert int(again['picture']) == numbers[1]
+  assert again['picture'].dtype == np.int32
+
+
+def same_params(a, b, but=()):
+  keep = lambda s: {k: v for k, v in s.params.items() if k not in but}
+  tiny.assert_same(keep(jax.device_get(a)), keep(jax.device_get(b)))
+
+
+@pytest.mark.slow
+def test_the_rest_of_the_network_is_drawn_as_without(bert, tmp_path):
+  plain, with_it = (
+    tiny.stages(configured(bert, **options), tmp_path)[0]
+    for options in ({}, dict(kind='vsrn'))
+  )
+  states = [stages_lib.initial_state(s, tiny.mesh()) for s in (plain, with_it)]
+  same_params(*states, but=('contrast',))
+  assert set(states[1].params['contrast']) == {
+    *('captioner', 'picture', 'sentence')
+  }
+  tiny.assert_same(states[0].batch_stats, states[1].batch_stats)
+
+
+def go(stage, folder, devices=1):
+  loop.train_stage(stage, str(folder / stage.name), tiny.mesh(devices))
+  return tiny.last_state(stage, folder)
+
+
+def logged(folder, key='loss'):
+  return [r[key] for r in tiny.read_metrics(folder / 'only') if 'loss' in r]
+
+
+@pytest.mark.slow
+def test_without_weights_it_is_the_run_without(bert, tmp_path):
+  states = []
+  for name, options in (
+    ('plain', {}),
+    ('none', dict(kind='vsrn', matching=0.0, caption=0.0)),
+  ):
+    config = configured(bert, **options)
+    config.only.update(steps=3, eval_epochs=10.0)
+    (stage,) = tiny.stages(config, tmp_path)
+    assert stage.contrast_fn is None and stage.model.contrast is None
+    states.append(go(stage, tmp_path / name))
+  tiny.assert_same(*states)
+  lines = [
+    tiny.read_metrics(tmp_path / name / 'only') for name in ('plain', 'none')
+  ]
+  assert lines[0] == lines[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('frozen', [False, True])
+def test_it_trains_and_the_run_predicts(bert, tmp_path, frozen):
+  config = configured(bert, frozen=frozen, kind='vsrn', stride=2)
+  config.only.update(steps=8, eval_epochs=10.0)
+  config_lib.save(config, str(tmp_path))
+  (stage,) = tiny.stages(config, tmp_path)
+  start = stages_lib.initial_state(stage, tiny.mesh())
+  end = go(stage, tmp_path)
+  caption = logged(tmp_path, 'loss/caption')
+  assert np.mean(caption[-2:]) < np.mean(caption[:2])
+  for row in tiny.read_metrics(tmp_path / 'only'):
+    if 'loss' in row:
+      parts = 10 * row['loss/kld'] + 2 * row['loss/cc']
+      parts += row['loss/matching'] + row['loss/caption']
+      assert row['loss'] == pytest.approx(parts, rel=1e-5)
+      assert 0 <= row['contrast/violated'] <= 1
+  moved = jax.tree.map(
+    lambda a, b: not np.array_equal(a, b),
+    *(s.params['contrast'] for s in (jax.device_get(start), end)),
+  )
+  assert all(jax.tree.leaves(moved))
+  if frozen:
+    tiny.assert_same(
+      *(jax.device_get(s).params['backbone'] for s in (start, end))
+    )
+  run = run_lib.load(tmp_path)
+  assert run.stage.model.contrast is None
+  assert 'contrast' not in run.variables['params']
+  found = run.preprocess(Toy(1)[0]['image'], 'salient of 2')
+  found = {k: np.repeat(v, 4, 0) for k, v in found.items()}
+  assert np.asarray(run.predict_fn(run.variables, found)).std() > 0
+
+
+@pytest.mark.slow
+def test_the_loss_reaches_the_map_and_what_makes_it(bert, tmp_path):
+  """With nothing else to learn, the decoder follows the comparison."""
+  (stage,) = tiny.stages(configured(bert, frozen=True, kind='vsrn'), tmp_path)
+  state = stages_lib.initial_state(stage, tiny.mesh())
+  before = jax.device_get(state.params['decoder'])
+  batch = first_batch(stage)
+  nothing = lambda pred, batch: (0.0 * pred.sum(), {})
+  train_step = step.make_train_step(
+    *(stage.model, nothing, stage.make_tx(), tiny.mesh()),
+    contrast_fn=stage.contrast_fn,
+    round_taps=True,
+  )
+  key = jax.random.key_data(jax.random.key(0))
+  state, measures = train_step(state, batch, key)
+  moved = jax.tree.map(
+    lambda a, b: np.abs(a - b).max(), before, state.params['decoder']
+  )
+  assert measures['loss'] > 0 and all(v > 0 for v in jax.tree.leaves(moved))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['vsrn', 'order'])
+def test_negatives_are_those_of_the_whole_batch(bert, tmp_path, kind):
+  config = configured(bert, kind=kind, margin=0.2)
+  config.only.update(optimizer='sgd', lr=1e-3, steps=3, eval_epochs=10.0)
+  (stage,) = tiny.stages(config, tmp_path)
+  # What each device drops is drawn for the whole batch, too.
+  ends = [go(stage, tmp_path / str(n), devices=n) for n in (1, 4)]
+  for key in ('loss', 'loss/matching', 'contrast/violated'):
+    one, four = (logged(tmp_path / n, key) for n in ('1', '4'))
+    np.testing.assert_allclose(one, four, rtol=1e-5, atol=1e-6)
+  assert max(logged(tmp_path / '1', 'contrast/violated')) > 0
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    *(end.params for end in ends),
+  )
+
+
+@pytest.mark.slow
+def test_a_tower_of_its_own_never_trains(bert, tmp_path):
+  vision = dict(name='resnet', width=2, depths=(1, 1, 1, 1))
+  config = configured(bert, kind='order', vision=vision)
+  config.only.update(steps=2, eval_epochs=10.0)
+  (stage,) = tiny.stages(config, tmp_path)
+  stages_lib.check(stage)
+  start = jax.device_get(stages_lib.initial_state(stage, tiny.mesh()))
+  end = go(stage, tmp_path)
+  for part in ('params', 'batch_stats'):
+    tower = [getattr(s, part)['contrast']['vision'] for s in (start, end)]
+    tiny.assert_same(*tower)
+  # The network's own goes on training.
+  moved = jax.tree.map(
+    np.array_equal, start.params['backbone'], end.params['backbone']
+  )
+  assert not all(jax.tree.leaves(moved))
+
+
+@pytest.mark.slow
+def test_the_sentence_need_not_join_the_picture(bert, tmp_path):
+  """Scheme 3 alone: the text shows in the loss only."""
+  config = configured(bert, frozen=True, kind='vsrn')
+  config.model.fuse = ()
+  config.only.update(steps=2, eval_epochs=10.0)
+  config_lib.save(config, str(tmp_path))
+  (stage,) = tiny.stages(config, tmp_path)
+  stages_lib.check(stage)
+  assert stage.store_text
+  state = go(stage, tmp_path)
+  assert {'text', 'contrast'} <= set(state.params)
+  run = run_lib.load(tmp_path)
+  assert not {'text', 'contrast'} & set(run.variables['params'])
+  maps = []
+  for text in ('salient of 2', 'a red 1'):
+    batch = run.preprocess(Toy(1)[0]['image'], text)
+    batch = {k: np.repeat(v, 4, 0) for k, v in batch.items()}
+    maps.append(np.asarray(run.predict_fn(run.variables, batch)))
+  np.testing.assert_array_equal(*maps)
+
+
+@pytest.mark.slow
+def test_a_later_stage_may_do_without(bert, tmp_path):
+  config = configured(bert, kind='vsrn')
+  config.only.update(steps=1)
+  config.second = config.only.copy_and_resolve_references()
+  config.second.update(init='@only')
+  config.second.contrast = {}
+  config.stages = ('only', 'second')
+  stages = tiny.stages(config, tmp_path)
+  for stage in stages:
+    stages_lib.check(stage)
+  loop.run(stages, str(tmp_path))
+  assert 'contrast' not in tiny.last_state(stages[1], tmp_path).params
+
+
+def test_runs_from_before_have_none(bert, tmp_path):
+  config = configured(bert)
+  config_lib.save(config, str(tmp_path))
+  path = tmp_path / 'config.json'
+  node = json.loads(path.read_text())
+  del node['only']['contrast']
+  path.write_text(json.dumps(node))
+  assert config_lib.load(tmp_path) == config_lib.plain(config)
+
+
+# What is wrong.
+
+
+def changed(path, value):
+  def change(node):
+    *parents, last = path.split('.')
+    for parent in parents:
+      node = node[parent]
+    node[last] = value
+
+  return change
+
+
+HERE = 'only.contrast'
+WRONG = {
+  'kind': (changed(f'{HERE}.kind', 'vsnr'), "'vsnr'. Did you mean 'vsrn'"),
+  'mask': (changed(f'{HERE}.mask', 'mx'), "'mx'. Did you mean 'max'"),
+  'vision': (
+    changed(f'{HERE}.vision.name', 'bakcbone'),
+    "'bakcbone'. Did you mean 'backbone'",
+  ),
+  'vision key': (
+    changed(f'{HERE}.vision', dict(name='resnet', wdith=4)),
+    "'wdith'. Did you mean 'width'",
+  ),
+  'own backbone': (
+    changed(f'{HERE}.vision.width', 4),
+    "'backbone' is the network's own",
+  ),
+  'normalize': (
+    changed(f'{HERE}.vision', dict(name='resnet', normalize='imagnet')),
+    "'imagnet'. Did you mean 'imagenet'",
+  ),
+  'own pixels': (
+    changed(f'{HERE}.vision.normalize', 'unit'),
+    "'normalize' is for a tower of its own",
+  ),
+  'pool': (
+    changed(f'{HERE}.vision.pool', 'frist'),
+    "'frist'. Did you mean 'first'",
+  ),
+  'key': (changed(f'{HERE}.magrin', 0.1), "'magrin'. Did you mean 'margin'"),
+  'no kind': (changed(HERE, dict(matching=1.0)), "contrast lacks 'kind'"),
+  'type': (changed(f'{HERE}.hardest', 1), 'hardest must be of type bool'),
+  'margin': (changed(f'{HERE}.margin', -0.1), 'margin must not be negative'),
+  'weight': (changed(f'{HERE}.caption', -1.0), 'caption must not be negative'),
+  'endless': (changed(f'{HERE}.matching', float('inf')), 'must be finite'),
+  'nan': (changed(f'{HERE}.matching', float('nan')), 'matching must'),
+  'stride': (changed(f'{HERE}.stride', 0), 'stride must be positive'),
+  'cells': (changed(f'{HERE}.stride', 5), 'stride=5 does not divide'),
+  'no text': (
+    lambda node: node['model'].update(text=dict(name='none'), fuse=()),
+    "model.text is 'none'",
+  ),
+  'no sentence': (
+    changed('only.conditions', ('pure',)),
+    r'none of the \d+ rows has one \(conditions: pure\)',
+  ),
+  'one picture': (
+    changed('only.limit', 4),
+    'needs two pictures with different sentences; found 1 pictures',
+  ),
+  'alone': (changed('only.batch_size', 1), 'found batch_size 1'),
+  'long': (
+    changed('model.text.length', 4),
+    "9 sentences have more than length=4 word pieces .* 'non_salient of [012]'",
+  ),
+}
+
+
+def wrong_config(bert):
+  node = config_lib.plain(configured(bert, kind='vsrn'))
+  return node
+
+
+@pytest.fixture
+def toys(monkeypatch):
+  """Has every data set be made up, of sentences of up to 7 word pieces."""
+
+  def load_source(name, split, folder, *, conditions=()):
+    del name, split, folder
+    return Toy(3).only(*conditions) if conditions else Toy(3)
+
+  monkeypatch.setattr(config_lib.datasets, 'load_source', load_source)
+
+
+@pytest.mark.parametrize('case', WRONG)
+def test_what_is_wrong_is_named(case, bert, toys):
+  change, says = WRONG[case]
+  node = wrong_config(bert)
+  change(node)
+  with pytest.raises(ValueError, match=says):
+    for stage in config_lib.resolve(node):
+      stages_lib.check(stage)
+
+
+def test_the_config_that_those_change_is_sound(bert, toys):
+  (stage,) = config_lib.resolve(wrong_config(bert))
+  stages_lib.check(stage)
+  params = stages_lib.abstract_state(stage).params
+  assert any(n.startswith('contrast/') for n in optim.path_names(params))
+
+
+def test_long_sentences_are_cut_where_they_are_only_matched(bert, toys):
+  node = wrong_config(bert)
+  node['model']['text']['length'] = 4
+  node['only']['contrast']['caption'] = 0.0
+  (stage,) = config_lib.resolve(node)
+  assert stage.model.contrast.matching and not stage.model.contrast.caption
+
+
+def test_the_released_form_has_its_own_defaults():
+  found = common.contrast(kind='order').to_dict()
+  assert (found['margin'], found['hardest'], found['caption']) == (0, False, 0)
+  assert found['mask'] == 'released'
+  assert common.contrast(kind='order', margin=0.2).margin == 0.2
+  assert common.stage(contrast=dict(kind='order')).contrast.mask == 'released'
+  with pytest.raises(ValueError, match="'magrin'. Did you mean 'margin'"):
+    common.contrast(magrin=0.1)

@@ -1,0 +1,519 @@
+import html.parser
+import json
+import re
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import text_guided
+from salflax.cli import report as cli
+from salflax.evaluate import rows as rows_lib
+from salflax.report import figures, findings, found, page, paper, papers, tables
+from salflax.report import runs as runs_lib
+
+COURSE = {
+  key: {'label': label, 'higher_is_better': True}
+  for key, label in (('course_auc', 'AUC80'), ('course_cc', 'CC (course)'))
+}
+PROTOCOLS = {
+  'mit': {'metrics': {'cc': {'label': 'CC', 'higher_is_better': True}}},
+  'course': {'metrics': COURSE},
+}
+LABELS = {
+  'centre': 'Centre prior',
+  'wrong': 'Wrong sentence',
+}
+SENTENCES = ('dogs', 'a <b>bold</b> & "salty" sign', 'cats')
+PATHS = {'data_dir': '/here', 'cache_dir': '/there', 'threads': 2}
+
+
+def rows(shift, condition='salient'):
+  """Returns rows of three pictures with scores around .5 + shift."""
+  return [
+    {
+      'image_id': f'p{k}',
+      'condition': condition,
+      'text': text,
+      'mit/cc': 0.25 * k + 0.25 + shift,
+      'course/course_auc': 0.5 + 0.125 * k + shift,
+      'course/course_cc': 0.25 * k + 0.25 + shift,
+    }
+    for k, text in enumerate(SENTENCES)
+  ]
+
+
+def write_run(
+  runs, setting, seed=0, *, shift=0.0, condition='salient', test='test'
+):
+  """Writes what training and evaluation leave in <runs>/<setting>/seed<k>."""
+  path = runs / setting / f'seed{seed}'
+  config = {'stages': ['free', 'tis'], 'seed': seed, 'model': {'width': 8}}
+  rows_lib.write_json(path / 'config.json', config | PATHS)
+  for stage in config['stages']:
+    spent = {'seconds': 60.5, 'peak_memory_mb': 900, 'best_score': 0.5}
+    spent['trainable_parameters'] = 12345
+    rows_lib.write_json(path / stage / 'result.json', spent)
+    line = json.dumps({'step': 10, 'loss': 1.5, 'eval/mit/cc': 0.5})
+    (path / stage / 'metrics.jsonl').write_text(line + '\n')
+  scores = {
+    'model': rows(shift, condition),
+    'centre': rows(-0.125, condition),
+    'wrong': rows(shift - 0.0625, condition),
+  }
+  folder = path / 'evaluate' / test
+  parts, tests = {'references': {}, 'controls': {}}, {}
+  for name, scored in scores.items():
+    suffix = '' if name == 'model' else f'_{name}'
+    rows_lib.write_rows(folder / f'per_image{suffix}.csv', scored)
+    if name != 'model':
+      kind = 'controls' if name == 'wrong' else 'references'
+      about = {'label': LABELS[name], 'scores': rows_lib.summarise(scored)}
+      parts[kind][name] = about
+      ours = 'Right sentence' if kind == 'controls' else f'seed{seed}'
+      tests[f'{ours} − {LABELS[name]}'] = rows_lib.compare(
+        scores['model'], scored
+      )
+  rows_lib.write_json(
+    folder / 'summary.json',
+    {
+      'model': f'seed{seed}',
+      'protocols': PROTOCOLS,
+      'scores': rows_lib.summarise(scores['model']),
+      **parts,
+      'tests': tests,
+    },
+  )
+  return path
+
+
+PLACE = paper.Place('finetuned_salient')
+TABLE = paper.Table(
+  'III',
+  'Made up & <small>',
+  (
+    paper.Row('salient', PLACE, 'salient', 'finetuned_salient'),
+    paper.Row('ours', paper.Place('new'), 'salient'),
+  ),
+  against=PLACE,
+)
+PAPER = paper.Paper(
+  source='huang2024',
+  name='toy',
+  protocol='course',
+  metrics={'AUC': 'course/course_auc', 'CC': 'course/course_cc'},
+  tables=(TABLE,),
+  figures=(
+    paper.Figure('2', 'Pictures', ('new',), 'evaluate/test/difference.png'),
+  ),
+  note='A note.',
+)
+
+
+def sections(runs):
+  known = findings.Runs(PAPER, runs)
+  return [
+    found.section(PAPER, t, [known.find(r, t) for r in t.rows])
+    for t in PAPER.tables
+  ]
+
+
+TITLE = (
+  'Table III: Made up & <small>. Protocol course, ours with 95 % interval '
+  'over pictures (± deviation over seeds), and printed (ours − printed)'
+)
+
+
+def test_golden_markdown_and_latex(tmp_path):
+  write_run(tmp_path, 'finetuned_salient')
+  (s,) = sections(tmp_path)
+  assert s.main.markdown() == (
+    f'**{TITLE}**\n\n'
+    '|  | n | Seeds | AUC ↑ | AUC printed | CC ↑ | CC printed |\n'
+    '|---|---:|---:|---:|---:|---:|---:|\n'
+    '| salient | 3 | 1 | 0.6250 [0.500, 0.750] | 0.7765 (-0.1515) '
+    '| 0.5000 [0.250, 0.750] | 0.6292 (-0.1292) |\n'
+    '| · Wrong sentence | 3 |  | 0.5625 |  | 0.4375 |  |\n'
+    '| ours | – | – | – | – | – | – |\n'
+    '| Centre prior: salient | 3 |  | 0.5000 |  | 0.3750 |  |\n'
+  )
+  latex = found.latex([s])
+  assert (
+    '\\begin{tabular}{lrrrrrr}\n'
+    '\\toprule\n'
+    ' & n & Seeds & AUC $\\uparrow$ & AUC printed & CC $\\uparrow$ '
+    '& CC printed \\\\\n'
+    '\\midrule\n'
+    'salient & 3 & 1 & 0.6250 [0.500, 0.750] & 0.7765 (-0.1515) '
+    '& 0.5000 [0.250, 0.750] & 0.6292 (-0.1292) \\\\\n'
+    '$\\cdot$ Wrong sentence & 3 &  & 0.5625 &  & 0.4375 &  \\\\\n'
+    'ours & -- & -- & -- & -- & -- & -- \\\\\n'
+    'Centre prior: salient & 3 &  & 0.5000 &  & 0.3750 &  \\\\\n'
+    '\\bottomrule\n'
+  ) in latex
+  assert r'Made up \& <small>' in latex
+  assert not re.findall('[−±·↑↓]', latex)
+
+
+def test_other_protocols_and_tests_and_how_it_was_made(tmp_path):
+  write_run(tmp_path, 'finetuned_salient')
+  write_run(tmp_path, 'new', shift=0.0625)
+  (s,) = sections(tmp_path)
+  text = found.markdown(PAPER, [s])
+  assert '**Table III, protocol mit: ' in text and '| CC ↑ |' in text
+  mit = next(t for t in s.more if 'Protocol mit: paired' in t.title)
+  differences = {row[0]: row[3] for row in mit.cells()}
+  assert list(differences) == [
+    'salient − Centre prior',
+    'salient: right − wrong sentence',
+    'ours − salient',
+    'ours − Centre prior',
+    'ours: right − wrong sentence',
+  ]
+  assert differences['ours − salient'].startswith('+0.0625 [+0.062, +0.062] p=')
+  assert differences['ours − Centre prior'].startswith('+0.1875')
+  made = s.more[-1].cells()
+  assert made[1][1:] == [
+    *('0', made[0][2], '12,345', '121', '900'),
+    'bash launch/paper.sh toy --only=new',
+  ]
+
+
+def test_a_missing_run_is_a_dash_and_a_command(tmp_path):
+  (s,) = sections(tmp_path)
+  assert s.main.cells()[0][:4] == ['salient', '–', '–', '–']
+  assert s.main.cells()[0][4] == '0.7765'
+  command = '`bash launch/paper.sh toy --only=finetuned_salient`'
+  assert any('no run in' in n and command in n for n in s.notes)
+  assert 'no run in' in found.markdown(PAPER, [s])
+
+
+def test_an_unfinished_run_says_how_far_it_got(tmp_path):
+  path = write_run(tmp_path, 'new')
+  (path / 'evaluate' / 'test' / 'summary.json').unlink()
+  assert any(
+    'trained, but not scored' in n for n in sections(tmp_path)[0].notes
+  )
+  (path / 'tis' / 'result.json').unlink()
+  notes = sections(tmp_path)[0].notes
+  assert any('unfinished, stage tis at step 10' in n for n in notes)
+  (path / 'tis' / 'metrics.jsonl').unlink()
+  assert any('tis at step 0' in n for n in sections(tmp_path)[0].notes)
+  (path / 'config.json').unlink()
+  assert any('not begun' in n for n in sections(tmp_path)[0].notes)
+
+
+def test_seeds_are_meaned_by_picture(tmp_path):
+  write_run(tmp_path, 'new', 0)
+  write_run(tmp_path, 'new', 1, shift=0.125)
+  write_run(tmp_path, 'finetuned_salient', shift=0.0625)
+  (s,) = sections(tmp_path)
+  ours = s.found[1]
+  assert list(ours.seeds) == ['0', '1']
+  entry = ours.model['course/course_auc']
+  assert entry['mean'] == 0.625 + 0.0625 and entry['n'] == 3
+  assert ours.spread['mit/cc'] == pytest.approx(0.125 / 2**0.5)
+  assert '±0.0884' in s.main.cells()[2][3]
+  assert not s.found[0].spread
+  test = ours.tests['ours − salient']['mit/cc']
+  assert test['difference'] == 0 and test['p'] == 1
+  assert ours.tests['ours: right − wrong sentence']['mit/cc'][
+    'difference'
+  ] == pytest.approx(0.0625)
+  assert ours.controls['Wrong sentence']['mit/cc']['mean'] == pytest.approx(0.5)
+
+
+def test_one_seeds_numbers_are_those_of_its_summary(tmp_path):
+  """Whether read or taken again."""
+  write_run(tmp_path, 'new')
+  write_run(tmp_path, 'finetuned_salient', 0)
+  write_run(tmp_path, 'finetuned_salient', 1)
+  two, one = sections(tmp_path)[0].found
+  assert two.model == one.model
+  name = '{}: right − wrong sentence'
+  assert two.tests[name.format('salient')] == one.tests[name.format('ours')]
+
+
+def test_seeds_of_other_pictures_are_told(tmp_path):
+  write_run(tmp_path, 'new')
+  path = write_run(tmp_path, 'new', 1) / 'evaluate' / 'test'
+  summary = json.loads((path / 'summary.json').read_text())
+  summary['scores'] = rows_lib.summarise(rows(0)[:2])
+  rows_lib.write_json(path / 'summary.json', summary)
+  rows_lib.write_rows(path / 'per_image.csv', rows(0)[:2])
+  (s,) = sections(tmp_path)
+  assert any('its seeds scored [2, 3] rows' in n for n in s.notes)
+  assert s.found[1].model['mit/cc']['n'] == 2
+
+
+@pytest.mark.parametrize(
+  'name, content',
+  [
+    ('evaluate/test/summary.json', '{"model": '),
+    ('evaluate/test/summary.json', '[]'),
+    ('evaluate/test/summary.json', '{"protocols": {}, "tests": {}}'),
+    ('evaluate/test/per_image.csv', 'image_id,condition,text,a\np,c,t,zz\n'),
+    ('evaluate/test/per_image_wrong.csv', 'nothing\n'),
+    ('tis/result.json', ''),
+    ('config.json', '{}'),
+  ],
+)
+def test_a_broken_file_is_named(tmp_path, name, content):
+  path = write_run(tmp_path, 'new')
+  write_run(tmp_path, 'new', 1)
+  (path / name).write_text(content)
+  (s,) = sections(tmp_path)
+  assert list(s.found[1].seeds) == ['1']
+  (note,) = [n for n in s.notes if ' is broken ' in n]
+  assert note.startswith(f'ours: seed0: {path / name} is broken')
+
+
+def test_a_condition_that_was_not_scored_is_told(tmp_path):
+  write_run(tmp_path, 'new', condition='pure')
+  (s,) = sections(tmp_path)
+  assert any("no condition 'salient'" in n and 'pure' in n for n in s.notes)
+  assert not s.found[1].model
+
+
+def test_a_config_has_one_name_everywhere(tmp_path):
+  name = runs_lib.config_hash
+  config = {'model': {'weights': '/a/w.pth'}, 'lr': 0.1, 'tis': {'init': '@a'}}
+  assert re.fullmatch('[0-9a-f]{10}', name(config))
+  same = {'model': {'weights': '~/b/w.pth'}, 'lr': 0.1, 'tis': {'init': '@a'}}
+  assert name(same | PATHS | {'seed': 3}) == name(config)
+  assert name(config | {'lr': 0.2}) != name(config)
+  assert name(config | {'model': {'weights': '/a/v.pth'}}) != name(config)
+  hub = {'weights': 'timm/resnet50.tv_in1k'}
+  assert name({'model': hub}) != name(
+    {'model': {'weights': 'resnet50.tv_in1k'}}
+  )
+  for weights in ('w.pth', 'b/w.pth', '/a/b/w.pth'):
+    assert name(config | {'model': {'weights': weights}}) == name(config)
+  assert name({'tis': {'init': 'runs/a/b'}}) == name(
+    {'tis': {'init': '/b/run'}}
+  )
+  assert name({'tis': {'init': '/a/run'}}) == name({'tis': {'init': '/b/run'}})
+
+
+class Page(html.parser.HTMLParser):
+  """Checks that what opens is closed; collects text and what is loaded."""
+
+  VOID = ('meta', 'img', 'br', 'link', 'hr')
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.loaded, self.tags, self.text = [], [], [], []
+    self.feed(text)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    attrs = dict(attrs)
+    if 'src' in attrs:
+      self.loaded.append(attrs['src'])
+    if tag == 'img':
+      assert attrs['alt']
+    if tag == 'a':
+      assert attrs['href'][0] == '#'
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.text.append(data)
+
+
+@pytest.fixture(scope='module')
+def shown(tmp_path_factory):
+  """Runs the command; returns the folders of the page and of the docs."""
+  folder = tmp_path_factory.mktemp('shown')
+  path = write_run(folder / 'runs', 'new')
+  image = np.random.default_rng(0).integers(0, 256, (40, 2500, 3), np.uint8)
+  Image.fromarray(image).save(path / 'evaluate' / 'test' / 'difference.png')
+  Image.fromarray(image[:, :9]).save(path / 'tis' / 'curves.png')
+  given = dict(runs=str(folder / 'runs'), paper='toy', out=None, data_dir='')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(papers.PAPERS, 'toy', PAPER)
+    cli.execute(types.SimpleNamespace(**given, docs=str(folder / 'docs')))
+  return folder / 'runs' / 'report', folder / 'docs'
+
+
+def test_the_page_stands_alone_and_is_well_formed(shown):
+  folder, _ = shown
+  assert sorted(p.name for p in folder.iterdir()) == [
+    *('index.html', 'tables.md', 'tables.tex'),
+  ]
+  text = (folder / 'index.html').read_text()
+  found = Page(text)
+  assert not {'script', 'link', 'iframe', 'b', 'small'} & set(found.tags)
+  # The forest, the difference twice, the curves.
+  assert len(found.loaded) == 4
+  assert all(s.startswith('data:image/') for s in found.loaded)
+  assert not re.search(r'https?://|url\(|@import', text)
+  assert SENTENCES[1] in found.text and 'viewport' in text
+  command = 'bash launch/paper.sh toy --only=finetuned_salient'
+  assert f'{command} --runs={folder.parent}' in found.text
+  assert 'prefers-color-scheme' in text or 'light dark' in text
+
+
+def test_docs_hold_tables_and_plots_and_no_pictures(shown):
+  _, docs = shown
+  assert sorted(p.name for p in docs.iterdir()) == [
+    'toy.md',
+    'toy_curves_new_free.png',
+    'toy_curves_new_tis.png',
+    'toy_table_III.png',
+  ]
+  text = (docs / 'toy.md').read_text()
+  assert str(docs.parent) not in text
+  assert 'no run in finetuned_salient; `bash launch' in text
+  for name in re.findall(r'\]\((.*?)\)', text):
+    assert (docs / name).is_file()
+
+
+def test_pictures_are_embedded_smaller(tmp_path):
+  image = np.random.default_rng(0).integers(0, 256, (40, 2500, 3), np.uint8)
+  Image.fromarray(image).save(tmp_path / 'a.png')
+  Image.fromarray(0 * image[:, :30]).save(tmp_path / 'b.png')
+  assert page.data_uri(tmp_path / 'a.png').startswith('data:image/jpeg;base64')
+  assert page.data_uri(tmp_path / 'b.png').startswith('data:image/png;base64')
+  short, long = (
+    len(page.data_uri(tmp_path / 'a.png', width=w)) for w in (200, 2500)
+  )
+  assert 10 * short < long
+
+
+@pytest.mark.parametrize(
+  'given, message',
+  [
+    (dict(paper='text_giuded'), "Did you mean 'text_guided'"),
+    (dict(runs='nowhere'), 'there is no such folder'),
+  ],
+)
+def test_wrong_options(tmp_path, monkeypatch, given, message):
+  monkeypatch.chdir(tmp_path)
+  options = dict(runs=None, paper='text_guided', out=None, docs=None)
+  options |= dict(data_dir='') | given
+  with pytest.raises(ValueError, match=message):
+    cli.execute(types.SimpleNamespace(**options))
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('about', papers.PAPERS.values(), ids=papers.PAPERS)
+def test_every_printed_number_has_its_row(about):
+  declared = [
+    (t.key, row.printed) for t in about.tables for row in t.rows if row.printed
+  ]
+  printed = {(r['table'], r['setting']) for r in tables.published(about.source)}
+  assert len(declared) == len(set(declared)) and set(declared) == printed
+  for table in about.tables:
+    labels = [row.label for row in table.rows]
+    assert len(set(labels)) == len(labels)
+    for row in table.rows:
+      assert set(about.printed(table, row)) <= set(about.metrics)
+  folders = {r.place.folder for t in about.tables for r in t.rows if r.place}
+  for figure in about.figures:
+    assert set(figure.folders) <= folders
+
+
+def test_every_row_of_the_configs_has_its_row():
+  about = papers.PAPERS['text_guided']
+  folders = {row.place.folder for t in about.tables for row in t.rows}
+  assert folders == set(text_guided.ROWS)
+
+
+def test_another_data_set_than_the_printed_one_is_told(tmp_path):
+  path = write_run(tmp_path, 'new') / 'evaluate' / 'test' / 'summary.json'
+  summary = json.loads(path.read_text())
+  rows_lib.write_json(path, summary | {'data': 'osie', 'split': 'test'})
+  known = findings.Runs(PAPER, tmp_path)
+  row = TABLE.rows[1]
+  assert not known.find(row, TABLE._replace(data='osie')).notes
+  (note,) = known.find(row, TABLE._replace(data='sjtu_tis')).notes
+  assert note == 'ours is of osie test, the printed one of sjtu_tis.'
+
+
+def test_what_one_run_of_the_metric_cannot_print():
+  about = papers.PAPERS['text_guided']
+  off = {
+    t.key: [
+      label for label, d in paper.deviations(about, t).items() if abs(d) > 2e-4
+    ]
+    for t in about.tables
+  }
+  assert [len(off[k]) for k in ('I', 'II', 'III', 'IV', 'V', 'VI')] == [
+    *(1, 4, 1, 0, 0, 1),
+  ]
+  by_key = {t.key: t for t in about.tables}
+  assert 'salient (-0.0050)' in paper.identity_note(about, by_key['III'])
+  assert 'contrastive loss (-0.0049)' in paper.identity_note(
+    about, by_key['VI']
+  )
+  assert 'can be from one run' in paper.identity_note(about, by_key['IV'])
+
+
+def test_what_reads_no_sentence_and_reaches_a_printed_number(tmp_path):
+  write_run(tmp_path, 'finetuned_salient')
+  (s,) = sections(tmp_path)
+  assert not found.reached_note(PAPER, TABLE, s.found)
+  high = {'Centre prior': {'course/course_cc': {'mean': 0.63}}}
+  with_high = [s.found[0]._replace(references=high), s.found[1]]
+  note = found.reached_note(PAPER, TABLE, with_high)
+  assert 'salient CC by centre prior (0.6300)' in note and 'AUC' not in note
+
+
+class TestDifference:
+  image = np.full((8, 10, 3), 128, np.uint8)
+
+  def test_colours_say_which_sentence_draws_more(self):
+    change = np.zeros((8, 10))
+    change[0, 0], change[7, 9] = 2, -2
+    found = figures.diverging(self.image, change, top=2).astype(int)
+    assert found[0, 0, 0] > found[0, 0, 2] + 50
+    assert found[7, 9, 2] > found[7, 9, 0] + 50
+    assert (found[3, 3] == found[3, 4]).all()
+    np.testing.assert_array_equal(found[3, 3], 192)
+    flat = figures.diverging(self.image, 0 * change, top=0.0)
+    assert (flat == 192).all()
+
+  def test_densities_have_a_mean_of_one(self):
+    saliency = np.random.default_rng(0).random((8, 10))
+    assert figures.density(7 * saliency).mean() == pytest.approx(1)
+    assert (figures.density(0 * saliency) == 1).all()
+
+  def test_the_figure(self, tmp_path):
+    maps = list(np.random.default_rng(0).random((2, 8, 10)))
+    example = dict(
+      image_id='p', image=self.image, conditions=('salient', 'non_salient')
+    )
+    example |= dict(texts=['costs $5', 'b'], human=maps, pred=maps[::-1])
+    figures.difference_figure([example], tmp_path / 'a.png')
+    assert Image.open(tmp_path / 'a.png').size[0] > 1500
+
+  def test_wrong_shapes(self):
+    with pytest.raises(ValueError, match=r'\(10, 8\), the picture \(8, 10'):
+      figures.diverging(self.image, np.zeros((10, 8)), top=1.0)
+
+
+def test_a_missing_run_is_of_the_size_of_the_others(tmp_path):
+  folder = tmp_path / 'mine'
+  folder.mkdir()
+  (folder / 'options.txt').write_text('--scale=small --free=osie\n')
+  cli.execute(
+    types.SimpleNamespace(
+      runs=str(folder),
+      paper='text_guided',
+      out=str(tmp_path / 'out'),
+      docs=str(tmp_path / 'docs'),
+      data_dir='',
+    )
+  )
+  said = (tmp_path / 'out/tables.md').read_text()
+  assert '--only=non_salient_full --scale=small --free=osie --runs=' in said
+  said = (tmp_path / 'docs/text_guided.md').read_text()
+  assert '--only=non_salient_full --scale=small --free=osie' in said
+  assert str(folder) not in said

@@ -1,0 +1,311 @@
+"""What is computed once: the same numbers, found again, never half there."""
+
+import collections
+import pathlib
+import pickle
+import shutil
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_gaze import Toy
+
+from salflax.data import batches, pp
+from salflax.models.layers import TextFeatures
+from salflax.train import features, records, step
+
+SIZE = (16, 24)
+PP = 'resize_pad(16, 24)|flip(0.5)|rasterize|normalize("unit")'
+EVAL_PP = 'resize_pad(16, 24)|rasterize|normalize("unit")'
+Disk = collections.namedtuple('Disk', 'total used free')
+
+
+class _Backbone(nn.Module):
+  scale: float = 1.0
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    del train
+    mix = self.param('mix', nn.initializers.normal(1.0), (3, 5))
+    fine = self.scale * jnp.einsum('bhwc,cd->bhwd', image[:, ::4, ::4], mix)
+    return {'1/4': fine, '1/8': fine[:, ::2, ::2, :2]}
+
+
+class _Text(nn.Module):
+  @nn.compact
+  def __call__(self, tokens, mask):
+    table = self.param('table', nn.initializers.normal(1.0), (50, 4))
+    words = table[tokens] * mask[..., None]
+    return TextFeatures(words, mask, words.sum(1))
+
+
+class _Model(nn.Module):
+  """No more of a network than the cache asks for."""
+
+  backbone: nn.Module
+  text: nn.Module
+  size: tuple[int, int] = SIZE
+
+  def __call__(self, image, tokens, mask, *, train):
+    return self.backbone(image, train=train), self.text(tokens, mask)
+
+  def encode_image(self, image, *, train=False):
+    return self.backbone(image, train=train)
+
+  def encode_text(self, tokens, mask):
+    return self.text(tokens, mask)
+
+
+def tokenizer(texts):
+  """Letters of the first six, as numbers."""
+  ids = np.zeros((len(texts), 6), np.int32)
+  for row, text in zip(ids, texts):
+    letters = [ord(c) % 50 for c in text[:6]]
+    row[: len(letters)] = letters
+  return ids, ids > 0
+
+
+@pytest.fixture(scope='module')
+def model():
+  return _Model(_Backbone(), _Text())
+
+
+@pytest.fixture(scope='module')
+def variables(model):
+  tokens = np.zeros((1, 6), np.int32)
+  image = np.zeros((1, *SIZE, 3), np.float32)
+  return model.init(jax.random.key(0), image, tokens, tokens > 0, train=False)
+
+
+def _store(model, variables, source, text, folder, batch_size=3):
+  return features.store_taps(
+    model, variables, source, text, folder=str(folder), batch_size=batch_size
+  )
+
+
+def _files(folder):
+  return {p: p.stat().st_mtime_ns for p in pathlib.Path(folder).rglob('*.bin')}
+
+
+@pytest.mark.parametrize('mirrored', [False, True])
+def test_stored_features_are_those_of_the_network(
+  model, variables, tmp_path, mirrored
+):
+  source = Toy(4)
+  lookup = _store(model, variables, source, PP, tmp_path)
+  ops = pp.make(EVAL_PP.replace('|rasterize', '|mirror' if mirrored else ''))
+  for example in source:
+    ready = ops(dict(example))
+    expected = step.encode_image(model, variables, ready['image'][None])
+    found = lookup(ready)
+    assert found['image'] is None
+    assert set(found['taps']) == set(expected)
+    for level, value in expected.items():
+      assert found['taps'][level].dtype == np.float16
+      np.testing.assert_array_equal(found['taps'][level], value[0])
+
+
+def test_a_batch_with_stored_features_has_no_pixels(model, variables, tmp_path):
+  source = Toy(2)
+  lookup = _store(model, variables, source, EVAL_PP, tmp_path)
+  text = features.without(EVAL_PP, 'normalize')
+  (batch,) = batches.eval_batches(
+    source, pp.make(text), batch_size=8, finish=[lookup]
+  )
+  assert 'image' not in batch
+  shapes = {k: v.shape for k, v in batch['taps'].items()}
+  assert shapes == {'1/4': (8, 4, 6, 5), '1/8': (8, 2, 3, 2)}
+
+
+def test_rows_of_a_picture_share_a_file(model, variables, tmp_path):
+  _store(model, variables, Toy(3), EVAL_PP, tmp_path)
+  assert len(_files(tmp_path)) == 3
+  _store(model, variables, Toy(3), PP, tmp_path)
+  assert len(_files(tmp_path)) == 6  # the mirrored ones
+
+
+def test_files_are_named_by_pixels_and_found_again(model, variables, tmp_path):
+  whole = Toy(4)
+  _store(model, variables, batches.Rows(whole, range(8)), EVAL_PP, tmp_path)
+  before = _files(tmp_path)
+  assert len(before) == 2
+  # Another split, under other names: one picture is new.
+  other = Toy(4)
+  for row in other.rows:
+    row['image_id'] = 'other-' + row['image_id']
+  lookup = _store(
+    model, variables, batches.Rows(other, range(4, 12)), EVAL_PP, tmp_path
+  )
+  after = _files(tmp_path)
+  assert len(after) == 3 and before.items() <= after.items()
+  a, b = whole[4], other[4]
+  ready = pp.make(EVAL_PP)(dict(b))
+  expected = step.encode_image(
+    model, variables, pp.make(EVAL_PP)(dict(a))['image'][None]
+  )
+  np.testing.assert_array_equal(
+    lookup(ready)['taps']['1/4'], expected['1/4'][0]
+  )
+
+
+def test_another_backbone_or_preprocessing_has_another_folder(
+  model, variables, tmp_path
+):
+  source = Toy(1)
+  folders = {_store(model, variables, source, EVAL_PP, tmp_path).folder}
+  # Neither rasterize nor a flip change features; the text encoder is no part.
+  folders.add(_store(model, variables, source, PP, tmp_path).folder)
+  others = jax.tree.map(lambda x: x + 1, variables['params']['text'])
+  params = dict(variables['params'], text=others)
+  folders.add(
+    _store(model, {'params': params}, source, EVAL_PP, tmp_path).folder
+  )
+  assert len(folders) == 1
+  bgr = EVAL_PP.replace('unit', 'unit_bgr')
+  folders.add(_store(model, variables, source, bgr, tmp_path).folder)
+  params = dict(
+    variables['params'],
+    backbone=jax.tree.map(lambda x: x + 1, variables['params']['backbone']),
+  )
+  folders.add(
+    _store(model, {'params': params}, source, EVAL_PP, tmp_path).folder
+  )
+  twice = model.clone(backbone=_Backbone(scale=2.0))
+  folders.add(_store(twice, variables, source, EVAL_PP, tmp_path).folder)
+  assert len(folders) == 4
+
+
+def test_pictures_of_the_same_name_in_two_data_sets(model, variables, tmp_path):
+  both = batches.Joined([Toy(2), Toy(2, seed=9)])
+  lookup = _store(model, variables, both, EVAL_PP, tmp_path)
+  assert len(_files(tmp_path)) == 4
+  for index in (0, 4, 8, 12):
+    ready = pp.make(EVAL_PP)(both[index])
+    expected = step.encode_image(model, variables, ready['image'][None])
+    np.testing.assert_array_equal(
+      lookup(ready)['taps']['1/8'], expected['1/8'][0]
+    )
+
+
+def test_a_file_cut_short_is_named(model, variables, tmp_path):
+  source = Toy(1)
+  lookup = _store(model, variables, source, EVAL_PP, tmp_path)
+  (path,) = _files(tmp_path)
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(OSError, match=f'{path.name} has .* bytes'):
+    lookup(pp.make(EVAL_PP)(source[0]))
+  path.write_bytes(b'')
+  with pytest.raises(OSError, match=f'{path.name} has 0 bytes'):
+    lookup(pp.make(EVAL_PP)(source[0]))
+
+
+def test_what_a_killed_run_has_stored_stays(
+  model, variables, tmp_path, monkeypatch
+):
+  source, written = Toy(5), []
+  replacing = features.files.replacing
+
+  def fail_at_the_third(path):
+    written.append(path)
+    if len(written) == 3:
+      raise KeyboardInterrupt
+    return replacing(path)
+
+  monkeypatch.setattr(features.files, 'replacing', fail_at_the_third)
+  with pytest.raises(KeyboardInterrupt):
+    _store(model, variables, source, EVAL_PP, tmp_path)
+  before = _files(tmp_path)
+  assert len(before) == 2
+  monkeypatch.undo()
+  _store(model, variables, source, EVAL_PP, tmp_path)
+  after = _files(tmp_path)
+  assert len(after) == 5 and before.items() <= after.items()
+
+
+def test_a_full_disk_is_told_before_writing(
+  model, variables, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: Disk(10, 9, 100))
+  with pytest.raises(OSError, match='Not enough room for backbone features'):
+    _store(model, variables, Toy(3), EVAL_PP, tmp_path)
+  assert not _files(tmp_path)
+  with pytest.raises(OSError, match='Not enough room for sentences'):
+    features.store_text(
+      model, variables, ['a'], tokenizer, folder=str(tmp_path)
+    )
+  left = [p for p in tmp_path.rglob('*') if 'taps-' not in p.name]
+  assert not left
+
+
+def test_sentences_looked_up_are_those_embedded(model, variables, tmp_path):
+  sentences = ['a cup', 'the red cup', 'a dog and a bowl', '']
+  lookup = features.store_text(
+    *(model, variables, sentences, tokenizer),
+    folder=str(tmp_path),
+    batch_size=2,
+  )
+  for text in sentences:
+    ids, mask = tokenizer([text])
+    expected = model.apply(variables, ids, mask, method='encode_text')
+    found = lookup({'text': text, 'image': 1})
+    assert found['image'] == 1
+    np.testing.assert_allclose(
+      found['text_tokens'], expected.tokens[0], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+      found['sentence'], expected.sentence[0], rtol=1e-6
+    )
+    np.testing.assert_array_equal(found['token_mask'], mask[0])
+    assert found['token_mask'].dtype == bool
+
+
+def test_the_empty_sentence_is_always_there(model, variables, tmp_path):
+  lookup = features.store_text(
+    model, variables, ['a'], tokenizer, folder=str(tmp_path)
+  )
+  assert not lookup({'text': ''})['token_mask'].any()
+  with pytest.raises(KeyError):
+    lookup({'text': 'another'})
+
+
+def test_sentences_are_computed_once(model, variables, tmp_path, monkeypatch):
+  make = lambda texts: features.store_text(
+    model, variables, texts, tokenizer, folder=str(tmp_path)
+  )
+  first = make(['b', 'a'])
+  calls = []
+  monkeypatch.setattr(records, '_write', lambda *a: calls.append(a))
+  again = make(['a', 'b', 'a'])
+  assert not calls
+  assert again({'text': 'b'})['sentence'].tolist() == (
+    first({'text': 'b'})['sentence'].tolist()
+  )
+
+
+def test_lookups_can_be_pickled_for_workers(model, variables, tmp_path):
+  source = Toy(1)
+  taps = _store(model, variables, source, EVAL_PP, tmp_path)
+  text = features.store_text(
+    model, variables, ['all of 0'], tokenizer, folder=str(tmp_path)
+  )
+  text({'text': ''})  # an open file must not hinder
+  ready = pp.make(EVAL_PP)(source[1])
+  for lookup in (taps, text):
+    a, b = lookup(ready), pickle.loads(pickle.dumps(lookup))(ready)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_tokenize_adds_word_pieces():
+  found = features.Tokenize(tokenizer)({'text': 'ab', 'image_id': 'x'})
+  assert found['tokens'].shape == (6,) and found['token_mask'].sum() == 2
+
+
+def test_pp_strings_without_some_ops():
+  assert features.without(PP, 'flip', 'rasterize') == (
+    "resize_pad(16, 24)|normalize('unit')"
+  )
+  assert features.mirrored_always('resize_pad(1, 2)|flip(0.5)|rasterize') == (
+    'resize_pad(1, 2)|mirror|rasterize'
+  )
