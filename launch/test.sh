@@ -9,4 +9,4 @@
 cd "$(dirname "$0")/.."
 source launch/setup.sh
 setup
-run "$VENV/bin/python" -m pytest -n logical --maxprocesses=4 --dist=worksteal "$@"
+run "$VENV/bin/python" -m pytest -n logical --maxprocesses=4 --dist=loadfile "$@"

@@ -4,6 +4,16 @@ import os
 import pathlib
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# A program is compiled once, without much care, for all workers and runs; a
+# cache of limited size has a lock.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  str(pathlib.Path('~/.cache/salflax/xla').expanduser()),
+)
+os.environ.setdefault('JAX_COMPILATION_CACHE_MAX_SIZE', '4000000000')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
 )
@@ -23,15 +33,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def goldens() -> pathlib.Path:
   """Folder of the stored reference numbers."""
   return ROOT / 'tests' / 'goldens'
-
-
-@pytest.fixture(scope='module')
-def quick_compiles(tmp_path_factory):
-  """For tests that compile much: what `tiny.quick_compiles` does."""
-  import tiny
-
-  with tiny.quick_compiles(tmp_path_factory.getbasetemp() / 'xla'):
-    yield
 
 
 @pytest.fixture(scope='session')

@@ -1,6 +1,5 @@
 """A tiny network and all it takes to train it."""
 
-import contextlib
 import json
 import pathlib
 import signal
@@ -8,7 +7,6 @@ import signal
 import jax
 import numpy as np
 import safetensors.numpy
-from jax.experimental.compilation_cache import compilation_cache
 from tiny_config import PP as PP
 from tiny_config import get_config as get_config
 from tokenizer_test import write_vocab
@@ -75,25 +73,6 @@ def vgg_file(path: pathlib.Path) -> pathlib.Path:
       last = width
   np.savez(path, **state)
   return path
-
-
-@contextlib.contextmanager
-def quick_compiles(folder: pathlib.Path):
-  """Compiles each program once in a test session, and without much care."""
-  options = {
-    'jax_compilation_cache_dir': str(folder),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-    'jax_persistent_cache_min_entry_size_bytes': -1,
-    'jax_disable_most_optimizations': True,
-  }
-  before = {k: jax.config.values[k] for k in options}
-  for key, value in options.items():
-    jax.config.update(key, value)
-  compilation_cache.reset_cache()
-  yield
-  for key, value in before.items():
-    jax.config.update(key, value)
-  compilation_cache.reset_cache()
 
 
 def mesh(devices: int = 1):

@@ -20,7 +20,6 @@ def _cells(line):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('quick_compiles')
 @pytest.mark.parametrize('stored', [False, True])
 def test_a_train_step_is_timed_without_data(stored, tmp_path, capsys):
   folder = tiny.bert_folder(tmp_path / 'bert')

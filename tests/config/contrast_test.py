@@ -19,15 +19,12 @@ from salflax.config import resolve as config_lib
 from salflax.data import batches, pp
 from salflax.models.contrast import Contrast, masked, shrink, visual_tokens
 from salflax.models.layers import TextFeatures
-from salflax.predict import run as run_lib
+from salflax.predict import trained
 from salflax.train import loop, optim, step
 from salflax.train import stage as stages_lib
 
 SIZE = (16, 24)
 SMALL = dict(dim=8, hidden=8)
-
-
-pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +37,7 @@ class Cells(nn.Module):
 
   @nn.compact
   def __call__(self, image, *, train):
-    assert not loop
+    assert not train
     x = shrink(image, 8 if image.shape[1] > 8 else 4)
     mix = self.param('mix', nn.initializers.normal(1.0), (3, 5))
     x = jnp.einsum('bhwc,cd->bhwd', x, mix).reshape(len(x), -1, 5)
@@ -325,7 +322,7 @@ def test_it_trains_and_the_run_predicts(bert, tmp_path, frozen):
     tiny.assert_same(
       *(jax.device_get(s).params['backbone'] for s in (start, end))
     )
-  run = run_lib.load(tmp_path)
+  run = trained.load(tmp_path)
   assert run.stage.model.contrast is None
   assert 'contrast' not in run.variables['params']
   found = run.preprocess(Toy(1)[0]['image'], 'salient of 2')
@@ -403,7 +400,7 @@ def test_the_sentence_need_not_join_the_picture(bert, tmp_path):
   assert stage.store_text
   state = go(stage, tmp_path)
   assert {'text', 'contrast'} <= set(state.params)
-  run = run_lib.load(tmp_path)
+  run = trained.load(tmp_path)
   assert not {'text', 'contrast'} & set(run.variables['params'])
   maps = []
   for text in ('salient of 2', 'a red 1'):

@@ -11,7 +11,7 @@ from salflax.evaluate import scorer
 from salflax.predict import trained
 from salflax.train import loop
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick_compiles')]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module', params=['trained', 'frozen'])

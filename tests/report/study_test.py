@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from page_test import Page
 from PIL import Image
-from report_page_test import Page
 
 from configs import loss_study as config
 from salflax.cli import report as cli

@@ -10,7 +10,7 @@ from configs import common, text_guided
 from salflax import models
 from salflax.config import resolve as config_lib
 from salflax.models.layers import TextFeatures
-from salflax.predict import run as run_lib
+from salflax.predict import trained
 from salflax.report import tables
 from salflax.train import loop, optim
 from salflax.train import stage as stages_lib
@@ -110,7 +110,6 @@ def test_choices():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('quick_compiles')
 def test_a_run_starts_from_another(tmp_path):
   bert = tiny.bert_folder(tmp_path / 'bert')
   first = tiny_config.get_config()
@@ -123,8 +122,8 @@ def test_a_run_starts_from_another(tmp_path):
   stages_lib.check(stage)
   config_lib.save(second, str(tmp_path / 'b'))
   loop.run([stage], str(tmp_path / 'b'))
-  ours = run_lib.load(tmp_path / 'b').variables['params']
-  theirs = run_lib.load(tmp_path / 'a').variables['params']
+  ours = trained.load(tmp_path / 'b').variables['params']
+  theirs = trained.load(tmp_path / 'a').variables['params']
   jax.tree.map(
     lambda a, b: (
       None if jnp.allclose(a, b, atol=1e-6) else pytest.fail('differ')
@@ -134,7 +133,7 @@ def test_a_run_starts_from_another(tmp_path):
   )
   # It is read without the run that it came from.
   (tmp_path / 'a').rename(tmp_path / 'gone')
-  run_lib.load(tmp_path / 'b')
+  trained.load(tmp_path / 'b')
   with pytest.raises(ValueError, match='the folder of a run'):
     config_lib.resolve(second, str(tmp_path / 'b'))
 

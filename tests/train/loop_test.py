@@ -13,8 +13,6 @@ from salflax.data import pp
 from salflax.train import checkpoint, features, loop, step
 from salflax.train import stage as stages_lib
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 
 def go(stage, folder, *, devices=1):
   loop.train_stage(stage, str(folder / stage.name), tiny.mesh(devices))

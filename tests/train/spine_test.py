@@ -16,9 +16,6 @@ BACKBONES = {
 }
 
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
-
 def _stage(name, folder):
   config = tiny.get_config()
   record = dict(name=name, size=(32, 32), backbone=BACKBONES[name], width=8)
