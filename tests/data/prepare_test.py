@@ -33,7 +33,7 @@ def test_nothing_usable_is_an_error(tmp_path):
   root = fake_data.folder(tmp_path / 'raw', [('p0.png', 0, 99, 99)], count=1)
   with pytest.raises(ValueError, match='Nothing usable') as error:
     _prepare('folder', root, tmp_path / 'out', name='mine')
-  assert 'fixation outside the picture' in str(error.value)
+  assert 'fixation outside the image' in str(error.value)
   assert _finished(tmp_path / 'out') == []
 
 
