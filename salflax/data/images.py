@@ -154,9 +154,12 @@ def read_image(source: Any) -> np.ndarray:
       or not finite, or is an array of another shape or type.
   """
   if hasattr(source, '__array__') and not isinstance(source, Image.Image):
-    image = _from_array(np.asarray(source))
-  else:
-    image = open_image(source)
+    return to_rgb(_from_array(np.asarray(source)))
+  return to_rgb(open_image(source))
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+  """Converts what `open_image` returns to u8 RGB [h, w, 3]; see `read_image`."""
   if image.mode.startswith(('I', 'F')):
     image = _grey(image)
   if is_transparent(image):
@@ -166,4 +169,4 @@ def read_image(source: Any) -> np.ndarray:
   try:
     return np.ascontiguousarray(np.asarray(image.convert('RGB'), np.uint8))
   except ValueError as e:  # a mode without colours
-    raise ValueError(f'{_name(source)}: cannot be read: {e}') from e
+    raise ValueError(f'{_name(image)}: cannot be read: {e}') from e

@@ -123,7 +123,7 @@ def _encode_image(path: pathlib.Path, mtime_ns: int, size: int) -> _Encoded:
     or image.format not in ('JPEG', 'PNG')
     or images.is_transparent(image)
   ):
-    content = _rgb_png(images.read_image(image).tobytes(), image.size)
+    content = _rgb_png(images.to_rgb(image).tobytes(), image.size)
   return _Encoded(content, (image.height, image.width), digest)
 
 
