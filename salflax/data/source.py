@@ -106,6 +106,8 @@ def _records(folder: pathlib.Path) -> list[raw_lib.Record]:
   path = folder / prepare.RECORDS
   try:
     lines = path.read_text('utf-8').splitlines()
+    if not lines:
+      raise ValueError('it holds nothing')
     return [raw_lib.Record(**json.loads(line)) for line in lines]
   except (ValueError, TypeError) as e:
     raise _damaged(folder, f'{path.name}: {e}') from e
