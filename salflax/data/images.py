@@ -159,7 +159,7 @@ def read_image(source: Any) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-  """Converts what `open_image` returns to u8 RGB [h, w, 3]; see `read_image`."""
+  """Converts what `open_image` returns, as `read_image` does."""
   if image.mode.startswith(('I', 'F')):
     image = _grey(image)
   if is_transparent(image):
