@@ -15,7 +15,7 @@ import pytest
 
 from salflax import data
 from salflax.cli import prepare as cli
-from salflax.data import maps, prepare
+from salflax.data import maps, prepare, raw
 
 POINTS = [('p0.png', 0, 3, 2), ('p1.png', 0, 5, 6), ('p2.png', 0, 7, 8)]
 
@@ -320,17 +320,27 @@ def test_killed_midway_leaves_nothing_that_looks_finished(tmp_path):
   assert len(data.load_source('folder:mine', 'all', tmp_path / 'out')) == 3
 
 
-@pytest.mark.parametrize(
-  'act, said',
-  [
-    ('resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))', 'too large'),
-    ('raise KeyboardInterrupt', 'KeyboardInterrupt'),
-  ],
-)
-def test_cut_off_while_writing_leaves_nothing(tmp_path, act, said):
-  done = _child(tmp_path, act)
+def test_a_full_disk_while_writing_leaves_nothing(tmp_path):
+  done = _child(
+    tmp_path, 'resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))'
+  )
   assert done.returncode != 0
-  assert said in done.stderr
+  assert 'too large' in done.stderr
+  assert _finished(tmp_path / 'out') == []
+
+
+def test_interrupted_while_writing_leaves_nothing(tmp_path, monkeypatch):
+  read, seen = raw.read_sample, []
+
+  def interrupt(*args, **kwargs):
+    seen.append(1)
+    if len(seen) == 2:
+      raise KeyboardInterrupt
+    return read(*args, **kwargs)
+
+  monkeypatch.setattr(raw, 'read_sample', interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    _mine(tmp_path)
   assert _finished(tmp_path / 'out') == []
 
 
