@@ -67,6 +67,7 @@ def load(workdir: str | os.PathLike) -> dict:
     )
   with open(path, encoding='utf-8') as f:
     node = plain(json.load(f))
-  later = {k: {**schema.LATER, **node[k]} for k in node['stages']}
-  later['evaluate'] = {**schema.LATER_EVALUATE, **node['evaluate']}
-  return node | later
+  # Keys that are younger than the run have their defaults.
+  sections = {k: {**schema.STAGE, **node[k]} for k in node['stages']}
+  evaluate = {**schema.EVALUATE, **node['evaluate']}
+  return {**schema.RUN, **node, **sections, 'evaluate': evaluate}
