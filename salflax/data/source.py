@@ -68,23 +68,27 @@ class PreparedSource(Sequence):
 
   def __getitem__(self, index: int) -> dict:
     """Reads the stored example: see `data.load_source`."""
+    return self._read(index, image='RGB')
+
+  def truth(self, index: int) -> dict:
+    """Reads the stored example without its image, which is not decoded."""
+    return self._read(index)
+
+  def _read(self, index: int, **images: str) -> dict:
+    record = self.records[operator.index(index)]
     row = self._rows[operator.index(index)]
     part = int(np.searchsorted(self._starts, row, side='right')) - 1
     try:
       stored = self._parts[part][row - int(self._starts[part])]
-      example = {
-        'image': _decode(stored['image'], 'RGB'),
-        'saliency': _decode(stored['saliency'], 'L')[..., None],
-        'fixations': np.asarray(stored['fixations'], np.int32).reshape(-1, 2),
-      }
+      example = {k: _decode(stored[k], mode) for k, mode in images.items()}
+      example['saliency'] = _decode(stored['saliency'], 'L')[..., None]
+      points = np.asarray(stored['fixations'], np.int32).reshape(-1, 2)
     except Exception as e:  # so do array_record and Pillow
       raise _damaged(self._folder, f'row {row}: {e}') from e
     text = {k: _str(stored[k]) for k in ('text', 'condition', 'image_id')}
-    record = self.records[operator.index(index)]
     if text != {k: getattr(record, k) for k in text}:
-      detail = f'row {row} is not that of its record'
-      raise _damaged(self._folder, detail)
-    return example | text
+      raise _damaged(self._folder, f'row {row} is not that of its record')
+    return {**example, 'fixations': points, **text}
 
 
 def _damaged(folder: pathlib.Path, detail) -> ValueError:
