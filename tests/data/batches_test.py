@@ -179,6 +179,7 @@ def test_batches_hold_what_the_device_needs_and_no_more():
     'saliency': ((2, 16, 24), 'f4'),
     'fixations': ((2, 16, 24), 'f4'),
     'box': ((2, 4), 'i4'),
+    'size': ((2, 2), 'i4'),
     'tokens': ((2, 3), 'i4'),
     'index': ((2,), 'i4'),
   }

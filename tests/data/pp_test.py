@@ -319,3 +319,15 @@ def test_is_random_and_pickling():
   a, b = (f(_example((30, 40), [(2, 3)]), _rng()) for f in (made, again))
   np.testing.assert_array_equal(a['image'], b['image'])
   assert again.text == made.text
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'normalize("unit")|normalize("imagenet")',
+    'resize_pad(8, 8)|rasterize|resize_pad(4, 4)',
+  ],
+)
+def test_ops_that_go_once_are_not_there_twice(text):
+  with pytest.raises(ValueError, match='goes once'):
+    pp.make(text)
