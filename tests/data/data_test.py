@@ -161,7 +161,7 @@ def test_many_parts_are_one_dataset(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-  """Forty pictures of SJTU-TIS, three of a folder, prepared."""
+  """Forty images of SJTU-TIS, three of a folder, prepared."""
   path = tmp_path_factory.mktemp('prepared')
   fake = fake_data.Sjtu(path / 'sjtu', published=False)
   for i in range(40):
@@ -189,7 +189,7 @@ def test_no_picture_is_in_two_splits(prepared):
     assert ids[f'not_fold{i}'] == ids['all'] - fold
   both = data.load_source('sjtu_tis', 'fold1+fold2', prepared)
   assert _ids(both) == folds[1] | folds[2]
-  # All sentences of a picture go with it.
+  # All sentences of an image go with it.
   for name in ('train', 'test'):
     source = data.load_source('sjtu_tis', name, prepared)
     counts = {i: 0 for i in ids[name]}
@@ -415,5 +415,5 @@ def test_an_unlisted_picture_keeps_its_place():
   assert 0.17 < np.mean([part == 'test' for _, part in places]) < 0.23
   for part, folds in (('test', {0}), ('train', {1, 2, 3, 4})):
     assert {f for f, p in places if p == part} == folds
-  # Written down once: a change of the rule would move everyone's pictures.
+  # Written down once: a change of the rule would move everyone's images.
   assert [fold for fold, _ in places[:6]] == [3, 4, 3, 2, 3, 3]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from salflax.data import pp
 
 FRAMES = ((48, 64), (64, 48), (32, 32))
-# Heights and widths of pictures, extreme ones among them.
+# Heights and widths of images, extreme ones among them.
 SIZES = ((48, 64), (64, 48), (37, 91), (120, 121), (300, 40), (1, 50), (50, 1))
 # Geometry ops as a pp string writes them; rasterize comes after.
 GEOMETRY = (
