@@ -1,3 +1,4 @@
+import functools
 import html.parser
 import json
 import re
@@ -47,6 +48,27 @@ def rows(shift, condition='salient'):
   ]
 
 
+@functools.cache
+def evaluation(shift, condition):
+  """Returns rows by predictor, and what a summary says of them."""
+  scores = {
+    'model': rows(shift, condition),
+    'centre': rows(-0.125, condition),
+    'wrong': rows(shift - 0.0625, condition),
+  }
+  summaries = {k: rows_lib.summarise(v) for k, v in scores.items()}
+  parts = {
+    k: {'label': LABELS[k], 'scores': summaries[k]} for k in ('centre', 'wrong')
+  }
+  return scores, {
+    'protocols': PROTOCOLS,
+    'scores': summaries['model'],
+    'references': {'centre': parts['centre']},
+    'controls': {'wrong': parts['wrong']},
+    'tests': {k: rows_lib.compare(scores['model'], scores[k]) for k in parts},
+  }
+
+
 def write_run(
   runs, setting, seed=0, *, shift=0.0, condition='salient', test='test'
 ):
@@ -60,31 +82,13 @@ def write_run(
     rows_lib.write_json(path / stage / 'result.json', spent)
     line = json.dumps({'step': 10, 'loss': 1.5, 'eval/mit/cc': 0.5})
     (path / stage / 'metrics.jsonl').write_text(line + '\n')
-  scores = {
-    'model': rows(shift, condition),
-    'centre': rows(-0.125, condition),
-    'wrong': rows(shift - 0.0625, condition),
-  }
   folder = path / 'evaluate' / test
-  parts, tests = {'references': {}, 'controls': {}}, {}
+  scores, summary = evaluation(shift, condition)
   for name, scored in scores.items():
     suffix = '' if name == 'model' else f'_{name}'
     rows_lib.write_rows(folder / f'per_image{suffix}.csv', scored)
-    if name != 'model':
-      kind = 'controls' if name == 'wrong' else 'references'
-      about = {'label': LABELS[name], 'scores': rows_lib.summarise(scored)}
-      parts[kind][name] = about
-      tests[name] = rows_lib.compare(scores['model'], scored)
-  rows_lib.write_json(
-    folder / 'summary.json',
-    {
-      'model': f'seed{seed}',
-      'protocols': PROTOCOLS,
-      'scores': rows_lib.summarise(scores['model']),
-      **parts,
-      'tests': tests,
-    },
-  )
+  summary = {'model': f'seed{seed}'} | summary
+  rows_lib.write_json(folder / 'summary.json', summary)
   return path
 
 
