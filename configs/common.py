@@ -73,13 +73,15 @@ def transalnet() -> dict:
   )
 
 
-def choice(key: str, value: str, allowed) -> None:
+def choice(key: str, value, allowed) -> None:
   """Raises ValueError where an option's value is not one of those allowed."""
   if value not in allowed:
-    near = difflib.get_close_matches(value, allowed, n=1)
+    texts = [str(a) for a in allowed]
+    near = difflib.get_close_matches(str(value), texts, n=1)
     hint = f' Did you mean {near[0]!r}?' if near else ''
     raise ValueError(
-      f'Unknown {key} {value!r}.{hint} Allowed: {", ".join(allowed)}.'
+      f'Unknown {key} {value!r}.{hint} Allowed: '
+      f'{", ".join(t or repr(t) for t in texts)}.'
     )
 
 

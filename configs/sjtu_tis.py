@@ -84,6 +84,8 @@ def get_config(arg=''):
       loss='10*kld + 2*cc + sim + nss',
     ),
   )
+  common.choice('levels', options.levels, (1, 2, 3))
+  common.choice('condition', options.condition, ('', *CONDITIONS))
   config = common.get_config()
   config.stages = ('free', 'sjtu')
   frame, pixels = (_small if options.small else _paper)(config, options)

@@ -15,7 +15,7 @@ import ml_collections
 from salflax import data as datasets
 from salflax import losses, metrics
 from salflax.config import contrast as contrast_lib
-from salflax.config import network, schema
+from salflax.config import network, ranges, schema
 from salflax.config.saved import load as load
 from salflax.config.saved import save as save
 from salflax.config.schema import merged, plain
@@ -90,8 +90,10 @@ def resolve(
   """
   config = plain(config)
   schema.check(config)
+  ranges.check(config)
   try:
-    metrics.bind_protocols(config['evaluate']['protocols'].split(','))
+    if with_data:  # predicting needs no package of a metric
+      metrics.bind_protocols(config['evaluate']['protocols'].split(','))
   except ValueError as e:
     raise ValueError(f'config.evaluate.protocols: {e}') from e
   stages = []
@@ -183,6 +185,7 @@ def _stage(
   sources = (None, None)
   if with_data:
     sources = _sources(node, data_dir(config['data_dir']))
+    ranges.check_rows(node, len(sources[0]))
   rows = len(sources[0]) if with_data else node['batch_size']
   steps, epoch = _length(node, rows)
   cache = config['cache_dir'] or os.path.join(workdir, 'cache')
