@@ -6,13 +6,14 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import ml_collections
 from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
 from salflax import cli
+from salflax.config import schema
 from salflax.core import spec
 
 
@@ -47,7 +48,8 @@ def check(argv: Sequence[str]) -> None:
       _check_key(config, match[1])
 
 
-def _load(name: str) -> ml_collections.ConfigDict:
+def _load(name: str) -> dict[str, Any]:
+  """Returns a config as plain dicts and tuples."""
   file, colon, argument = name.partition(':')
   path = pathlib.Path(file)
   if not path.is_file():
@@ -62,16 +64,16 @@ def _load(name: str) -> ml_collections.ConfigDict:
   module = importlib.util.module_from_spec(module_spec)
   try:
     module_spec.loader.exec_module(module)
-    config = module.get_config(*([argument] if colon else ()))
+    config = schema.plain(module.get_config(*([argument] if colon else ())))
   except SyntaxError as e:
     raise ValueError(f'--config={file}, line {e.lineno}: {e.msg}.') from e
   except Exception as e:
     kind = '' if isinstance(e, ValueError) else f'{type(e).__name__}: '
     raise ValueError(f'--config={name}: {kind}{e}') from e
-  if not isinstance(config, ml_collections.ConfigDict):
+  if not isinstance(config, dict):
     raise ValueError(
-      f'--config={name}: get_config() must return a ConfigDict, as '
-      f'configs/common.py does; found {type(config).__name__}.'
+      f'--config={name}: get_config() must return a config as '
+      f'configs/common.py does; found {config!r}.'
     )
   return config
 
@@ -88,18 +90,16 @@ def _absent(path: pathlib.Path) -> str:
   return f'{text} There are: {", ".join(configs)}.' if configs else text
 
 
-def _check_key(config: ml_collections.ConfigDict, key: str) -> None:
+def _check_key(config: dict[str, Any], key: str) -> None:
   """Raises UsageError where a config lacks a key such as 'sjtu.loss'."""
+  node, where = config, 'config'
   try:
     parts = config_path.split(key)
   except ValueError as e:
     raise cli.UsageError(f'--config.{key} is no key of a config.') from e
-  node, where = config, 'config'
-  for part in parts:
-    if not isinstance(node, ml_collections.ConfigDict):
-      if isinstance(part, str):
-        raise cli.UsageError(f'--config.{key}: {where} has no keys.')
-      return
+  for part in filter(lambda part: isinstance(part, str), parts):
+    if not isinstance(node, dict):
+      raise cli.UsageError(f'--config.{key}: {where} has no keys.')
     if part not in node:
       raise cli.UsageError(
         f'--config.{key}: {spec.unknown(f"key of {where}", part, node)}'

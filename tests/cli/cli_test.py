@@ -215,7 +215,7 @@ class TestConfig:
       ('x = 1', 'get_config'),
       ('def get_config(:', 'line 1'),
       ('import nothing_of_this_name', 'nothing_of_this_name'),
-      ('def get_config(): return 3', 'must return a ConfigDict'),
+      ('def get_config(): return 3', 'must return a config'),
       ('def get_config(): return {}["x"]', "KeyError: 'x'"),
       ('\0', 'null bytes'),
     ],
