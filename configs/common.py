@@ -73,6 +73,22 @@ def transalnet() -> dict:
   )
 
 
+def small_backbone(name: str) -> tuple[dict, str]:
+  """Returns the record of a frozen ResNet-50, and its pixels' normalisation.
+
+  Args:
+    name: 'resnet50_v1', whose weights docs/reproduce.md describes, or
+      'resnet50', torchvision's, which are downloaded.
+  """
+  weights = dict(
+    resnet50_v1=('resnet50_v1_to_layer3.safetensors', 'caffe_resnet'),
+    resnet50=('timm/resnet50.tv_in1k', 'imagenet'),
+  )
+  choice('backbone', name, weights)
+  file, pixels = weights[name]
+  return dict(name=name, weights=file, bn='frozen'), pixels
+
+
 def choice(key: str, value, allowed) -> None:
   """Raises ValueError where an option's value is not one of those allowed."""
   if value not in allowed:

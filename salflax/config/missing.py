@@ -51,8 +51,9 @@ def _lookups(config) -> Iterator[tuple[str, Callable]]:
         )
     if '/' in node['init'] and not node['init'].startswith('@'):
       yield f'run {node["init"]}', _later(_find_run, name, node['init'])
-    for source, files in _weights(merged(config['model'], node['model']), node):
-      yield f'weights {source}', _later(hub.locate, source, files=files)
+    record = merged(config['model'], node['model'])
+    for key, source, files in _weights(record, node):
+      yield f'{key}={source}', _later(hub.locate, source, files=files)
   protocols = config['evaluate']['protocols'].split(',')
   yield 'package', _later(metrics.bind_protocols, protocols)
 
@@ -61,18 +62,20 @@ def _later(fn: Callable, *args: Any, **kwargs: Any) -> Callable:
   return lambda: fn(*args, **kwargs)
 
 
-def _weights(record, node) -> Iterator[tuple[str, tuple[str, ...]]]:
-  """Yields the names of weights, each with the files that would do."""
-  parts = {k: record.get(k) for k in ('backbone', 'text')}
-  parts['vision'] = node['contrast'].get('vision')
-  parts['perceptual'] = node['perceptual']
-  files = dict.fromkeys(parts, network._BACKBONE_FILES)
-  files['text'] = bert.WEIGHT_FILES
-  for part, value in dict(parts, whole=record).items():
-    source = value.get('weights') if isinstance(value, Mapping) else ''
-    blind = part == 'text' and value.get('name', 'none') == 'none'
-    if source and isinstance(source, str) and source[0] != '@' and not blind:
-      yield source, files.get(part, network._WHOLE_FILES)
+def _weights(record, node) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+  """Yields key and value of weights, with the names of files that would do."""
+  backbone, text = network._BACKBONE_FILES, bert.WEIGHT_FILES
+  for key, part, files in (
+    ('model.weights', record, network._WHOLE_FILES),
+    ('model.backbone.weights', record.get('backbone'), backbone),
+    ('model.text.weights', record.get('text'), text),
+    ('contrast.vision.weights', node['contrast'].get('vision'), backbone),
+    ('perceptual.weights', node['perceptual'], backbone),
+  ):
+    source = part.get('weights') if isinstance(part, Mapping) else ''
+    unused = key == 'model.text.weights' and part.get('name') in (None, 'none')
+    if source and isinstance(source, str) and source[0] != '@' and not unused:
+      yield key, source, files
 
 
 def _find_run(stage: str, folder: str) -> None:

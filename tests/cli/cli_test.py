@@ -1,8 +1,10 @@
 """What all commands share: help, exit codes, messages, the console."""
 
+import importlib
 import io
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -52,6 +54,28 @@ def test_every_command_is_in_the_table():
   files = {p.stem for p in (ROOT / 'salflax/cli').glob('*.py')}
   files -= {'__init__', 'config_file'}
   assert files == set(program.COMMANDS) - {'train'}
+
+
+def _examples():
+  """Yields (file, command, its flags) of every line that runs salflax."""
+  files = [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]
+  files += [*(ROOT / 'configs').glob('*.py'), *(ROOT / 'salflax').rglob('*.py')]
+  for path in files:
+    text = re.sub(r'\\\\?\n\s*', ' ', path.read_text())
+    for match in re.finditer(r'^ *salflax (\w+) (--.*)$', text, re.MULTILINE):
+      found = re.findall(r'--(?:no)?(\w+)', match[2].partition('#')[0])
+      yield path.name, match[1], [f for f in found if f != 'help']
+
+
+def test_examples_in_the_docs_have_flags_that_exist():
+  examples = [*_examples()]
+  assert {c for _, c, _ in examples} == set(program.COMMANDS)
+  names = {}
+  for command, module in program.COMMANDS.items():
+    values = flags.FlagValues()
+    importlib.import_module(module).define_flags(values)
+    names[command] = {*values, 'quiet', 'debug'}
+  assert not [x for x in examples if set(x[2]) - names[x[1]]]
 
 
 def test_a_misspelt_command(capsys):

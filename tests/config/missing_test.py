@@ -1,12 +1,13 @@
 """Everything a config lacks is collected, with what brings it."""
 
+import importlib.util
 import sys
 
 import pytest
 import tiny_config
 
 from configs import loss_study, sjtu_tis
-from salflax.config import missing, schema
+from salflax.config import missing, resolve, schema
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def test_a_line_for_each():
   assert starts == [
     'data set osie',
     'data set folder',
-    'weights resnet50_v1_to_layer3.safetensors',
+    'model.backbone.weights=resnet50_v1_to_layer3.safetensors',
     'data set sjtu_tis',
     'run runs/other',
   ]
@@ -48,16 +49,39 @@ def test_weights_of_towers_and_losses_count():
   config.free.perceptual = dict(weights='b/vgg')
   config.model.weights = 'c/whole'
   lines = ' '.join(_collect(config))
-  assert all(
-    f'weights {name}:' in lines for name in ('a/vit', 'b/vgg', 'c/whole')
+  for key in (
+    'contrast.vision.weights=a/vit',
+    'perceptual.weights=b/vgg',
+    'model.weights=c/whole',
+  ):
+    assert f'{key}:' in lines
+
+
+@pytest.fixture
+def no_pot(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'ot', None)
+  real = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util, 'find_spec', lambda name, *a: name != 'ot' and real(name)
   )
 
 
-def test_a_package_is_named_before_anything_is_built(monkeypatch):
-  monkeypatch.setitem(sys.modules, 'ot', None)
-  monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+def test_predicting_needs_no_package_of_a_metric(no_pot):
+  config = tiny_config.get_config()
+  config.evaluate.protocols = 'mit|emd'
+  assert len(resolve.resolve(config, with_data=False)) == 1
+
+
+def test_a_package_is_named_before_anything_is_built(no_pot):
   config = loss_study.get_config('data=scenes')
   config.model.backbone.weights = ''
   config.evaluate.protocols = 'mit|emd'
   (line,) = _collect(config)
   assert 'emd' in line and 'pip install' in line
+
+
+def test_small_configs_have_weights_that_a_user_can_fetch():
+  config = sjtu_tis.get_config('small,backbone=resnet50,free=scenes')
+  lines = _collect(config)
+  assert any('https://huggingface.co/timm/resnet50.tv_in1k' in x for x in lines)
+  assert config.free.pp.endswith('normalize("imagenet")')
