@@ -25,33 +25,24 @@ _LOG = logging.getLogger('salflax')
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the command's flags."""
   config_file.define(values, 'What to train.')
-  flags.DEFINE_string(
-    'workdir',
-    None,
+  text, number = flags.DEFINE_string, flags.DEFINE_integer
+  workdir = (
     'Folder of the run: checkpoints, measures, tables, maps. By default '
-    "runs/<the config's name>[-<its argument>].",
-    flag_values=values,
+    "runs/<the config's name>[-<its argument>]."
   )
-  flags.DEFINE_bool(
-    'check',
-    False,
-    'Only check the config: build nothing, write nothing.',
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'coordinator',
-    '',
+  coordinator = (
     "host:port of process 0, for runs over several hosts; 'auto' where the "
-    'cluster tells (TPU pods, Slurm).',
-    flag_values=values,
+    'cluster tells (TPU pods, Slurm).'
   )
-  for name, default, text in (
-    ('processes', 1, 'Number of processes.'),
-    ('process', 0, 'Index of this process.'),
-  ):
-    flags.DEFINE_integer(
-      name, default, text, lower_bound=default, flag_values=values
-    )
+  check = 'Only check the config: build nothing, write nothing.'
+  cli.define(
+    values,
+    (text, 'workdir', None, workdir),
+    (flags.DEFINE_bool, 'check', False, check),
+    (text, 'coordinator', '', coordinator),
+    (number, 'processes', 1, 'Number of processes.', 1),
+    (number, 'process', 0, 'Index of this process.', 0),
+  )
 
 
 def default_workdir(config: str) -> str:

@@ -55,6 +55,17 @@ def call(
     sys.argv = saved
 
 
+def define(values: flags.FlagValues, *rows: Sequence[Any]) -> None:
+  """Defines flags.
+
+  Args:
+    values: values to define them in.
+    *rows: a function of absl.flags and its arguments, for each flag.
+  """
+  for kind, *arguments in rows:
+    kind(*arguments, flag_values=values)
+
+
 def say(*lines: str) -> None:
   """Prints lines to standard error."""
   for line in lines:
@@ -87,14 +98,15 @@ def _guarded(define_flags, execute, argv) -> int:
 def _execute(define_flags, execute, argv) -> int:
   values = flags.FlagValues()
   define_flags(values)
-  flags.DEFINE_bool(
-    'quiet', False, 'Show results and warnings alone.', flag_values=values
-  )
-  flags.DEFINE_bool(
-    'debug',
-    False,
-    'Show tracebacks and the notes of libraries.',
-    flag_values=values,
+  define(
+    values,
+    (flags.DEFINE_bool, 'quiet', False, 'Show results and warnings alone.'),
+    (
+      flags.DEFINE_bool,
+      'debug',
+      False,
+      "Show tracebacks and libraries' notes.",
+    ),
   )
   if {'--help', '-h', '-help', '--helpshort', '--helpfull'} & {*argv[1:]}:
     doc = execute.__globals__['__doc__'] or ''

@@ -240,22 +240,17 @@ BENCHMARKS = {
 
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the command's flags."""
-  flags.DEFINE_enum(
-    'what', 'metrics', list(BENCHMARKS), 'What to time.', flag_values=values
-  )
   config_file.define(values, 'What train and compile take.')
-  flags.DEFINE_string(
-    'topology',
-    'v5e:2x2',
-    'TPUs to compile for, e.g. v4:2x2x1, v6e:2x2.',
-    flag_values=values,
+  topologies = 'TPUs to compile for, e.g. v4:2x2x1, v6e:2x2.'
+  number = flags.DEFINE_integer
+  cli.define(
+    values,
+    (flags.DEFINE_enum, 'what', 'metrics', list(BENCHMARKS), 'What to time.'),
+    (flags.DEFINE_string, 'topology', 'v5e:2x2', topologies),
+    (number, 'repeats', 9, 'Number of calls to take the median of.', 1),
+    (number, 'height', 480, 'Height of the image in pixels, for metrics.', 1),
+    (number, 'width', 640, 'Width of the image in pixels, for metrics.', 1),
   )
-  for name, default, text in (
-    ('repeats', 9, 'Number of calls to take the median of.'),
-    ('height', 480, 'Height of the image in pixels, for metrics.'),
-    ('width', 640, 'Width of the image in pixels, for metrics.'),
-  ):
-    flags.DEFINE_integer(name, default, text, 1, flag_values=values)
 
 
 def execute(options: Any) -> None:

@@ -28,42 +28,25 @@ MAX_NAME = 220
 
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the command's flags."""
-  for define, name, default, text in (
-    (flags.DEFINE_string, 'run', None, 'Folder of a run.'),
-    (flags.DEFINE_string, 'stage', '', 'Stage of it; by default the last.'),
-    (
-      flags.DEFINE_multi_string,
-      'image',
-      None,
-      'Images or folders of images, joined by commas; may repeat.',
-    ),
-    (
-      flags.DEFINE_multi_string,
-      'text',
-      None,
-      "Sentence that people read before they look; may repeat. '' is free "
-      'viewing, the default.',
-    ),
-    (flags.DEFINE_string, 'texts', None, 'File of sentences, one a line.'),
-    (flags.DEFINE_string, 'out', 'predictions', 'Folder for the maps.'),
-  ):
-    define(name, default, text, flag_values=values)
-  flags.DEFINE_enum(
-    'dtype',
-    'float32',
-    ['float16', 'float32'],
-    'Type of the .npy files.',
-    flag_values=values,
+  text, several = flags.DEFINE_string, flags.DEFINE_multi_string
+  images = 'Images or folders of images, joined by commas; may repeat.'
+  sentence = (
+    "Sentence that people read before they look; may repeat. '' is free "
+    'viewing, the default.'
   )
-  flags.DEFINE_enum(
-    'bits', '16', ['8', '16'], 'Bits of the .png maps.', flag_values=values
-  )
-  flags.DEFINE_integer(
-    'batch_size',
-    8,
-    'Maps that go through the network at once.',
-    lower_bound=1,
-    flag_values=values,
+  types = ['float16', 'float32']
+  size = 'Maps that go through the network at once.'
+  cli.define(
+    values,
+    (text, 'run', None, 'Folder of a run.'),
+    (text, 'stage', '', 'Stage of the run; by default the last.'),
+    (several, 'image', None, images),
+    (several, 'text', None, sentence),
+    (text, 'texts', None, 'File of sentences, one a line.'),
+    (text, 'out', 'predictions', 'Folder for the maps.'),
+    (flags.DEFINE_enum, 'dtype', 'float32', types, 'Type of the .npy files.'),
+    (flags.DEFINE_enum, 'bits', '16', ['8', '16'], 'Bits of the .png maps.'),
+    (flags.DEFINE_integer, 'batch_size', 8, size, 1),
   )
 
 
