@@ -185,7 +185,6 @@ def _stage(
   sources = (None, None)
   if with_data:
     sources = _sources(node, data_dir(config['data_dir']))
-    ranges.check_rows(node, len(sources[0]))
   rows = len(sources[0]) if with_data else node['batch_size']
   steps, epoch = _length(node, rows)
   cache = config['cache_dir'] or os.path.join(workdir, 'cache')
@@ -211,6 +210,8 @@ def _stage(
     **{key: config[key] for key in _OF_RUN},
   )
   contrast_lib.check(stage)
+  if with_data:
+    ranges.check_rows(node, rows)
   return stage
 
 
