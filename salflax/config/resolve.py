@@ -34,10 +34,10 @@ _AS_WRITTEN = (
 _OF_RUN = ('log_every', 'seed', 'threads', 'workers')
 
 
-def data_dir(given: str) -> str:
-  """Returns where prepared data sets are."""
+def data_dir(path: str) -> str:
+  """Returns the folder of prepared data sets: `path`, or the default."""
   default = os.environ.get('SALFLAX_DATA', '~/salflax_data')
-  return os.path.expanduser(given or default)
+  return os.path.expanduser(path or default)
 
 
 def load_rows(
@@ -52,11 +52,11 @@ def load_rows(
   """Returns the rows of data sets joined by '+', one after another.
 
   Args:
-    names: of the data sets.
-    split: of each of them.
-    folder: where they are.
+    names: names of the data sets.
+    split: split of each of them.
+    folder: folder of prepared data sets.
     conditions: text conditions; () = all.
-    exclude: list of picture ids to leave out.
+    exclude: list of image ids to leave out.
     limit: only the first rows; 0 = all.
   """
   options = {'conditions': tuple(conditions)} if conditions else {}
@@ -79,7 +79,8 @@ def resolve(
 
   Args:
     config: as `configs/common.py` lays it out.
-    workdir: of the run; where the cache is unless the config says otherwise.
+    workdir: folder of the run; the cache is in it unless the config says
+      otherwise.
     with_data: False leaves the sources out, for prediction without data.
 
   Raises:

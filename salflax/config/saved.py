@@ -54,7 +54,7 @@ def _differences(a: Any, b: Any, at: str = ''):
 
 
 def load(workdir: str | os.PathLike) -> dict:
-  """Returns the config that a run was made with.
+  """Returns the config of a run.
 
   Raises:
     FileNotFoundError: the folder is no run.

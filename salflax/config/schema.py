@@ -16,12 +16,12 @@ EVALUATE = dict(
   protocols='mit,course',
   # Beside the model: reference predictors, wrong and no sentence.
   controls=True,
-  # Pictures drawn with their maps.
+  # Images drawn with their maps.
   pictures=6,
-  # Whether every scored map is kept, as a grey picture.
+  # Whether every scored map is kept, as a grey image.
   keep_maps=False,
-  # Whether what is frozen is stored for scored pictures, too: many runs that
-  # share a backbone and a cache then compute it once.
+  # Whether features of frozen parts are stored for scored images, too: runs
+  # that share a backbone and a cache then compute them once.
   store=False,
 )
 RUN = dict(
@@ -30,7 +30,7 @@ RUN = dict(
   # The network: a record for salflax.models.MODELS. `backbone` and `text` are
   # records too, and say with `weights` what they start from.
   model={},
-  # Seed of parameters, order of pictures and every random draw.
+  # Seed of parameters, order of images and every random draw.
   seed=0,
   # 'float32' or 'bfloat16': what the network computes in.
   dtype='float32',
@@ -38,7 +38,7 @@ RUN = dict(
   data_dir='',
   # Where features of frozen parts are kept; '' = <workdir>/cache.
   cache_dir='',
-  # Threads, or with workers > 0 processes, that read pictures.
+  # Threads, or with workers > 0 processes, that read images.
   threads=2,
   workers=0,
   # Steps between two lines of the log.
@@ -61,7 +61,7 @@ STAGE = dict(
   limit=0,
   eval_limit=0,
   test_limit=0,
-  # Pictures to leave out: a file of ids, or a packaged list's name.
+  # Images to leave out: a file of ids, or a packaged list's name.
   exclude='',
   # Preprocessing of training rows, and of rows that are scored.
   pp='',
@@ -71,7 +71,7 @@ STAGE = dict(
   # Of the losses df and gm: VGG-16's weights ('@backbone': the network's
   # own), and how they expect pixels.
   perceptual=PERCEPTUAL,
-  # What is added for pictures that go with their sentences: keys of
+  # What is added for images that go with their sentences: keys of
   # `contrast` below; {} = nothing.
   contrast={},
   # Optimiser, learning rate, its schedule, largest gradient norm (0 = any).
@@ -98,7 +98,7 @@ STAGE = dict(
   freeze=(),
   # Attributes of the model that this stage sets otherwise.
   model={},
-  # Whether what is frozen is computed once and stored.
+  # Whether features of frozen parts are stored and computed once.
   store=True,
 )
 CONTRAST = dict(
@@ -115,7 +115,7 @@ CONTRAST = dict(
   # The map as a mask: 'max' divides it by its maximum, 'raw' does not,
   # 'released' neither, and leaves the mean colour where it is 0, not black.
   mask='max',
-  # The masked picture is shrunk by this factor.
+  # The masked image is shrunk by this factor.
   stride=1,
   # Width of the common space, and of the decoder that tells the sentence.
   dim=256,
@@ -125,7 +125,7 @@ CONTRAST = dict(
   # What looks at the masked picture: the network's own 'backbone', or a
   # tower that never trains: name, weights and attributes, e.g. of a 'vit';
   # normalize='...' where its pixels are not the pp string's; pool='first'
-  # for a token that stands for the picture.
+  # for a token that stands for the image.
   vision=dict(name='backbone'),
 )
 _POSITIVE = (

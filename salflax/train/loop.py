@@ -41,7 +41,7 @@ class Diverged(FloatingPointError):
 
 
 class _Progress:
-  """Measures since the last line: checks them, writes them, says them.
+  """Measures since the last line: checks, writes and logs them.
 
   Attributes:
     rows: measures of each step since the last line, checked.
@@ -75,14 +75,14 @@ class _Progress:
         terms = ', '.join(f'{k} {v:.5g}' for k, v in row.items())
         raise Diverged(
           f'Stage {self._stage.name}, step {at}: not finite ({terms}). '
-          f'Pictures of that batch: {ids}. The last checkpoint is intact.',
+          f'Images of that batch: {ids}. The last checkpoint is intact.',
           at,
         )
       self.rows.append(row)
     self._pending = []
 
   def flush(self, at: int) -> None:
-    """Checks the noted steps, writes and says the means up to step `at`."""
+    """Checks the noted steps, writes and logs the means up to step `at`."""
     self.check()
     if not self.rows:
       return
@@ -175,7 +175,7 @@ def train_stage(
     The folder of the checkpoints.
 
   Raises:
-    Diverged: a measure is not finite; names step and pictures, and leaves
+    Diverged: a measure is not finite; names step and images, and leaves
       diverged.json in the folder.
     ValueError: the score cannot be measured on the evaluation split.
     Interrupted: after Ctrl-C or SIGTERM, with everything saved.
@@ -213,8 +213,8 @@ def train_stage(
     parallel.barrier(f'{stage.name} is finished')
   except Diverged as e:
     if jax.process_index() == 0:
-      found = {'step': e.step, 'message': str(e)}
-      rows_lib.write_json(os.path.join(folder, 'diverged.json'), found)
+      report = {'step': e.step, 'message': str(e)}
+      rows_lib.write_json(os.path.join(folder, 'diverged.json'), report)
     raise
   finally:
     checkpoints.close()
@@ -231,7 +231,7 @@ def train_stage(
 
 
 def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
-  """Runs the steps; returns what went along with the last checkpoint."""
+  """Runs the steps; returns the `extra` of the last checkpoint."""
   state, extra = _start(stage, mesh, checkpoints, start)
   at = int(state.step)
   _announce(stage, state)

@@ -264,18 +264,18 @@ def initial_state(
       What this stage has in addition, such as a text encoder, starts from
       published weights or from its drawn value.
   """
-  given = abstract_state(stage).variables
+  variables = abstract_state(stage).variables
   loaded = [(scope, load(), skip) for scope, load, skip in stage.weights]
   if start is not None:
     # A later stage may have more than an earlier one, never less.
-    loaded.append(('', start, _only_in(given, start)))
+    loaded.append(('', start, _only_in(variables, start)))
   for scope, tree, skip in loaded:
-    given = pretrained.merge(given, tree, at=scope, skip=skip)
+    variables = pretrained.merge(variables, tree, at=scope, skip=skip)
   return step.create_state(
     *(stage.model, stage.make_tx(), example_batch(stage)),
     jax.random.key(stage.seed),
     mesh,
-    given=given,
+    start=variables,
   )
 
 
