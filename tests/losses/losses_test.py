@@ -47,7 +47,7 @@ LOSSES = {
   for name, loss in losses.LOSSES.items()
 }
 PERCEPTUAL = ('df', 'gm')
-ROWS, SIZE = 64, (12, 16)
+ROWS, SIZE = 81, (12, 16)
 TRAINABLE = [n for n in LOSSES if n == 'kld_released' or 'released' not in n]
 # These know no better than P = 1 everywhere: reasons not to train with them.
 PUSH_UP = ('kld_released', 'nll_printed')
@@ -153,6 +153,7 @@ LIMITS = {
   'flat': np.full(SIZE, 0.1, np.float32),
   'one': np.ones(SIZE, np.float32),
   'one_hot': HOT,
+  'corner': np.eye(192, dtype=np.float32)[191].reshape(SIZE),
   'faint': 1e-6 * HOT,
   'tiny': np.float32(1e-30) * HOT,
   'two_levels': np.tile(np.float32([0.5, 0.50000006]), (12, 8)),
@@ -202,7 +203,9 @@ def test_least_value():
   rng = np.random.default_rng(3)
   for key, target in draw_targets(rng).items():
     best = to_one(target)
-    others = [np.clip(best + rng.normal(0, 0.1, best.shape), 0, 1)] * 5
+    others = [
+      np.clip(best + rng.normal(0, 0.1, best.shape), 0, 1) for _ in range(5)
+    ]
     pred = np.concatenate([best, *others]).astype(np.float32)
     s = np.clip(best.astype(np.float64), 1e-300, 1 - 1e-16)
     entropy = -(s * np.log(s) + (1 - s) * np.log(1 - s)).mean((1, 2))
@@ -279,12 +282,12 @@ def test_finite_on_limiting_maps(dtype):
   for key, drawn in draw_targets(rng, 1).items():
     truths = [drawn[0], *LIMITS.values()]
     pred = jnp.asarray(np.repeat(preds, len(truths), 0), dtype)
-    for name, (value, grad) in run(pred, np.tile(truths, (8, 1, 1))).items():
+    for name, (value, grad) in run(pred, np.tile(truths, (9, 1, 1))).items():
       assert value.dtype == jnp.float32, name
       assert np.isfinite(value).all() and np.isfinite(grad).all(), (name, key)
   nowhere = np.zeros(pred.shape, bool)
   for name, (value, grad) in run(
-    pred, np.tile(truths, (8, 1, 1)), nowhere
+    pred, np.tile(truths, (9, 1, 1)), nowhere
   ).items():
     assert np.isfinite(value).all() and (grad == 0).all(), name
   for loss in LOSSES.values():

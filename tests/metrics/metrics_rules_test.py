@@ -114,7 +114,7 @@ def test_judd_follows_pysaliency_where_repeats_count(picture):
 @pytest.mark.parametrize(
   ('points', 'score'),
   [
-    # pysaliency 0.2.22 gives this without jitter; on ties that adds a little.
+    # pysaliency's value; jitter, which breaks ties at random, moves it a little.
     ([(10, 0), (11, 1), (12, 2), (12, 2), (12, 2)], 0.43632),
     ([(10, 0), (11, 1), (12, 2)], None),
   ],
