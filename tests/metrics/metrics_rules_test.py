@@ -114,7 +114,7 @@ def test_judd_follows_pysaliency_where_repeats_count(picture):
 @pytest.mark.parametrize(
   ('points', 'score'),
   [
-    # pysaliency's value; jitter, which breaks ties at random, moves it a little.
+    # pysaliency's value; jitter breaks ties at random and moves it a little.
     ([(10, 0), (11, 1), (12, 2), (12, 2), (12, 2)], 0.43632),
     ([(10, 0), (11, 1), (12, 2)], None),
   ],
