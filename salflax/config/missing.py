@@ -54,7 +54,7 @@ def _lookups(config) -> Iterator[tuple[str, Callable]]:
     record = merged(config['model'], node['model'])
     for key, source, files in _weights(record, node):
       yield f'{key}={source}', _later(hub.locate, source, files=files)
-  protocols = config['evaluate']['protocols'].split(',')
+  protocols = config['evaluate']['protocols']
   yield 'package', _later(metrics.bind_protocols, protocols)
 
 

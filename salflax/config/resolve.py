@@ -93,7 +93,7 @@ def resolve(
   ranges.check(config)
   try:
     if with_data:  # predicting needs no package of a metric
-      metrics.bind_protocols(config['evaluate']['protocols'].split(','))
+      metrics.bind_protocols(config['evaluate']['protocols'])
   except ValueError as e:
     raise ValueError(f'config.evaluate.protocols: {e}') from e
   stages = []
