@@ -99,6 +99,24 @@ def read_json(path: pathlib.Path, kind: type = dict) -> Any:
   return content
 
 
+def parse_config(content: dict, kind: str, path: pathlib.Path) -> Any:
+  """Makes transformers' config of a network from config.json's content.
+
+  Args:
+    content: the file's, as `read_json` gives it.
+    kind: name of the network, such as 'bert'; older files do not state it.
+    path: the file, for the error message.
+
+  Raises:
+    ValueError: for a value of the wrong type.
+  """
+  content = {k: v for k, v in content.items() if k != 'model_type'}
+  try:
+    return transformers().AutoConfig.for_model(kind, **content)
+  except Exception as e:  # the library's own kinds of errors
+    raise ValueError(f'{path}: {e}') from e
+
+
 def _fail(message: str) -> None:
   raise FileNotFoundError(message)
 

@@ -17,8 +17,8 @@ from salflax.config import contrast as contrast_lib
 from salflax.config import network
 from salflax.config import resolve as config_lib
 from salflax.data import batches, pp
-from salflax.models.contrast import Contrast, masked, shrink, visual_tokens
-from salflax.models.layers import TextFeatures
+from salflax.models.contrast import Contrast, masked, visual_tokens
+from salflax.models.layers import TextFeatures, shrink
 from salflax.predict import trained
 from salflax.train import loop, optim, step
 from salflax.train import stage as stages_lib
@@ -38,7 +38,7 @@ class Cells(nn.Module):
   @nn.compact
   def __call__(self, image, *, train):
     assert not train
-    x = shrink(image, 8 if image.shape[1] > 8 else 4)
+    x = shrink(image, factor=8 if image.shape[1] > 8 else 4)
     mix = self.param('mix', nn.initializers.normal(1.0), (3, 5))
     x = jnp.einsum('bhwc,cd->bhwd', x, mix).reshape(len(x), -1, 5)
     return jnp.concatenate([2 * x.mean(1, keepdims=True), x], 1)
@@ -120,11 +120,11 @@ def test_flat_maps_are_finite(mask, value):
 
 def test_shrinking_takes_means():
   image = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
-  found = shrink(image, 2)
+  found = shrink(image, factor=2)
   np.testing.assert_allclose(found[1, 1, 2], image[1, 2:, 4:].mean((0, 1)))
-  np.testing.assert_array_equal(shrink(image, 1), image)
-  with pytest.raises(ValueError, match='stride=4 does not divide .* 4 x 6'):
-    shrink(image, 4)
+  np.testing.assert_array_equal(shrink(image, factor=1), image)
+  with pytest.raises(ValueError, match='stride=4 does not divide .*4 x 6'):
+    shrink(image, factor=4)
 
 
 def test_tokens_are_the_cells_of_the_coarsest_level():

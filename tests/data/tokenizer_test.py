@@ -45,9 +45,7 @@ def minilm():
 def test_ids_mask_types(folder):
   ids, mask = Tokenizer(folder, 6)(['a dog', ''])
   assert ids.dtype == np.int32 and mask.dtype == bool
-  np.testing.assert_array_equal(
-    ids, [[CLS, 5, DOG, SEP, PAD, PAD], [PAD] * 6]
-  )
+  np.testing.assert_array_equal(ids, [[CLS, 5, DOG, SEP, PAD, PAD], [PAD] * 6])
   np.testing.assert_array_equal(mask.sum(1), [4, 0])
 
 
