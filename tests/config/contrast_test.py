@@ -240,7 +240,7 @@ def batch(frozen):
 
 def test_batches_have_what_is_compared(frozen, batch):
   stage, state = frozen
-  assert stage.store_taps and stage.store_text
+  assert stage.stored == {'backbone', 'text'}
   assert {'taps', 'image', 'text_tokens', 'tokens', 'picture'} <= set(batch)
   assert batch['image'].dtype == np.float32  # normalised
   rows = [stage.train_source.meta(int(i)) for i in batch['index']]
@@ -373,7 +373,7 @@ def run(bert, tmp_path_factory):
 
 def test_it_trains(run):
   folder, stage, start = run
-  assert stage.store_text
+  assert 'text' in stage.stored
   end = tiny.last_state(stage, folder)
   lines = [r for r in tiny.read_metrics(folder / 'only') if 'loss' in r]
   caption = [r['loss/caption'] for r in lines]
@@ -411,13 +411,11 @@ def test_the_run_predicts_and_its_text_shows_in_the_loss_only(run):
   loaded = trained.load(run[0])
   assert loaded.stage.model.contrast is None
   assert not {'text', 'contrast'} & set(loaded.variables['params'])
-  saliency = []
-  for text in ('salient of 2', 'a red 1'):
-    one = loaded.preprocess(Toy(1)[0]['image'], text)
-    rows = {k: np.repeat(v, 4, 0) for k, v in one.items()}
-    saliency.append(np.asarray(loaded.predict_fn(loaded.variables, rows)))
-  assert saliency[0].std() > 0
-  np.testing.assert_array_equal(*saliency)
+  image = Toy(1)[0]['image']
+  pairs = [(image, text) for text in ('salient of 2', 'a red 1')]
+  first, second = loaded.predictor().predict(pairs)
+  assert first.std() > 0
+  np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.slow
@@ -509,7 +507,7 @@ WRONG = {
   ),
   'one picture': (
     changed('only.limit', 4),
-    'needs two pictures with different sentences; found 1 pictures',
+    'needs two images with different sentences; found 1 images',
   ),
   'alone': (changed('only.batch_size', 1), 'found batch_size 1'),
   'long': (
@@ -552,12 +550,14 @@ def test_the_config_that_those_change_is_sound(bert, toys):
   assert any(n.startswith('contrast/') for n in optim.path_names(params))
 
 
-def test_long_sentences_are_cut_where_they_are_only_matched(bert, toys):
+def test_long_sentences_are_cut_where_they_are_only_matched(bert, toys, caplog):
   node = wrong_config(bert)
   node['model']['text']['length'] = 4
   node['only']['contrast']['caption'] = 0.0
   (stage,) = config_lib.resolve(node)
   assert stage.model.contrast.matching and not stage.model.contrast.caption
+  (record,) = (r for r in caplog.records if 'lose their end' in r.msg)
+  assert record.args[:2] == (9, 4)
 
 
 def test_the_released_form_has_its_own_defaults():
