@@ -41,14 +41,8 @@ import jax
 import jax.numpy as jnp
 
 from salflax.core import spec
-from salflax.models.layers import (
-  Conv,
-  Dense,
-  Mlp,
-  TextFeatures,
-  attention,
-  check_positive,
-)
+from salflax.models.layers import Conv, Dense, TextFeatures, check_positive
+from salflax.models.transformer import Mlp, attention
 
 
 def _flat(x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import weights_rule
 from flax import traverse_util
 
 from salflax import models
-from salflax.models import fusion, layers
+from salflax.models import fusion, layers, transformer
 from salflax.models.backbones import resnet
 from salflax.models.layers import TextFeatures
 
@@ -141,7 +141,7 @@ def test_batch_norm_takes_the_statistics_of_the_whole_sharded_batch():
 def test_attention_is_softmax_of_scaled_products():
   q, k, v = (_normal(2, 5, 8, seed=s) for s in range(3))
   mask = jnp.array([[True, True, False, True, False], [True] * 5])
-  got = layers.attention(q, k, v, heads=2, mask=mask)
+  got = transformer.attention(q, k, v, heads=2, mask=mask)
   for b, h in itertools.product(range(2), range(2)):
     part = slice(4 * h, 4 * h + 4)
     scores = np.array(q[b, :, part] @ k[b, :, part].T) / 2
@@ -162,7 +162,7 @@ def test_accelerators_attend_alike(monkeypatch, masked):
   mask = jnp.asarray(mask) if masked else None
 
   def weighed(*parts):
-    y = layers.attention(*parts, heads=2, mask=mask)
+    y = transformer.attention(*parts, heads=2, mask=mask)
     return jnp.square(y).sum(), y
 
   both = []
@@ -176,7 +176,7 @@ def test_accelerators_attend_alike(monkeypatch, masked):
 
 
 def test_a_block_does_not_see_masked_tokens():
-  block = layers.EncoderBlock(2, 16)
+  block = transformer.EncoderBlock(2, 16)
   x, noise = _normal(2, 5, 8), 1e3 * _normal(2, 5, 8, seed=4)
   variables = made_up.variables(block, x)
   mask = jnp.array([[False, True, True, True, True], [True] * 5])
@@ -193,7 +193,7 @@ def test_a_block_does_not_see_masked_tokens():
 
 def test_attention_names_heads_that_do_not_fit():
   with pytest.raises(ValueError, match='3 heads'):
-    layers.attention(*[_normal(1, 2, 8)] * 3, heads=3)
+    transformer.attention(*[_normal(1, 2, 8)] * 3, heads=3)
 
 
 # Backbones.

@@ -14,7 +14,13 @@ import weights_rule
 from flax import traverse_util
 
 from salflax import models
-from salflax.models import fusion, layers, transalnet, transencoder
+from salflax.models import (
+  fusion,
+  layers,
+  transalnet,
+  transencoder,
+  transformer,
+)
 from salflax.models.layers import TextFeatures
 from salflax.models.weights import pretrained, published
 
@@ -342,7 +348,7 @@ def test_a_token_goes_through_all_blocks_and_is_dropped():
   )
   y = jnp.concatenate([token, y + p['position_embeddings']], 1)
   for name in ('layer_0', 'layer_1'):
-    y = layers.EncoderBlock(2, 16).apply({'params': p[name]}, y)
+    y = transformer.EncoderBlock(2, 16).apply({'params': p[name]}, y)
   norm = nn.LayerNorm(epsilon=1e-6)
   y = norm.apply({'params': p['encoder_norm']}, y)
   np.testing.assert_allclose(got[0].reshape(12, 8), y[0, 1:], atol=1e-5)

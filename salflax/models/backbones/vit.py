@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from salflax.core import hub, spec
-from salflax.models import layers
+from salflax.models import layers, transformer
 from salflax.models.backbones.vit_layers import Embeddings
 from salflax.models.weights import pretrained
 
@@ -36,7 +36,7 @@ _CONFIG = {
   'patch': 'patch_size',
   'eps': 'layer_norm_eps',
 }
-_NAMES = layers.BlockNames(
+_NAMES = transformer.BlockNames(
   *('layer_norm1', 'self_attn', 'layer_norm2', 'mlp', 'qkv', 'projection')
 )
 _ORIGINAL = 'visual_encoder.'
@@ -104,11 +104,11 @@ class ViT(nn.Module):
       *(self.hidden_dim, self.size, self.patch, self.dtype), name='embeddings'
     )(image)
     block = functools.partial(
-      layers.EncoderBlock,
+      transformer.EncoderBlock,
       *(self.num_heads, self.mlp_dim, self.eps, _NAMES, self.dtype),
     )
-    x = layers.Stack(self.num_layers, block, 'layers', name='encoder')(x)
-    x = layers.norm(self.eps, self.dtype, 'post_layernorm')(x)
+    x = transformer.Stack(self.num_layers, block, 'layers', name='encoder')(x)
+    x = transformer.norm(self.eps, self.dtype, 'post_layernorm')(x)
     return x.astype(jnp.float32)
 
   def _check(self, image: jax.Array) -> None:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from salflax.core import hub, spec
-from salflax.models import layers
+from salflax.models import layers, transformer
 from salflax.models.layers import TextFeatures
 from salflax.models.text.bert_layers import Activated, Embeddings, Layer
 from salflax.models.weights import pretrained
@@ -112,7 +112,8 @@ class Bert(nn.Module):
     layer = functools.partial(
       Layer, self.num_heads, self.mlp_dim, self.eps, self.dtype
     )
-    x = layers.Stack(self.num_layers, layer, 'layer', name='encoder')(x, mask)
+    encoder = transformer.Stack(self.num_layers, layer, 'layer', name='encoder')
+    x = encoder(x, mask)
     sentence = self._pooled(x, mask)
     if self.proj_dim is not None:
       sentence = layers.Dense(

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from salflax.models import layers
+from salflax.models import layers, transformer
 
 
 class Embeddings(nn.Module):
@@ -37,7 +37,7 @@ class Embeddings(nn.Module):
     if self.type_vocab:
       types = jnp.zeros((1, 1), jnp.int32)  # every sentence is the first one
       x = x + table(self.type_vocab, name='token_type_embeddings')(types)
-    return layers.norm(self.eps, self.dtype, 'LayerNorm')(x)
+    return transformer.norm(self.eps, self.dtype, 'LayerNorm')(x)
 
 
 class Output(nn.Module):
@@ -49,7 +49,7 @@ class Output(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, residual: jax.Array) -> jax.Array:
     x = layers.Dense(residual.shape[-1], dtype=self.dtype, name='dense')(x)
-    return layers.norm(self.eps, self.dtype, 'LayerNorm')(residual + x)
+    return transformer.norm(self.eps, self.dtype, 'LayerNorm')(residual + x)
 
 
 class Attention(nn.Module):
@@ -61,7 +61,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    attend = layers.SelfAttention(
+    attend = transformer.SelfAttention(
       self.num_heads, out='', dtype=self.dtype, name='self'
     )
     y = attend(x, mask)
@@ -97,6 +97,6 @@ class Layer(nn.Module):
     attend = Attention(self.num_heads, self.eps, self.dtype, name='attention')
     x = attend(x, mask)
     widen = Activated(
-      self.mlp_dim, layers.gelu, self.dtype, name='intermediate'
+      self.mlp_dim, transformer.gelu, self.dtype, name='intermediate'
     )
     return Output(self.eps, self.dtype, name='output')(widen(x), x)
