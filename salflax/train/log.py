@@ -19,7 +19,7 @@ def to_console(*, debug: bool = False) -> None:
   """Sends what salflax logs to standard error, and of libraries the warnings.
 
   Args:
-    debug: libraries' own notes too.
+    debug: libraries' own notes too, and the tracebacks of their threads.
   """
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
@@ -27,9 +27,10 @@ def to_console(*, debug: bool = False) -> None:
   ours.handlers, ours.propagate = [handler], False
   ours.setLevel(logging.INFO)
   if not debug:
-    for name in ('absl', 'orbax', 'jax', 'grain'):
+    for name in ('orbax', 'jax', 'grain'):
       logging.getLogger(name).setLevel(logging.WARNING)
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    # Orbax logs tracebacks there of every error that it raises as well.
+    absl_logging.set_verbosity(absl_logging.FATAL)
 
 
 def peak_memory_mb() -> float:

@@ -1,4 +1,6 @@
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 
@@ -75,8 +77,8 @@ def test_what_was_saved_is_what_the_state_was(tmp_path):
       state = add(state)
     jax.block_until_ready(state)
     checkpoints.wait()
-    found, _ = checkpoints.restore(at, abstract, mesh)
-    assert (np.asarray(found.params['w']) == at).all()
+    state_at, _ = checkpoints.restore(at, abstract, mesh)
+    assert (np.asarray(state_at.params['w']) == at).all()
   checkpoints.close()
 
 
@@ -101,6 +103,130 @@ def test_nothing_to_load_is_told(tmp_path):
   with pytest.raises(FileNotFoundError, match='No finished checkpoint'):
     checkpoint.load_variables(str(tmp_path), abstract, tiny.mesh())
   assert (tmp_path / '3.orbax-checkpoint-tmp').is_dir()
+
+
+def _cut(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _cut_data(step_folder):
+  for path in (step_folder / 'state').glob('**/d/*'):
+    _cut(path)
+
+
+# Damage of one step's folder -> what is said of it.
+DAMAGE = {
+  'cut data': (_cut_data, 'state cannot be read: '),
+  'data gone': (
+    lambda p: [shutil.rmtree(d) for d in p.glob('state/**/d')],
+    'state cannot be read: ',
+  ),
+  'emptied manifest': (
+    lambda p: (p / 'state' / 'manifest.ocdbt').write_bytes(b''),
+    'state cannot be read: .*manifest',
+  ),
+  'no manifest': (
+    lambda p: (p / 'state' / 'manifest.ocdbt').unlink(),
+    'state/manifest.ocdbt is missing',
+  ),
+  'cut names': (
+    lambda p: _cut(p / 'state' / '_METADATA'),
+    'state/_METADATA cannot be read: ',
+  ),
+  'cut meta': (
+    lambda p: _cut(p / 'meta' / 'metadata'),
+    'meta/metadata cannot be read: ',
+  ),
+  'cut score': (
+    lambda p: _cut(p / 'metrics' / 'metrics'),
+    'metrics/metrics cannot be read: ',
+  ),
+  'binary score': (
+    lambda p: (p / 'metrics' / 'metrics').write_bytes(b'\xff\x00'),
+    'metrics/metrics cannot be read: ',
+  ),
+  'empty folder': (
+    lambda p: (shutil.rmtree(p), p.mkdir()),
+    'state/_METADATA is missing',
+  ),
+  'a file': (
+    lambda p: (shutil.rmtree(p), p.write_text('x')),
+    'state/_METADATA cannot be read: .*Not a directory',
+  ),
+}
+
+
+@pytest.fixture(scope='module')
+def two_steps(tmp_path_factory):
+  """Checkpoints of step 1, and of step 3, which is the best and the last."""
+  folder = tmp_path_factory.mktemp('two') / 'c'
+  checkpoints = checkpoint.Checkpoints(str(folder), higher_is_better=False)
+  for at, score in ((1, 0.1), (3, 0.05)):
+    checkpoints.save(state_of(at, at), score=score)
+    checkpoints.wait()
+    if at == 1:  # else it would go away
+      shutil.copytree(folder / '1', folder.parent / '1')
+  checkpoints.close()
+  if not (folder / '1').exists():
+    (folder.parent / '1').rename(folder / '1')
+  return folder
+
+
+@pytest.mark.parametrize('name', DAMAGE)
+def test_the_newest_whole_step_is_used_in_place_of_a_damaged_one(
+  two_steps, tmp_path, caplog, name
+):
+  break_it, says = DAMAGE[name]
+  folder = tmp_path / 'c'
+  shutil.copytree(two_steps, folder)
+  break_it(folder / '3')
+  abstract, options = jax.eval_shape(lambda: state_of(0)), {}
+  options['higher_is_better'] = False
+  variables, at = checkpoint.load_variables(
+    str(folder), abstract, tiny.mesh(), **options
+  )
+  assert at == 1 and (variables['params']['w'] == 1).all()
+  (warning,) = (r.getMessage() for r in caplog.records)
+  assert re.search(f'{folder}/3 is damaged: {says}', warning)
+  assert 'Step 1 is read in its place' in warning
+  assert sorted(p.name for p in folder.iterdir()) == ['1', '3']
+  caplog.clear()
+  checkpoints = checkpoint.Checkpoints(str(folder), **options)
+  (warning,) = (r.getMessage() for r in caplog.records)
+  assert re.search(f'{folder}/3 is damaged .{says}', warning)
+  assert checkpoints.latest_step() == 1 and checkpoints.best() == (1, 0.1)
+  state, _ = checkpoints.restore(1, abstract, tiny.mesh())
+  tiny.assert_same(state, state_of(1, 1))
+  # The step can be saved anew, and stands when it is read again.
+  checkpoints.save(state_of(7, 3), score=0.01)
+  checkpoints.close()
+  variables, at = checkpoint.load_variables(
+    str(folder), abstract, tiny.mesh(), **options
+  )
+  assert at == 3 and (variables['params']['w'] == 7).all()
+  assert (folder / 'damaged-3').exists()
+
+
+def test_where_every_step_is_damaged_nothing_is_begun_anew(two_steps, tmp_path):
+  folder = tmp_path / 'c'
+  shutil.copytree(two_steps, folder)
+  for at in ('1', '3'):
+    (folder / at / 'state' / 'manifest.ocdbt').write_bytes(b'')
+  abstract = jax.eval_shape(lambda: state_of(0))
+  for call in (
+    lambda: checkpoint.Checkpoints(str(folder)),
+    lambda: checkpoint.load_variables(str(folder), abstract, tiny.mesh()),
+  ):
+    with pytest.raises(ValueError, match=f'{folder}/1 is damaged: state') as e:
+      call()
+    assert f'{folder}/3 is damaged: state' in str(e.value)
+    assert 'checkpoint is whole' in str(e.value)
+  assert sorted(p.name for p in folder.iterdir()) == ['1', '3']
+  # So does one empty folder, which no save leaves behind.
+  shutil.rmtree(folder)
+  (folder / '9').mkdir(parents=True)
+  with pytest.raises(ValueError, match='9 is damaged: .* is missing'):
+    checkpoint.Checkpoints(str(folder))
 
 
 def test_reading_a_run_needs_no_right_to_write(small_disk):
@@ -131,27 +257,39 @@ def test_too_little_room_is_told_before(tmp_path, monkeypatch):
     checkpoint.check_room(str(tmp_path / 'file' / 'x'), 1)
 
 
-def test_a_disk_that_fills_up_leaves_earlier_ones_whole(small_disk):
+@pytest.mark.usefixtures('console')
+def test_a_disk_that_fills_up_leaves_earlier_ones_whole(small_disk, capfd):
+  checkpoints = checkpoint.Checkpoints(str(small_disk / 'c'))
+
+  def fill():
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / 'other').write_bytes(bytes(free - 4096))
+
+  def fails(at, rest):
+    with pytest.raises(OSError, match='Cannot save a checkpoint in') as e:
+      checkpoints.save(state_of(at, at), score=1.0 * at)
+      checkpoints.wait()
+    assert str(e.value).endswith(f'c: No space left on device; {rest}.')
+
+  fill()
+  fails(1, 'no earlier one is there')
+  with contextlib.suppress(OSError):
+    checkpoints.close()
+  (small_disk / 'other').unlink()
   checkpoints = checkpoint.Checkpoints(str(small_disk / 'c'))
   checkpoints.save(state_of(1, 1), score=1.0)
   checkpoints.wait()
-  free = shutil.disk_usage(small_disk).free
-  with open(small_disk / 'other', 'wb') as f:
-    f.write(bytes(free - 4096))
-  with pytest.raises(
-    OSError, match='Cannot save a checkpoint in .*No space left'
-  ):
-    checkpoints.save(state_of(2, 2), score=2.0)
-    checkpoints.wait()
-  abstract = jax.eval_shape(lambda: state_of(0))
-  try:
+  fill()
+  fails(2, 'step 1 is intact')
+  with contextlib.suppress(OSError):
     checkpoints.close()
-  except OSError:
-    pass
+  abstract = jax.eval_shape(lambda: state_of(0))
   variables, at = checkpoint.load_variables(
     str(small_disk / 'c'), abstract, tiny.mesh()
   )
   assert at == 1 and (variables['params']['w'] == 1).all()
+  # The message alone: no tracebacks of libraries.
+  assert capfd.readouterr().err == ''
 
 
 @pytest.mark.slow

@@ -10,20 +10,6 @@ import pytest
 from salflax.train import log
 
 
-@pytest.fixture(autouse=True)
-def _loggers():
-  """Handlers of pytest's own survive `to_console`."""
-  ours = logging.getLogger('salflax')
-  names = ('absl', 'orbax', 'jax', 'grain')
-  before = ours.handlers, ours.propagate, ours.level
-  levels = {n: logging.getLogger(n).level for n in names}
-  yield
-  ours.handlers, ours.propagate = before[:2]
-  ours.setLevel(before[2])
-  for name, level in levels.items():
-    logging.getLogger(name).setLevel(level)
-
-
 def _rows(folder):
   with open(folder / 'metrics.jsonl', encoding='utf-8') as f:
     return [json.loads(line) for line in f]
@@ -120,8 +106,8 @@ def test_memory_is_plausible():
   assert 20 < log.peak_memory_mb() < 1 << 20
 
 
+@pytest.mark.usefixtures('console')
 def test_the_console_shows_ours_and_warnings_of_others(capsys):
-  log.to_console()
   log.to_console()  # once more does not double the lines
   logging.getLogger('salflax').info('hello %d', 3)
   logging.getLogger('salflax.x').debug('details')
