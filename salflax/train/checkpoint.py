@@ -17,7 +17,7 @@ import tensorstore
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from salflax.core import parallel
+from salflax.core import files, parallel
 from salflax.train import optim, step
 
 _LOG = logging.getLogger('salflax')
@@ -343,6 +343,18 @@ def _restore_variables(folder, at, abstract, mesh):
       more = ' and more' if len(missing) > 6 else ''
       raise ValueError(f'it lacks {", ".join(missing[:6])}{more}.')
   return restored
+
+
+def workdir_lock(workdir: str) -> contextlib.AbstractContextManager[None]:
+  """Keeps a workdir for one training; process 0 of a run takes the lock.
+
+  Raises:
+    BlockingIOError: another training has it; names its process and host.
+  """
+  if jax.process_index():
+    return contextlib.nullcontext()
+  path = os.path.join(workdir, '.lock')
+  return files.locked(path, f'training in {workdir}')
 
 
 def check_room(folder: str, num_bytes: int) -> None:

@@ -1,5 +1,5 @@
 import contextlib
-import os
+import fcntl
 import re
 import shutil
 import subprocess
@@ -22,18 +22,6 @@ def state_of(value, at=0):
     batch_stats={},
     opt_state=({'m': jnp.zeros(3)},),
   )
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-  """A disk of one megabyte."""
-  folder = tmp_path / 'disk'
-  folder.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'none', str(folder)]
-  if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
-    pytest.skip('no right to mount a small disk')
-  yield folder
-  subprocess.run(['umount', '-l', str(folder)], check=True)
 
 
 @pytest.mark.parametrize('higher', [True, False])
@@ -334,9 +322,31 @@ class TestWorkdir:
     found = self.save(tmp_path, threads=4, workers=2, log_every=7)
     assert found['threads'] == 4
 
+  def test_a_begun_run_without_its_config_is_not_claimed(self, tmp_path):
+    self.save(tmp_path)
+    (tmp_path / 'only' / 'checkpoints' / '3').mkdir(parents=True)
+    (tmp_path / 'config.json').unlink()
+    for changes in ({}, {'seed': 5}):
+      with pytest.raises(ValueError, match=f'{tmp_path} .* no config.json'):
+        self.save(tmp_path, **changes)
+    assert not (tmp_path / 'config.json').exists()
+
   def test_one_that_never_began_makes_room(self, tmp_path):
     self.save(tmp_path)
     assert self.save(tmp_path, seed=5)['seed'] == 5
+
+
+def test_a_workdir_is_for_one_training(tmp_path, monkeypatch):
+  lock = open(tmp_path / '.lock', 'w+')
+  lock.write('Process 7 on elsewhere')
+  lock.flush()
+  fcntl.flock(lock, fcntl.LOCK_EX)  # a file of its own: as another process
+  with pytest.raises(BlockingIOError, match='7 on elsewhere is training in'):
+    loop.run([], str(tmp_path))
+  # Of the processes of one run, the first alone takes it.
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  with checkpoint.workdir_lock(str(tmp_path)):
+    pass
 
 
 def test_the_first_ctrl_c_waits_the_second_does_not():

@@ -1,4 +1,6 @@
 import logging
+import os
+import subprocess
 
 import pytest
 
@@ -17,3 +19,15 @@ def console():
   for logger, (handlers, propagate, level) in zip(loggers, before):
     logger.handlers, logger.propagate = handlers, propagate
     logger.setLevel(level)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A disk of one megabyte."""
+  folder = tmp_path / 'disk'
+  folder.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'none', str(folder)]
+  if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip('no right to mount a small disk')
+  yield folder
+  subprocess.run(['umount', '-l', str(folder)], check=True)
