@@ -9,7 +9,7 @@ sum in the row's place. `bash launch/paper.sh loss_study` trains them all and
 writes the report.
 
 `scale=paper` is the published network and recipe, where it says. `scale=small`
-is what two CPU cores train in minutes: the same network, with pictures of
+is what two CPU cores train in minutes: the same network, with images of
 120x160 and Adam, which makes up for the scales of the losses.
 """
 

@@ -13,7 +13,7 @@ have the names of salflax/report/papers/reference.csv; those that the paper does
 not print are further forms of its three schemes.
 
 `scale=paper` is the published network. `scale=small` is one that two CPU cores
-train: pictures of 192x256, narrow encoders, and a frozen ResNet-50 v1 up to
+train: images of 192x256, narrow encoders, and a frozen ResNet-50 v1 up to
 layer3, whose output's 2x2 means stand for the missing 1/32 level.
 """
 
@@ -236,7 +236,7 @@ def get_config(arg=''):
   if options.row == FIRST or sam or not options.init:
     data = options.free or free['data']
     free['data'] = data
-    # Pictures that both data sets show.
+    # Images that both data sets show.
     free['exclude'] = 'salicon_in_sjtu_tis' if 'salicon' in data else ''
     config.stages += ('free',)
     config.free = common.stage(**{**rows, **recipe, **free})

@@ -1,3 +1,3 @@
-"""Where people look in a picture, given a sentence."""
+"""Where people look in an image, given a sentence."""
 
 __version__ = '0.1.0'

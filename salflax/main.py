@@ -51,6 +51,7 @@ def _initialise() -> None:
 def _evaluate(stages, workdir, what) -> None:
   """Scores the last stage's best, as cli.evaluate does; draws the curves."""
   from salflax.cli import evaluate
+  from salflax.predict import subjects, trained
   from salflax.report import plots
 
   for stage in stages if jax.process_index() == 0 else ():
@@ -58,23 +59,14 @@ def _evaluate(stages, workdir, what) -> None:
     series = plots.read_metrics(os.path.join(folder, 'metrics.jsonl'))
     plots.curves(series, os.path.join(folder, 'curves.png'), title=stage.name)
   if what.protocols:
-    evaluate.execute(
-      evaluate.options(
-        run=workdir,
-        protocols=what.protocols.split(','),
-        controls=what.controls,
-        keep_maps=what.keep_maps,
-        store=what.store,
-        # One process alone cannot use a model that several share.
-        figures=what.pictures if jax.process_count() == 1 else 0,
-      )
-    )
+    subject = subjects.of_run(trained.load(workdir), store=what.store)
+    evaluate.evaluate(subject, keep_maps=what.keep_maps, figures=what.pictures)
 
 
 def _main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  from salflax.config import resolve as config_lib
+  from salflax.config import resolve, saved
   from salflax.train import log, loop, stage
 
   log.to_console(debug=_DEBUG.value)
@@ -82,14 +74,14 @@ def _main(argv: list[str]) -> int:
 
   config, workdir = _CONFIG.value, os.path.abspath(_WORKDIR.value or '.')
   try:
-    stages = config_lib.resolve(config, workdir)
+    stages = resolve.resolve(config, workdir)
     for s in stages:
       stage.check(s)
     if _CHECK.value:
       print('The config is sound.')
       return 0
     os.makedirs(workdir, exist_ok=True)
-    config_lib.save(config, workdir)
+    saved.save(config, workdir)
     _LOG.info(
       '%d devices of kind %s, %d processes.',
       jax.device_count(),

@@ -19,7 +19,7 @@ ids = lambda p: str(p.relative_to(ROOT))
 
 MAX_FUNCTION = 60  # lines, without the docstring
 MAX_FILE = 350  # lines
-MAX_PACKAGE = 13_320  # lines of code: no docstrings, comments, blank lines
+MAX_PACKAGE = 13_600  # lines of code: no docstrings, comments, blank lines
 
 # Rooms, from the highest floor to the lowest: a room imports what stands lower.
 # Rooms that share a floor do not see each other.
@@ -241,8 +241,12 @@ def test_configs_have_every_key(name):
 
 def test_configs_import_nothing_heavy():
   for path in (ROOT / 'configs').glob('*.py'):
-    found = {other.split('.')[0] for other, _ in imports(_parse(path))}
-    assert found <= {'configs', 'difflib', 're', 'ml_collections'}, path
+    names = {
+      other if other.startswith('salflax') else other.split('.')[0]
+      for other, _ in imports(_parse(path))
+    }
+    light = {'configs', 'difflib', 're', 'ml_collections'}
+    assert names <= light | {'salflax.config.schema'}, path
 
 
 def _parse(path):

@@ -1,5 +1,6 @@
 """A tiny network and all it takes to train it."""
 
+import dataclasses
 import json
 import pathlib
 import signal
@@ -88,7 +89,8 @@ def stages(config, workdir, *, train=None, held_out=None) -> list[Stage]:
     epoch = max(1, len(train) // s.batch_size)
     node = config[s.name]
     found.append(
-      s._replace(
+      dataclasses.replace(
+        s,
         train_source=train,
         eval_source=held_out,
         steps=node.steps or round(node.epochs * epoch),

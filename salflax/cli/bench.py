@@ -109,7 +109,7 @@ def _rows(stage: Any) -> dict[str, Any]:
   rng = np.random.default_rng(0)
   batch = dict(stages_lib.example_batch(stage))
   abstract = stages_lib.abstract_state(stage)
-  if stage.store_text:
+  if 'text' in stage.stored:
     ids, mask = batch['tokens'], batch['token_mask']
     text = jax.eval_shape(
       lambda v: stage.model.apply(v, ids, mask, method='encode_text'),
@@ -117,7 +117,7 @@ def _rows(stage: Any) -> dict[str, Any]:
     )
     batch['text_tokens'] = rng.normal(size=text.tokens.shape)
     batch['sentence'] = rng.normal(size=text.sentence.shape)
-  if stage.store_taps:
+  if 'backbone' in stage.stored:
     image = batch['image']
     taps = jax.eval_shape(
       lambda v: step.encode_image(stage.model, v, image), abstract.variables
@@ -133,7 +133,7 @@ def _rows(stage: Any) -> dict[str, Any]:
     return np.repeat(np.asarray(x, kind), stage.batch_size, 0)
 
   batch = jax.tree.map(repeat, batch)
-  if stage.store_taps:
+  if 'backbone' in stage.stored:
     batch['taps'] = {k: t.astype('f2') for k, t in batch['taps'].items()}
   return batch
 
@@ -147,7 +147,7 @@ def _train_step(stage: Any, mesh: Any):
     stage.make_tx(),
     mesh,
     contrast_fn=stage.contrast_fn,
-    round_taps=stage.store_taps,
+    round_taps='backbone' in stage.stored,
   )
 
 

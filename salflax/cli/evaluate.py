@@ -13,8 +13,6 @@ bilinearly to its picture, and a map of another aspect is named.
 Writes per_image.csv, summary.json and tables.md, and prints the table.
 """
 
-import functools
-import os
 import pathlib
 from typing import Any
 
@@ -55,10 +53,11 @@ _HOW = (
   (
     _BOOL,
     'controls',
-    False,
-    'Also score what the model must pass (centre prior, human maps of the same '
-    "picture) and, for a run, the model with another picture's sentence and "
-    'with none; with paired tests.',
+    None,
+    'Also score predictors that the model must pass (centre prior, human maps '
+    "of the same image) and, for a run, the model with another image's "
+    "sentence, the same image's other sentence and none; with paired tests. By "
+    'default as the run says, and not for --maps.',
   ),
   (
     _BOOL,
@@ -76,8 +75,8 @@ _HOW = (
     _BOOL,
     'keep_maps',
     False,
-    'Keep every map of a run as a grey PNG of 8 bits, at the size of the '
-    'network, in maps/ beside the scores; --maps can score them again.',
+    'Keep every map of a run as a grey PNG of 8 bits, of the size of its '
+    'image, in maps/ beside the scores; --maps can score them again.',
   ),
   (
     _BOOL,
@@ -99,138 +98,25 @@ _HOW = (
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the options; not on import, as commands share their names."""
-  for kind, name, default, told in (*_WHAT, *_HOW):
-    kind(name, default, told, flag_values=values)
+  for kind, name, default, text in (*_WHAT, *_HOW):
+    kind(name, default, text, flag_values=values)
 
 
-def _train(options, default, load):
-  name = options.train_split or default
-  return None if name == 'none' else load(name)
-
-
-def _name(workdir):
-  """Returns what a run is called in tables; seeds go by their setting."""
-  setting = f'{workdir.parent.name}/' if workdir.name.startswith('seed') else ''
-  return setting + workdir.name
-
-
-def _of_run(options):
-  """Returns arguments of `benchmark.run`, and what the summary says of it."""
-  from salflax import metrics
-  from salflax.config import resolve as config_lib
-  from salflax.evaluate import map_folder
-  from salflax.evaluate import run as run_lib
-  from salflax.predict import trained
-
-  run = trained.load(options.run, stage=options.stage)
-  source = run.load_source(
-    options.data, options.split, options.conditions, options.data_dir
-  )
-  data = options.data or run.section['data']
-  split = options.split or run.section['test_split']
-  if seen := run.trained_on(data, source, options.data_dir):
-    cli.say(f'Note: the run was trained on {seen} of the pictures scored here.')
-  folder = config_lib.data_dir(options.data_dir or run.config['data_dir'])
-  load = functools.partial(config_lib.load_rows, data, folder=folder)
-  # The centre bias is that of the pictures scored, wherever the model learnt.
-  own = not options.data and not options.train_split
-  limit = run.section['limit'] if own else 0
-  train = _train(
-    options, run.section['split'], functools.partial(load, limit=limit)
-  )
-  protocols = metrics.bind_protocols(options.protocols or run.protocols)
-  where = '-'.join(filter(None, [options.data, options.split])) or 'test'
-  scores = pathlib.Path(run.workdir) / 'evaluate' / where
-  scores = pathlib.Path(options.out or scores)
-
-  def rows_of(view, **kwargs):
-    predict_fn = run.predict_fn
-    if options.keep_maps and view is source:
-      predict_fn = map_folder.keeping(predict_fn, view, scores / 'maps')
-    return run_lib.rows_of_model(
-      predict_fn,
-      run.variables,
-      functools.partial(run.eval_batches, store=options.store),
-      protocols,
-      threads=options.threads,
-    )(view, **kwargs)
-
-  name = _name(pathlib.Path(run.workdir))
-  about = {
-    'run': name,
-    'stage': run.stage.name,
-    'step': run.at,
-    'data': data,
-    'split': split,
-    'conditions': options.conditions or run.section['conditions'],
-  }
-  kwargs = dict(train=train, whole=load(split), sentences=options.controls)
-  return (rows_of, source, protocols), dict(kwargs, label=name), about, scores
-
-
-def _of_maps(options):
-  """As `_of_run`, of a folder of maps."""
-  from salflax import metrics
-  from salflax.config import resolve as config_lib
-  from salflax.evaluate import map_folder
-  from salflax.evaluate import run as run_lib
-
-  if not options.data:
-    raise ValueError('--maps needs --data: the data set whose maps they are.')
-  split = options.split or 'test'
-  load = lambda split, conditions=(): config_lib.load_rows(
-    options.data, split, config_lib.data_dir(options.data_dir), conditions
-  )
-  source = load(split, options.conditions)
-  train = _train(options, 'train', load)
-  protocols = metrics.bind_protocols(options.protocols or ['mit', 'course'])
-  matched = map_folder.match(options.maps, source)
-  checked = map_folder.check(matched, source, threads=options.threads)
-  cli.say(*map_folder.notes(matched, checked))
-  faults = map_folder.faults(matched, checked)
-  if faults and not options.partial:
-    raise ValueError(
-      '\n  '.join([f'{options.maps}: these maps cannot be scored:', *faults])
-      + '\nMend them, or give --partial to score the others.'
-    )
-  cli.say(*faults)
-  paths = {
-    index: path
-    for index, path in matched.paths.items()
-    if index not in checked.unusable
-  }
-  rows_of = run_lib.rows_of_maps(
-    paths, map_folder.predict, protocols, threads=options.threads
-  )
-  folder = pathlib.Path(os.path.abspath(options.maps))
-  about = {
-    'maps': folder.name,
-    'scored': len(paths),
-    'rows': len(source),
-    'data': options.data,
-    'split': split,
-    'conditions': options.conditions,
-  }
-  kwargs = dict(train=train, whole=load(split), label=folder.name)
-  out = folder.with_name(f'{folder.name}-scores')
-  return (rows_of, source, protocols), kwargs, about, out
-
-
-def _draw(options, source, whole, folder) -> None:
+def _draw(subject, figures, seed) -> None:
   from salflax.predict import examples
-  from salflax.predict import predictor as predictor_lib
-  from salflax.report import figures, plots
+  from salflax.predict.predictor import Predictor
+  from salflax.report import figures as figures_lib
+  from salflax.report import plots
 
-  predictor = predictor_lib.Predictor.load(options.run, stage=options.stage)
-  shown = examples.predict(
-    predictor, source, options.figures, seed=options.seed
-  )
+  predictor = Predictor(subject.predictor)
+  shown = examples.predict(predictor, subject.source, figures, seed=seed)
+  folder = subject.folder
   plots.conditions_figure(shown, folder / 'conditions.png')
   if any('none' in row for example in shown for row in example['rows']):
     plots.sentences_figure(shown, folder / 'sentences.png')
     # A model of one condition can be told the sentences of others, too.
-    if pairs := examples.contrast(predictor, whole, options.figures):
-      figures.difference_figure(pairs, folder / 'difference.png')
+    if pairs := examples.contrast(predictor, subject.whole, figures):
+      figures_lib.difference_figure(pairs, folder / 'difference.png')
 
 
 def _draw_centre(train, folder, threads) -> None:
@@ -241,57 +127,111 @@ def _draw_centre(train, folder, threads) -> None:
   figures.centre_figure(mean, folder / 'centre_bias.png')
 
 
-def options(**given: Any) -> flags.FlagValues:
-  """Returns options as the command line has them, `given` ones set.
+def evaluate(
+  subject: Any,
+  *,
+  keep_maps: bool = False,
+  figures: int = 0,
+  seed: int = 0,
+  threads: int | None = None,
+) -> None:
+  """Scores a subject, writes the files and prints the tables.
 
-  Raises:
-    AttributeError: for an option that does not exist.
+  Args:
+    subject: see `predict.subjects`.
+    keep_maps: whether every map is kept as a file.
+    figures: number of images drawn with their maps, for a run.
+    seed: seed of the exchange of sentences.
+    threads: threads that score.
   """
-  values = flags.FlagValues()
-  define_flags(values)
-  values.mark_as_parsed()
-  for key, value in given.items():
-    setattr(values, key, value)
-  return values
-
-
-def execute(options: Any) -> None:
-  """Scores what the options name, writes the files, prints the tables."""
   import jax
 
+  from salflax import metrics
   from salflax.evaluate import run as run_lib
   from salflax.report import tables
 
-  if bool(options.run) == bool(options.maps):
-    raise ValueError('Give either --run or --maps.')
-  args, kwargs, about, folder = (
-    _of_run(options) if options.run else _of_maps(options)
-  )
+  folder, first = subject.folder, jax.process_index() == 0
   outcome = run_lib.run(
-    *args,
-    references=options.controls,
-    seed=options.seed,
-    threads=options.threads,
-    progress=jax.process_index() == 0,
-    **kwargs,
+    subject.predictor,
+    subject.source,
+    metrics.bind_protocols(subject.protocols),
+    label=subject.label,
+    baselines=subject.baselines,
+    whole=subject.whole,
+    controls=subject.controls,
+    keep=folder / 'maps' if keep_maps else None,
+    seed=seed,
+    threads=threads,
+    progress=first,
   )
-  if jax.process_index():
+  if not first:
     return
-  result = about | outcome.result
+  result = subject.about | outcome.result
   shown = tables.score_tables(result) + tables.paired_tables(result)
   if 'course' in result['protocols']:
     shown.append(tables.beside_paper(result))
-  folder = pathlib.Path(options.out or folder)
-  run_lib.write(folder, outcome, [t.markdown() for t in shown], **about)
-  if options.run and options.figures:
-    _draw(options, args[1], kwargs['whole'], folder)
-  if options.controls and kwargs['train'] is not None:
-    _draw_centre(kwargs['train'], folder, options.threads)
+  run_lib.write(folder, outcome, [t.markdown() for t in shown], **subject.about)
+  # One process alone cannot use a network that several share.
+  if figures and subject.predictor.reads_text and jax.process_count() == 1:
+    _draw(subject, figures, seed)
+  if subject.controls and subject.baselines is not None:
+    _draw_centre(subject.baselines, folder, threads)
   for table in tables.score_tables(result, interval=False):
     print(table.markdown())
-  if kwargs['train'] is None:
-    cli.say('Without training pictures there is no centre prior, hence no IG.')
+  cli.say(*(f'Note: {note}' for note in outcome.notes))
+  if seen := subject.about.get('trained_on'):
+    cli.say(f'Note: the run was trained on {seen} of the images scored here.')
+  if subject.baselines is None:
+    cli.say('Note: without training images there is no centre prior and no IG.')
   print(f'Written to {folder}: summary.json, per_image.csv, tables.md')
+
+
+def execute(options: Any) -> None:
+  """Evaluates the run or the maps that the options name."""
+  if bool(options.run) == bool(options.maps):
+    raise ValueError('Give either --run or --maps.')
+  from salflax.predict import subjects, trained
+
+  if options.run:
+    subject = subjects.of_run(
+      trained.load(options.run, stage=options.stage),
+      data=options.data,
+      split=options.split,
+      train_split=options.train_split,
+      conditions=options.conditions,
+      protocols=options.protocols or (),
+      controls=options.controls,
+      store=options.store,
+      data_dir=options.data_dir,
+    )
+  else:
+    for flag in ('stage', 'keep_maps', 'store', 'figures'):
+      if getattr(options, flag):
+        raise ValueError(f'--{flag} is for --run: maps in files have no such.')
+    if not options.data:
+      raise ValueError('--maps needs --data: the data set whose maps they are.')
+    subject, notes = subjects.of_maps(
+      options.maps,
+      data=options.data,
+      split=options.split or 'test',
+      train_split=options.train_split or 'train',
+      conditions=options.conditions,
+      protocols=options.protocols or (),
+      controls=bool(options.controls),
+      partial=options.partial,
+      threads=options.threads,
+      data_dir=options.data_dir,
+    )
+    cli.say(*notes)
+  if options.out:
+    subject = subject._replace(folder=pathlib.Path(options.out))
+  evaluate(
+    subject,
+    keep_maps=options.keep_maps,
+    figures=options.figures,
+    seed=options.seed,
+    threads=options.threads,
+  )
 
 
 def run() -> None:

@@ -5,13 +5,10 @@ checked here or in `stage.check`, before anything is built.
 """
 
 import functools
-import json
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 
@@ -19,23 +16,28 @@ from salflax import data as datasets
 from salflax import losses, metrics
 from salflax.config import contrast as contrast_lib
 from salflax.config import network, schema
+from salflax.config.saved import load as load
+from salflax.config.saved import save as save
 from salflax.config.schema import merged, plain
 from salflax.core import spec
 from salflax.data import batches, pp
-from salflax.evaluate import rows as rows_lib
 from salflax.train import optim
 from salflax.train import stage as stages_lib
 from salflax.train.stage import Stage
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-# What may differ when a run goes on: none of it changes a number.
-FREE = ('data_dir', 'cache_dir', 'threads', 'workers', 'log_every', 'evaluate')
+# Keys that a stage takes as its section, or the run, has them.
+_AS_WRITTEN = (
+  *('loss', 'pp', 'eval_pp', 'batch_size', 'score', 'patience', 'init'),
+  'lr_scale',
+)
+_OF_RUN = ('log_every', 'seed', 'threads', 'workers')
 
 
-def data_dir(given: str) -> str:
-  """Returns where prepared data sets are."""
+def data_dir(path: str) -> str:
+  """Returns the folder of prepared data sets: `path`, or the default."""
   default = os.environ.get('SALFLAX_DATA', '~/salflax_data')
-  return os.path.expanduser(given or default)
+  return os.path.expanduser(path or default)
 
 
 def load_rows(
@@ -50,11 +52,11 @@ def load_rows(
   """Returns the rows of data sets joined by '+', one after another.
 
   Args:
-    names: of the data sets.
-    split: of each of them.
-    folder: where they are.
+    names: names of the data sets.
+    split: split of each of them.
+    folder: folder of prepared data sets.
     conditions: text conditions; () = all.
-    exclude: list of picture ids to leave out.
+    exclude: list of image ids to leave out.
     limit: only the first rows; 0 = all.
   """
   options = {'conditions': tuple(conditions)} if conditions else {}
@@ -77,7 +79,8 @@ def resolve(
 
   Args:
     config: as `configs/common.py` lays it out.
-    workdir: of the run; where the cache is unless the config says otherwise.
+    workdir: folder of the run; the cache is in it unless the config says
+      otherwise.
     with_data: False leaves the sources out, for prediction without data.
 
   Raises:
@@ -94,34 +97,30 @@ def resolve(
   stages = []
   for name in config['stages']:
     try:
-      stage = _stage(name, config, workdir, with_data)
+      stages.append(_stage(name, config, workdir, stages, with_data=with_data))
     except ValueError as e:
       raise ValueError(f'config.{name}: {e}') from e
-    stages.append(stage._replace(origin=_origin(stage, stages)))
   if with_data and config['evaluate']['protocols']:
     _check_test_split(config)
   return stages
 
 
-def _origin(stage: Stage, earlier: Sequence[Stage]) -> Stage | None:
-  """Returns the stage that another one starts from.
+def _origin(init: str, earlier: Sequence[Stage], *, contrast: bool):
+  """Returns the stage that another one starts from; None where `init` is ''.
 
   Raises:
     ValueError: `init` names no earlier stage and no run.
   """
-  if not stage.init:
+  if not init:
     return None
-  if not stage.init.startswith('@') and os.path.isdir(stage.init):
-    return stages_lib.without_contrast(load_stages(stage.init)[-1])
   names = {f'@{s.name}': s for s in earlier}
-  if stage.init in names:
-    origin = names[stage.init]
-    return origin if stage.contrast_fn else stages_lib.without_contrast(origin)
-  raise spec.unknown(
-    f'config.{stage.name}.init',
-    stage.init,
-    ['', 'the folder of a run', *names],
-  )
+  if not init.startswith('@') and os.path.isdir(init):
+    origin, contrast = load_stages(init)[-1], False
+  elif init in names:
+    origin = names[init]
+  else:
+    raise spec.unknown('init', init, ['', 'the folder of a run', *names])
+  return origin if contrast else stages_lib.without_contrast(origin)
 
 
 def load_stages(workdir: str | os.PathLike) -> list[Stage]:
@@ -156,7 +155,14 @@ def _check_test_split(config: Mapping) -> None:
     raise ValueError(f'config.{name}.test_split: {e}') from e
 
 
-def _stage(name, config, workdir, with_data) -> Stage:
+def _stage(
+  name: str,
+  config: Mapping[str, Any],
+  workdir: str,
+  earlier: Sequence[Stage],
+  *,
+  with_data: bool,
+) -> Stage:
   node = config[name]
   record = merged(config['model'], node['model'])
   schema.check_model(record)
@@ -166,55 +172,43 @@ def _stage(name, config, workdir, with_data) -> Stage:
   model, more, contrast_fn, frozen = contrast_lib.attach(
     node['contrast'], model, node['pp'], tokenizer
   )
-  node = dict(node, freeze=(*node['freeze'], *frozen))
+  _check_pp(node, tuple(model.size))
+  freeze = (*node['freeze'], *frozen)
+  contrast, stored = contrast_fn is not None, frozenset()
+  if node['store']:
+    stored = stages_lib.frozen_parts(
+      model, freeze, node['pp'], tokenizer, contrast=contrast
+    )
   vgg = network.make_features(node['perceptual'], record['backbone'])
-  train = held_out = None
+  sources = (None, None)
   if with_data:
-    train, held_out = _sources(node, data_dir(config['data_dir']))
-  steps, epoch = _length(node, len(train) if with_data else node['batch_size'])
-  protocol, _, key = node['score'].partition('/')
-  bound = _select(protocol, key)
+    sources = _sources(node, data_dir(config['data_dir']))
+  rows = len(sources[0]) if with_data else node['batch_size']
+  steps, epoch = _length(node, rows)
+  cache = config['cache_dir'] or os.path.join(workdir, 'cache')
   stage = Stage(
     name=name,
     model=model,
-    loss=node['loss'],
     loss_fn=losses.make_loss(node['loss'], vgg=vgg),
     contrast_fn=contrast_fn,
-    make_tx=_make_tx(node, steps, epoch),
-    freeze=node['freeze'],
-    train_source=train,
-    eval_source=held_out,
-    pp=node['pp'],
-    eval_pp=node['eval_pp'],
-    batch_size=node['batch_size'],
+    make_tx=_make_tx(node, freeze, steps, epoch),
+    freeze=freeze,
+    train_source=sources[0],
+    eval_source=sources[1],
     steps=steps,
     epoch=epoch,
     eval_every=max(1, round(node['eval_epochs'] * epoch)),
-    log_every=config['log_every'],
-    protocols={protocol: bound},
-    score=node['score'],
-    patience=node['patience'],
-    init=node['init'],
-    origin=None,
-    lr_scale=node['lr_scale'],
+    protocols=_score_metrics(node['score']),
+    origin=_origin(node['init'], earlier, contrast=contrast),
     weights=(*weights, *more),
     tokenizer=tokenizer,
-    store_taps=False,
-    store_text=False,
-    cache_dir=os.path.expanduser(
-      config['cache_dir'] or os.path.join(workdir, 'cache')
-    ),
-    seed=config['seed'],
-    threads=config['threads'],
-    workers=config['workers'],
+    stored=stored,
+    cache_dir=os.path.expanduser(cache),
+    **{key: node[key] for key in _AS_WRITTEN},
+    **{key: config[key] for key in _OF_RUN},
   )
-  _cross_check(stage)
   contrast_lib.check(stage)
-  frozen = stages_lib.frozen_parts(stage) if node['store'] else set()
-  return stage._replace(
-    store_taps='backbone' in frozen,
-    store_text='text' in frozen,
-  )
+  return stage
 
 
 def _sources(node: Mapping, folder: str) -> list[Sequence[dict]]:
@@ -232,24 +226,28 @@ def _sources(node: Mapping, folder: str) -> list[Sequence[dict]]:
   ]
 
 
-def _make_tx(node: Mapping, steps: int, epoch: int) -> Callable:
+def _make_tx(
+  node: Mapping, freeze: Sequence[str], steps: int, epoch: int
+) -> Callable:
   optim.bind_optimizer(node['optimizer'])
   return functools.partial(
     optim.make,
     node['optimizer'],
     schedule=optim.bind_schedule(node['schedule'])(node['lr'], steps, epoch),
     clip=node['clip'],
-    freeze=node['freeze'],
+    freeze=freeze,
     lr_scale=node['lr_scale'],
   )
 
 
-def _select(protocol: str, key: str) -> list[metrics.BoundMetric]:
-  """Returns the quick metrics of a protocol, `key` among them."""
+def _score_metrics(score: str) -> dict[str, list[metrics.BoundMetric]]:
+  """Returns the quick metrics of the score's protocol, the score among them."""
+  protocol, _, key = score.partition('/')
   spec.lookup('protocol in score', metrics.PROTOCOLS, protocol)
   every = {m.key: m for m in metrics.bind_metrics(protocol)}
   spec.lookup(f'metric of {protocol} in score', every, key)
-  return [m for k, m in every.items() if k == key or k in ('cc', 'nss', 'sim')]
+  quick = (key, 'cc', 'nss', 'sim')
+  return {protocol: [m for k, m in every.items() if k in quick]}
 
 
 def _length(node: Mapping, rows: int) -> tuple[int, int]:
@@ -263,10 +261,9 @@ def _length(node: Mapping, rows: int) -> tuple[int, int]:
   return node['steps'] or max(1, round(node['epochs'] * epoch)), epoch
 
 
-def _cross_check(stage: Stage) -> None:
-  size = tuple(stage.model.size)
+def _check_pp(node: Mapping, size: tuple[int, ...]) -> None:
   for key in ('pp', 'eval_pp'):
-    text = getattr(stage, key)
+    text = node[key]
     pp.make(text)
     names = [spec.parse(p).name for p in spec.split_chain(text)]
     for op in ('resize_pad', 'normalize'):
@@ -277,67 +274,8 @@ def _cross_check(stage: Stage) -> None:
         f'{key} resizes to {pp.frame(text)}, the model has size {size}: they '
         'must be the same.'
       )
-  if pp.is_random(stage.eval_pp):
-    raise ValueError(f'eval_pp must not draw: {stage.eval_pp!r}.')
-  if 'fixations' in losses.targets(stage.loss) and 'rasterize' not in stage.pp:
-    raise ValueError(f'loss {stage.loss!r} needs rasterize in pp.')
-
-
-def save(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Writes the config into the workdir, or checks it against the one there.
-
-  A config that stopped before its first checkpoint makes room for another.
-
-  Raises:
-    ValueError: the workdir is another config's; names the keys that differ.
-  """
-  path = pathlib.Path(workdir) / 'config.json'
-  ours = plain(config)
-  begun = any(p.name.isdigit() for p in path.parent.glob('*/checkpoints/*'))
-  if begun and not path.exists():
-    raise ValueError(
-      f'{workdir} has checkpoints but no config.json: which config they are of '
-      'is not known. Put it back, or take another --workdir.'
-    )
-  if begun:
-    theirs = load(workdir)
-    differ = [
-      f'{k}: {a!r} there, {b!r} now'
-      for k, a, b in _differences(theirs, ours)
-      if k.split('.')[0] not in FREE
-    ]
-    if differ:
-      raise ValueError(
-        f'{workdir} is the workdir of another config. It differs in '
-        f'{"; ".join(differ[:6])}. Take another --workdir, or empty this one.'
-      )
-  if jax.process_index() == 0:
-    rows_lib.write_json(path, ours)
-
-
-def _differences(a: Any, b: Any, at: str = ''):
-  if isinstance(a, Mapping) and isinstance(b, Mapping):
-    for key in sorted({*a, *b}):
-      deeper = f'{at}.{key}'.lstrip('.')
-      yield from _differences(a.get(key), b.get(key), deeper)
-  elif a != b:
-    yield at, a, b
-
-
-def load(workdir: str | os.PathLike) -> dict:
-  """Returns the config that a run was made with.
-
-  Raises:
-    FileNotFoundError: the folder is no run.
-  """
-  path = pathlib.Path(workdir) / 'config.json'
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'{workdir} is not a run: it has no config.json. A run is the --workdir '
-      'of python -m salflax.main.'
-    )
-  with open(path, encoding='utf-8') as f:
-    node = plain(json.load(f))
-  later = {k: {**schema.LATER, **node[k]} for k in node['stages']}
-  later['evaluate'] = {**schema.LATER_EVALUATE, **node['evaluate']}
-  return node | later
+  if pp.is_random(node['eval_pp']):
+    raise ValueError(f'eval_pp must not draw: {node["eval_pp"]!r}.')
+  targets = losses.targets(node['loss'])
+  if 'fixations' in targets and 'rasterize' not in node['pp']:
+    raise ValueError(f'loss {node["loss"]!r} needs rasterize in pp.')

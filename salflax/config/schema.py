@@ -1,6 +1,6 @@
-"""The keys of a config: that all are there, and no other, of the right kind.
+"""The keys of a config: meaning, default and type of each, and the checks.
 
-`configs/common.py` says what they mean and has their defaults.
+The functions of `configs/common.py` give them to configs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,76 +10,124 @@ import ml_collections
 
 from salflax.core import spec
 
-RUN = {
-  'stages': tuple,
-  'model': dict,
-  'seed': int,
-  'dtype': str,
-  'data_dir': str,
-  'cache_dir': str,
-  'threads': int,
-  'workers': int,
-  'log_every': int,
-  'evaluate': dict,
-}
-EVALUATE = {
-  'protocols': str,
-  'controls': bool,
-  'pictures': int,
-  'keep_maps': bool,
-  'store': bool,
-}
-STAGE = {
-  'data': str,
-  'split': str,
-  'eval_split': str,
-  'test_split': str,
-  'conditions': tuple,
-  'limit': int,
-  'eval_limit': int,
-  'test_limit': int,
-  'exclude': str,
-  'pp': str,
-  'eval_pp': str,
-  'loss': str,
-  'contrast': dict,
-  'perceptual': dict,
-  'optimizer': str,
-  'lr': float,
-  'schedule': str,
-  'clip': float,
-  'lr_scale': tuple,
-  'batch_size': int,
-  'epochs': float,
-  'steps': int,
-  'eval_epochs': float,
-  'score': str,
-  'patience': int,
-  'init': str,
-  'freeze': tuple,
-  'model': dict,
-  'store': bool,
-}
-CONTRAST = {
-  'kind': str,
-  'matching': float,
-  'caption': float,
-  'margin': float,
-  'hardest': bool,
-  'mask': str,
-  'stride': int,
-  'dim': int,
-  'hidden': int,
-  'per_token': bool,
-  'vision': dict,
-}
-# Keys of a stage that runs made earlier lack, and what they stand for there.
-LATER = {
-  'contrast': {},
-  'perceptual': {'weights': '', 'normalize': 'imagenet'},
-}
-LATER_EVALUATE = {'keep_maps': False, 'store': False}
-PERCEPTUAL = {'weights': str, 'normalize': str}
+# Each key stands here once: its meaning, its default, and by that its type.
+EVALUATE = dict(
+  # Protocols, separated by commas: mit, tuebingen, salicon, course.
+  protocols='mit,course',
+  # Beside the model: reference predictors, wrong and no sentence.
+  controls=True,
+  # Images drawn with their maps.
+  pictures=6,
+  # Whether every scored map is kept, as a grey image.
+  keep_maps=False,
+  # Whether features of frozen parts are stored for scored images, too: runs
+  # that share a backbone and a cache then compute them once.
+  store=False,
+)
+RUN = dict(
+  # Names of the sections that are trained, in this order.
+  stages=(),
+  # The network: a record for salflax.models.MODELS. `backbone` and `text` are
+  # records too, and say with `weights` what they start from.
+  model={},
+  # Seed of parameters, order of images and every random draw.
+  seed=0,
+  # 'float32' or 'bfloat16': what the network computes in.
+  dtype='float32',
+  # Where prepared data sets are; '' = $SALFLAX_DATA or ~/salflax_data.
+  data_dir='',
+  # Where features of frozen parts are kept; '' = <workdir>/cache.
+  cache_dir='',
+  # Threads, or with workers > 0 processes, that read images.
+  threads=2,
+  workers=0,
+  # Steps between two lines of the log.
+  log_every=50,
+  # What is scored after the last stage.
+  evaluate=EVALUATE,
+)
+PERCEPTUAL = dict(weights='', normalize='imagenet')
+STAGE = dict(
+  # Data sets, joined by '+', as named by salflax.data.
+  data='',
+  # Splits to train on, to pick the checkpoint by, and to report.
+  split='fit',
+  eval_split='val',
+  test_split='test',
+  # Text conditions to use; () = all of the data set.
+  conditions=(),
+  # Only so many rows of the training split, of the one that picks the
+  # checkpoint, and of the one that is reported; 0 = all.
+  limit=0,
+  eval_limit=0,
+  test_limit=0,
+  # Images to leave out: a file of ids, or a packaged list's name.
+  exclude='',
+  # Preprocessing of training rows, and of rows that are scored.
+  pp='',
+  eval_pp='',
+  # A sum of losses: '10*kld + 2*cc', or a preset's name.
+  loss='',
+  # Of the losses df and gm: VGG-16's weights ('@backbone': the network's
+  # own), and how they expect pixels.
+  perceptual=PERCEPTUAL,
+  # What is added for images that go with their sentences: keys of
+  # `contrast` below; {} = nothing.
+  contrast={},
+  # Optimiser, learning rate, its schedule, largest gradient norm (0 = any).
+  optimizer='adam',
+  lr=1e-5,
+  schedule='constant',
+  clip=0.0,
+  # (path pattern, factor) pairs that scale the learning rate.
+  lr_scale=(),
+  # Rows of a batch over all devices; length in epochs or in steps.
+  batch_size=8,
+  epochs=0.0,
+  steps=0,
+  # Epochs between evaluations, each followed by a checkpoint.
+  eval_epochs=1.0,
+  # Which checkpoint is best, and evaluations without a better one that end
+  # the stage (0 = never).
+  score='mit/cc',
+  patience=0,
+  # '@name': start from that stage's best checkpoint; or the folder of a
+  # run, to start from the best of its last stage.
+  init='',
+  # Patterns of parameters that keep their bits.
+  freeze=(),
+  # Attributes of the model that this stage sets otherwise.
+  model={},
+  # Whether features of frozen parts are stored and computed once.
+  store=True,
+)
+CONTRAST = dict(
+  # 'vsrn': cosine in a common space, mean over the batch; 'order', the
+  # released code: order embedding in the tokens' own space, sum.
+  kind='vsrn',
+  # Weights of the triplet loss and of the sentence's likelihood; 0 = without.
+  matching=1.0,
+  caption=1.0,
+  # By how much a pair should score above its negatives; whether the hardest
+  # negative counts, or the sum of all.
+  margin=0.2,
+  hardest=True,
+  # The map as a mask: 'max' divides it by its maximum, 'raw' does not,
+  # 'released' neither, and leaves the mean colour where it is 0, not black.
+  mask='max',
+  # The masked image is shrunk by this factor.
+  stride=1,
+  # Width of the common space, and of the decoder that tells the sentence.
+  dim=256,
+  hidden=512,
+  # Likelihood of a sentence: mean over its word pieces, or their sum.
+  per_token=False,
+  # What looks at the masked picture: the network's own 'backbone', or a
+  # tower that never trains: name, weights and attributes, e.g. of a 'vit';
+  # normalize='...' where its pixels are not the pp string's; pool='first'
+  # for a token that stands for the image.
+  vision=dict(name='backbone'),
+)
 _POSITIVE = (
   *('lr', 'batch_size', 'eval_epochs', 'threads', 'log_every'),
   *('stride', 'dim', 'hidden'),
@@ -92,6 +140,18 @@ def plain(node: Any) -> Any:
   if isinstance(node, Mapping | ml_collections.ConfigDict):
     return {k: plain(v) for k, v in node.items()}
   return tuple(map(plain, node)) if isinstance(node, list | tuple) else node
+
+
+def filled(what: str, defaults: Mapping, values: Mapping) -> dict[str, Any]:
+  """Returns the defaults with these values.
+
+  Raises:
+    ValueError: for a key that is not among the defaults, with the nearest one.
+  """
+  for key in values:
+    if key not in defaults:
+      raise spec.unknown(f'key of {what}', key, defaults)
+  return {**defaults, **values}
 
 
 def merged(base: Mapping, override: Mapping) -> dict:
@@ -140,16 +200,14 @@ def _is_section(value: Any, *, named: bool) -> bool:
   return named or len(set(value) & set(STAGE)) > len(STAGE) / 2
 
 
-def _check_keys(where: str, node: Any, kinds: Mapping[str, type]) -> None:
-  for key in node:
-    if key not in kinds:
-      raise spec.unknown(f'key of {where}', key, kinds)
-  for key, kind in kinds.items():
+def _check_keys(where: str, node: Any, defaults: Mapping[str, Any]) -> None:
+  filled(where, defaults, node)
+  for key, default in defaults.items():
     if key not in node:
       raise ValueError(
         f'{where} lacks {key!r}: begin with the functions of configs/common.py.'
       )
-    _check_value(f'{where}.{key}', key, node[key], kind)
+    _check_value(f'{where}.{key}', key, node[key], type(default))
 
 
 def _check_value(where: str, key: str, value: Any, kind: type) -> None:

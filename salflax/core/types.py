@@ -1,6 +1,6 @@
 """The words and shapes every module shares.
 
-`B` batch, `H x W` network picture, `h x w` the picture's own size, `L` tokens,
+`B` batch, `H x W` network input, `h x w` the image's own size, `L` tokens,
 `N` fixations, `D` width. A batch is a dict with some of these keys:
 
   image       f32 [B, H, W, 3]   RGB, letterboxed, normalised by the pp string
@@ -11,9 +11,10 @@
   center      f32 [B, H, W]      mean training map, for losses that ask for it
   mask        bool [B]           False for rows that only fill the last batch
   index       i32 [B]            row in the data source
-  picture     i32 [B]            equal for rows of the same picture
-  box         i32 [B, 4]         top, left, height, width of the picture inside
+  picture     i32 [B]            equal for rows of the same image
+  box         i32 [B, 4]         top, left, height, width of the image inside
                                  the letterbox
+  size        i32 [B, 2]         height and width of the image itself
 
 A prediction is f32 [B, H, W] >= 0, of any scale: every loss and metric
 normalises for itself.
@@ -31,12 +32,12 @@ Example = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
-  """What people did on one picture, at the picture's own size.
+  """What people did on one image, at the image's own size.
 
   Attributes:
     saliency: f64 [h, w] >= 0, the blurred fixations, any scale.
     fixations: i64 [N, 2], (row, column) of every fixation, repeats kept.
-    other_fixations: i64 [M, 2], fixations of other pictures rescaled to this
+    other_fixations: i64 [M, 2], fixations of other images rescaled to this
       one's size: the negatives of shuffled AUC.
     baseline: f64 [h, w], centre-bias density that sums to 1: for information
       gain.

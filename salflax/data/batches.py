@@ -5,8 +5,10 @@ and the random draws depend on the seed and the row's place in the run alone:
 not on workers, nor on how many processes share the batch.
 """
 
+import collections
+import concurrent.futures
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -26,6 +28,7 @@ KEYS = (
   'fixations',
   'center',
   'box',
+  'size',
   'index',
   'picture',
 )
@@ -45,7 +48,10 @@ class Prepare:
   def __call__(self, index: int, rng: np.random.Generator | None) -> Batch:
     """Returns the keys of `KEYS` that the row has after pp and `finish`."""
     try:
-      example = self.pp(dict(self.source[index]), rng)
+      example = dict(self.source[index])
+      seen = example['image'] if 'image' in example else example['saliency']
+      example['size'] = np.array(np.shape(seen)[:2], np.int32)
+      example = self.pp(example, rng)
       for step in self.finish:
         example = step(example)
     except Exception as e:
@@ -62,6 +68,33 @@ class Prepare:
 def meta(source: Sequence[Example], index: int) -> dict[str, Any]:
   """Returns image_id, condition and text of a row, undecoded if possible."""
   return source.meta(index) if hasattr(source, 'meta') else source[index]
+
+
+def truth(source: Sequence[Example], index: int) -> Example:
+  """Reads a row, without its image where the source can leave it out."""
+  read = getattr(source, 'truth', source.__getitem__)
+  return read(index)
+
+
+def map_ahead(
+  function: Callable[[Any], Any], items: Iterable[Any], *, threads: int
+) -> Iterator[Any]:
+  """Yields function(item) in order, computed ahead in threads.
+
+  Items are taken no faster than results: four a thread wait at most.
+  """
+  waiting = collections.deque()
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    try:
+      for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > 4 * threads:
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      for future in waiting:
+        future.cancel()
 
 
 def describe(source: Sequence[Example], index: int) -> str:
@@ -107,6 +140,10 @@ class Rows:
     """Returns image_id, condition and text of a row."""
     return meta(self.source, self.rows[index])
 
+  def truth(self, index: int) -> Example:
+    """Reads a row without its image."""
+    return truth(self.source, self.rows[index])
+
 
 class Joined:
   """The rows of several sources, one after another; `joined` tells which."""
@@ -133,6 +170,11 @@ class Joined:
     """Returns image_id, condition, text and joined of a row."""
     part, row = self._find(index)
     return dict(meta(self.sources[part], row), joined=part)
+
+  def truth(self, index: int) -> Example:
+    """Reads a row without its image."""
+    part, row = self._find(index)
+    return dict(truth(self.sources[part], row), joined=part)
 
 
 def _check_batch_size(batch_size: int, count: int) -> None:

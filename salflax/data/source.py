@@ -58,16 +58,26 @@ class PreparedSource(Sequence):
 
   def __getitem__(self, index: int) -> dict:
     """Returns the stored example: see `data.load_source`."""
+    stored = self._stored(index)
+    return {'image': _decode(stored['image'], 'RGB'), **_truth(stored)}
+
+  def truth(self, index: int) -> dict:
+    """Returns the stored example without its image, which is not decoded."""
+    return _truth(self._stored(index))
+
+  def _stored(self, index: int) -> dict:
     row = self._rows[operator.index(index)]
     part = int(np.searchsorted(self._starts, row, side='right')) - 1
-    stored = self._parts[part][row - int(self._starts[part])]
-    text = {k: _str(stored[k]) for k in ('text', 'condition', 'image_id')}
-    return {
-      'image': _decode(stored['image'], 'RGB'),
-      'saliency': _decode(stored['saliency'], 'L')[..., None],
-      'fixations': np.asarray(stored['fixations'], np.int32).reshape(-1, 2),
-      **text,
-    }
+    return self._parts[part][row - int(self._starts[part])]
+
+
+def _truth(stored) -> dict:
+  text = {k: _str(stored[k]) for k in ('text', 'condition', 'image_id')}
+  return {
+    'saliency': _decode(stored['saliency'], 'L')[..., None],
+    'fixations': np.asarray(stored['fixations'], np.int32).reshape(-1, 2),
+    **text,
+  }
 
 
 def _str(value) -> str:

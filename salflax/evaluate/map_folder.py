@@ -1,38 +1,41 @@
-"""Maps of any other model, as files in a folder: found, read and checked.
+"""Maps of any other model, as files in a folder: found, read, checked, written.
 
-A file is named `<image_id>_<condition>`, with SJTU-TIS's number in place of
-the condition if you like (`_0` pure, none whole, `_1` all, `_2` non_salient,
-`_3` salient), or just `<image_id>` for a model that reads no text.
+A file is named `<image_id>_<condition>`, with SJTU-TIS's number in place of the
+condition if you like (`_0` pure, none whole, `_1` all, `_2` non_salient, `_3`
+salient), or just `<image_id>` for a model that reads no text. An id with
+folders in it, `Action/001`, may be nested, flattened (`Action_001`) or bare
+(`001`) where that is unique.
 """
 
-import concurrent.futures
+import collections
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from salflax.core import files, parallel
+from salflax.core import files
 from salflax.core.types import Example
-from salflax.data import pp
+from salflax.data import batches
 from salflax.evaluate import scorer
 
-SUFFIXES = ('.npy', '.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
+# Of two files of one name, the earlier type counts.
+SUFFIXES = ('.npy', '.png', '.tif', '.tiff', '.bmp', '.jpg', '.jpeg')
 NUMBERS = {'pure': '0', 'all': '1', 'non_salient': '2', 'salient': '3'}
 # A small map's sides are whole numbers, so its aspect is off by a little.
 ASPECT_TOLERANCE = 0.03
 
 
 class Matched(NamedTuple):
-  """Which file holds the map of which row.
+  """Files of the maps of a source's rows.
 
   Attributes:
-    paths: by row of the source.
+    paths: file by row of the source.
     missing: 'image_id (condition)' of rows without a map.
     extra: names of files that belong to no row.
-    shared: whether one map per picture serves all its conditions.
+    shared: whether one map per image serves all its conditions.
   """
 
   paths: dict[int, pathlib.Path]
@@ -46,63 +49,103 @@ def _row_name(meta: Mapping[str, Any]) -> str:
   return f'{meta["image_id"]} ({condition})' if condition else meta['image_id']
 
 
-def match(folder: str | os.PathLike, source: Sequence[Example]) -> Matched:
-  """Finds the map of every row of a source by the names of the files.
+def _flat(name: str) -> str:
+  return name.replace('/', '_')
 
-  A map named by the picture alone serves all of the picture's conditions, but
-  only in a folder where no name carries a condition; else it stands for the
-  condition `whole`, or for a picture's only condition.
 
-  Args:
-    folder: with the maps.
-    source: with `source.meta(index)`.
+class _Names:
+  """Finds files by the names that a map may have."""
 
-  Raises:
-    FileNotFoundError: if there is no such folder, or no map in it.
-    ValueError: if two files have the same name but for the type.
-  """
-  folder = pathlib.Path(folder)
+  def __init__(self, paths: Mapping[str, pathlib.Path], ids: Sequence[str]):
+    self._paths = paths
+    self._flat = {_flat(name): path for name, path in paths.items()}
+    self._ids = {form for i in ids for form in (i, _flat(i))}
+    self._bare = collections.defaultdict(list)
+    for name, path in paths.items():
+      self._bare[name.rpartition('/')[2]].append(path)
+    bare = collections.Counter(i.rpartition('/')[2] for i in ids)
+    self._unique = {name for name, count in bare.items() if count == 1}
+
+  def find(self, image_id: str, suffix: str = '') -> pathlib.Path | None:
+    """Returns the file of an id with a suffix; None where there is none.
+
+    A name that is another image's whole id belongs to that image.
+    """
+    name = image_id + suffix
+    if suffix and name in self._ids:
+      return None
+    if path := self._paths.get(name) or self._flat.get(_flat(name)):
+      return path
+    bare = image_id.rpartition('/')[2]
+    alike = self._bare[bare + suffix] if bare in self._unique else ()
+    return alike[0] if len(alike) == 1 else None
+
+
+def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Returns the maps in a folder by path without suffix, best type first."""
   if not folder.is_dir():
     raise FileNotFoundError(f'No such folder of maps: {folder}')
-  files = {}
-  for path in sorted(folder.iterdir()):
-    if path.suffix.lower() not in SUFFIXES or path.name.startswith('.'):
+  paths: dict[str, pathlib.Path] = {}
+  for path in sorted(folder.rglob('*')):
+    inside = path.relative_to(folder)
+    hidden = any(part.startswith('.') for part in inside.parts)
+    if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
       continue
-    if path.stem in files:
-      raise ValueError(
-        f'Two maps of one name: {files[path.stem].name} and {path.name}.'
-      )
-    files[path.stem] = path
-  if not files:
+    name = inside.with_suffix('').as_posix()
+    rank = SUFFIXES.index(path.suffix.lower())
+    if name not in paths or rank < SUFFIXES.index(paths[name].suffix.lower()):
+      paths[name] = path
+  if not paths:
     raise FileNotFoundError(
       f'{folder} holds no map; looked for {", ".join(SUFFIXES)}.'
     )
-  metas = [source.meta(index) for index in range(len(source))]
-  conditions: dict[str, set[str]] = {}
-  for meta in metas:
-    conditions.setdefault(meta['image_id'], set()).add(meta['condition'])
+  return paths
 
-  def named(meta):
+
+def match(folder: str | os.PathLike, source: Sequence[Example]) -> Matched:
+  """Finds the map of every row of a source by the names of the files.
+
+  A map named by the image alone serves all of the image's conditions, but only
+  in a folder where no name carries a condition; else it stands for the
+  condition `whole`, or for an image's only condition. Of files that differ in
+  their type alone, such as a .npy and its .png, the first of `SUFFIXES` counts.
+
+  Args:
+    folder: folder with the maps; folders in it are looked into.
+    source: rows.
+
+  Raises:
+    FileNotFoundError: there is no such folder, or no map in it.
+  """
+  paths = _files(pathlib.Path(folder))
+  metas = [batches.meta(source, index) for index in range(len(source))]
+  conditions = collections.defaultdict(set)
+  for meta in metas:
+    conditions[meta['image_id']].add(meta['condition'])
+  names = _Names(paths, list(conditions))
+
+  def by_condition(meta):
     condition = meta['condition']
     for suffix in (condition, NUMBERS.get(condition)):
-      if suffix and (path := files.get(f'{meta["image_id"]}_{suffix}')):
+      if suffix and (path := names.find(meta['image_id'], f'_{suffix}')):
         return path
 
-  shared = not any(named(meta) for meta in metas)
-  paths, missing = {}, []
+  shared = not any(by_condition(meta) for meta in metas)
+  matched, missing = {}, []
   for index, meta in enumerate(metas):
     alone = len(conditions[meta['image_id']]) == 1
-    path = named(meta)
-    if path is None and (shared or alone or meta['condition'] == 'whole'):
-      path = files.get(meta['image_id'])
+    path = names.find(meta['image_id']) if alone else None
+    path = path or by_condition(meta)
+    if path is None and (shared or meta['condition'] == 'whole'):
+      path = names.find(meta['image_id'])
     if path is None:
       missing.append(_row_name(meta))
     else:
-      paths[index] = path
-  used = set(paths.values())
-  extra = [path.name for path in files.values() if path not in used]
+      matched[index] = path
+  used = {path.with_suffix('') for path in matched.values()}
+  extra = [p.name for p in paths.values() if p.with_suffix('') not in used]
   several = any(len(c) > 1 for c in conditions.values())
-  return Matched(paths, missing, extra, shared and several)
+  return Matched(matched, missing, extra, shared and several)
 
 
 def read_map(path: str | os.PathLike) -> np.ndarray:
@@ -153,9 +196,23 @@ def read_map(path: str | os.PathLike) -> np.ndarray:
   return values
 
 
-def predict(path: str | os.PathLike, example: Example) -> np.ndarray:
-  """Returns the map in a file, resized bilinearly to the picture's size."""
-  return pp.resize(read_map(path), scorer.size_of(example))
+class MapFolder:
+  """A predictor that reads its maps from files.
+
+  Args:
+    paths: file by row of the source that is scored.
+  """
+
+  reads_text = False
+
+  def __init__(self, paths: Mapping[int, pathlib.Path]):
+    self.paths = paths
+
+  def predict_rows(
+    self, source: Sequence[Example], indexes: Sequence[int]
+  ) -> Iterator[np.ndarray]:
+    """Yields the map of each of these rows, of the size it has."""
+    return (read_map(self.paths[i]) for i in indexes)
 
 
 class Checked(NamedTuple):
@@ -183,7 +240,7 @@ def check(
       found = read_map(path).shape
     except ValueError as e:
       return index, str(e), None, False
-    wanted = scorer.size_of(source[index])
+    wanted = scorer.size_of(batches.truth(source, index))
     ratio = found[1] * wanted[0] / (found[0] * wanted[1])
     rounding = 1 / min(found)
     off = abs(np.log(ratio)) > max(ASPECT_TOLERANCE, rounding)
@@ -194,13 +251,15 @@ def check(
     return index, None, note if off else None, found != wanted
 
   unusable, misshapen, resized = {}, {}, 0
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    for index, fault, note, other in pool.map(look, matched.paths.items()):
-      if fault:
-        unusable[index] = fault
-      if note:
-        misshapen[index] = note
-      resized += other
+  looked = batches.map_ahead(
+    look, matched.paths.items(), threads=scorer.threads_or_all(threads)
+  )
+  for index, fault, note, other in looked:
+    if fault:
+      unusable[index] = fault
+    if note:
+      misshapen[index] = note
+    resized += other
   return Checked(unusable, misshapen, resized)
 
 
@@ -236,35 +295,57 @@ def notes(matched: Matched, checked: Checked) -> list[str]:
   return [f'Note: {note}' for note in found]
 
 
-def keeping(
-  predict_fn: Callable, source: Sequence[Example], folder: str | os.PathLike
-) -> Callable:
-  """Returns a predict_fn that also writes what it predicts.
+def quantise(saliency: np.ndarray, *, bits: int) -> np.ndarray:
+  """Returns a map as whole numbers, its maximum becoming the largest one.
 
-  A map is <image_id>_<condition>.png, 8 bits, scaled to its maximum, without
-  the letterbox.
+  Values are rounded, not cut off: cutting off darkens every pixel by half a
+  level, which alone moves KL and IG visibly for 8 bits.
 
   Args:
-    predict_fn: (variables, batch) -> [B, H, W]; the batch has index, mask and
-      box.
-    source: the rows that the index points into.
-    folder: for the maps.
+    saliency: [h, w] >= 0, any scale.
+    bits: 8 or 16.
+
+  Returns:
+    u8 or u16 [h, w]; all zero for a map that is all zero.
   """
-  folder = pathlib.Path(folder)
+  if bits not in (8, 16):
+    raise ValueError(f'bits must be 8 or 16, found {bits}.')
+  values = np.asarray(saliency, np.float64)
+  top = values.max()
+  scaled = values / top * (2**bits - 1) if top > 0 else values
+  return np.floor(scaled.clip(min=0) + 0.5).astype(f'uint{bits}')
 
-  def predict(variables, batch):
-    preds = predict_fn(variables, batch)
-    if not isinstance(preds, np.ndarray):
-      preds = parallel.local_rows(preds)
-    for k in np.flatnonzero(batch['mask']):
-      meta = source.meta(int(batch['index'][k]))
-      top, left, h, w = (int(v) for v in batch['box'][k])
-      inside = preds[k, top : top + h, left : left + w]
-      scale = 255 / inside.max() if inside.max() > 0 else 0
-      grey = np.floor(np.clip(inside * scale, 0, 255) + 0.5).astype(np.uint8)
+
+class Keep:
+  """A predictor that also writes its maps, 8-bit grey PNG of the image's size.
+
+  Args:
+    predictor: see `scorer.maps_of`.
+    folder: folder of the files, <image_id>_<condition>.png.
+    threads: threads that read images.
+  """
+
+  def __init__(
+    self,
+    predictor: Any,
+    folder: str | os.PathLike,
+    *,
+    threads: int | None = None,
+  ):
+    self._predictor, self._folder = predictor, pathlib.Path(folder)
+    self._threads = threads
+
+  def predict_rows(
+    self, source: Sequence[Example], indexes: Sequence[int]
+  ) -> Iterator[np.ndarray]:
+    """Yields the map of each of these rows."""
+    maps = scorer.maps_of(
+      self._predictor, source, indexes, threads=self._threads
+    )
+    for index, saliency in zip(indexes, maps):
+      meta = batches.meta(source, index)
       name = '_'.join(filter(None, [meta['image_id'], meta['condition']]))
-      with files.replacing(folder / f'{name}.png') as temporary:
-        Image.fromarray(grey).save(temporary)
-    return preds
-
-  return predict
+      grey = Image.fromarray(quantise(saliency, bits=8))
+      with files.replacing(self._folder / f'{name}.png') as temporary:
+        grey.save(temporary)
+      yield saliency

@@ -1,37 +1,44 @@
-"""A whole evaluation: a predictor, what it is held to, tests and files."""
+"""A whole evaluation: a predictor, references, controls, tests and files."""
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import jax
 
 from salflax.core import files
 from salflax.core.types import Example
+from salflax.data import batches
+from salflax.evaluate import map_folder, sentences
 from salflax.evaluate import references as references_lib
 from salflax.evaluate import rows as rows_lib
 from salflax.evaluate import scorer as scorer_lib
 from salflax.evaluate.rows import Row
 
-# What a sentence does to a model: the same pictures, other sentences.
-SENTENCES = {'wrong': 'Wrong sentence', 'none': 'No sentence'}
+# Controls: the same images, other sentences.
+SENTENCES = {
+  'wrong': 'Wrong sentence',
+  'other': "Same image's other sentence",
+  'none': 'No sentence',
+}
 
 
 class Outcome(NamedTuple):
-  """What one evaluation found.
+  """Results of one evaluation.
 
   Attributes:
-    result: what summary.json holds.
-    rows: by predictor: 'model', and the names of references and controls.
+    result: content of summary.json.
+    rows: scores of each image by predictor: 'model', and the names of
+      references and controls.
+    notes: sentences on what was left out, and why.
   """
 
   result: dict[str, Any]
   rows: dict[str, list[Row]]
+  notes: list[str]
 
 
 def without_baseline(protocols: scorer_lib.Protocols) -> scorer_lib.Protocols:
-  """Returns the protocols without the metrics that need training pictures."""
+  """Returns the protocols without the metrics that need training images."""
   return {
     name: [m for m in bound if 'baseline' not in m.needs]
     for name, bound in protocols.items()
@@ -60,72 +67,123 @@ def describe(protocols: scorer_lib.Protocols) -> dict[str, Any]:
   }
 
 
+def _without_scored(
+  baselines: Sequence[Example] | None, source: Sequence[Example]
+) -> tuple[Sequence[Example] | None, list[str]]:
+  """Returns training rows of images that are not scored, and notes."""
+  if baselines is None:
+    return None, []
+  scored = {
+    batches.picture(batches.meta(source, i)) for i in range(len(source))
+  }
+  images = [
+    batches.picture(batches.meta(baselines, i)) for i in range(len(baselines))
+  ]
+  kept = [i for i, image in enumerate(images) if image not in scored]
+  if len(kept) == len(images):
+    return baselines, []
+  left_out = len(set(images) & scored)
+  if kept:
+    note = (
+      f'{left_out} of {len(set(images))} training images are scored here: the '
+      'centre prior and the baseline of IG are made of the others.'
+    )
+    return batches.Rows(baselines, kept), [note]
+  note = (
+    'All training images are scored here: there is no centre prior, and no IG.'
+  )
+  return None, [note]
+
+
 def run(
-  rows_of: Callable[..., list[Row]],
+  predictor: Any,
   source: Sequence[Example],
   protocols: scorer_lib.Protocols,
   *,
-  label: str,
-  train: Sequence[Example] | None = None,
+  label: str = 'model',
+  baselines: Sequence[Example] | None = None,
   whole: Sequence[Example] | None = None,
-  references: bool = False,
-  sentences: bool = False,
+  controls: bool = False,
+  keep: str | os.PathLike | None = None,
   seed: int = 0,
   threads: int | None = None,
   progress: bool = False,
 ) -> Outcome:
-  """Scores a predictor, and on the same pictures what it must pass.
+  """Scores a predictor, and on the same images what it must pass.
 
   Args:
-    rows_of: `(source, baseline=, others=, progress=) -> rows`; called on all
-      hosts.
-    source: the rows to score.
+    predictor: anything with `predict(pairs) -> maps`: see `scorer.maps_of`.
+      Where its `reads_text` is False, it is not given other sentences.
+    source: rows to score.
     protocols: bound metrics by protocol.
-    label: the predictor's name in tables.
-    train: training pictures, for the centre prior; None leaves out the prior
-      and every metric that needs it.
-    whole: the same pictures in all their conditions, for the references that
-      look at them; `source` itself if None.
-    references: adds the predictors of `reference.references`.
-    sentences: adds the wrong-sentence control and the empty sentence.
-    seed: of the exchange of sentences.
-    threads: number of scoring threads.
+    label: name of the predictor in tables.
+    baselines: training rows of the same data set, for the centre prior; images
+      that are scored are left out of it. None leaves out the prior and every
+      metric that needs it.
+    whole: the split that the rows are of, in all conditions: for references
+      that look at them, and other images' fixations; `source` itself if
+      None.
+    controls: adds the predictors of `references.references`, and the predictor
+      with other sentences: `SENTENCES`.
+    keep: folder for the predictor's maps; None keeps none.
+    seed: seed of the exchange of sentences.
+    threads: threads that score, by default one per processor.
     progress: shows progress bars.
 
   Returns:
-    On the first host everything; on the others the rows of the predictor.
+    The same on every host.
   """
   prior = others = None
-  if train is None:
+  whole = source if whole is None else whole
+  baselines, notes = _without_scored(baselines, source)
+  if baselines is None:
     protocols = without_baseline(protocols)
-  elif references or _needs(protocols, 'baseline'):
-    prior = references_lib.CentrePrior(train, threads=threads)
+  elif controls or _needs(protocols, 'baseline'):
+    prior = references_lib.CentrePrior(baselines, threads=threads)
   if _needs(protocols, 'other_fixations'):
-    others = scorer_lib.OtherFixations(source, threads=threads)
-  providers = {'baseline': prior, 'others': others}
+    others = scorer_lib.OtherFixations(whole, threads=threads)
 
-  def said(name):
-    return name if progress else ''
+  def score(predictor, view, name):
+    scorer = scorer_lib.Scorer(view, protocols, baseline=prior, others=others)
+    return scorer_lib.score(
+      predictor, scorer, threads=threads, progress=name if progress else ''
+    )
 
-  rows = {'model': rows_of(source, progress=said(label), **providers)}
-  if sentences and len(references_lib.with_text(source)):
+  kept = predictor
+  if keep:
+    kept = map_folder.Keep(predictor, keep, threads=threads)
+  rows, labels = {'model': score(kept, source, label)}, dict(SENTENCES)
+  if controls and getattr(predictor, 'reads_text', True):
+    wrong, too_few = sentences.wrong_sentence(source, seed=seed)
+    notes += [
+      f'Condition {condition!r} has too few images to exchange sentences.'
+      for condition in too_few
+    ]
     views = {
-      'wrong': references_lib.wrong_sentence(source, seed=seed),
-      'none': references_lib.no_sentence(source),
+      'wrong': wrong,
+      'other': sentences.other_sentence(source, whole),
+      'none': sentences.no_sentence(source),
     }
     for name, view in views.items():
-      rows[name] = rows_of(view, progress=said(SENTENCES[name]), **providers)
-  labels = dict(SENTENCES)
-  if references and jax.process_index() == 0:
-    scorer = scorer_lib.Scorer(source, protocols, **providers)
-    known = references_lib.references(prior, source if whole is None else whole)
-    for name, ref in known.items():
-      found = references_lib.reference_rows(
-        ref, scorer, threads=threads, progress=said(ref.label)
-      )
-      if found:
-        rows[name], labels[name] = found, ref.label
-  return Outcome(_result(rows, labels, label, protocols), rows)
+      if len(view):
+        rows[name] = score(predictor, view, SENTENCES[name])
+  if controls:
+    for name, ref in references_lib.references(prior, whole).items():
+      if len(view := ref.covered(source)):
+        rows[name], labels[name] = score(ref, view, ref.label), ref.label
+  return Outcome(_result(rows, labels, label, protocols), rows, notes)
+
+
+def folder_name(*parts: Any) -> str:
+  """Returns a folder's name for an evaluation: its parts joined by '-'.
+
+  Args:
+    *parts: data, split, conditions, protocols, ... where they are not the
+      run's own; empty ones are left out. No part: 'test'.
+  """
+  words = [p if isinstance(p, str) else '+'.join(p) for p in parts]
+  name = '-'.join(w for w in words if w) or 'test'
+  return ''.join(c if c.isalnum() or c in '-_+.,=:' else '_' for c in name)
 
 
 def _result(rows, labels, label, protocols):
@@ -172,79 +230,9 @@ def write(
     rows_lib.write_rows(folder / f'per_image{suffix}.csv', rows)
   if tables:
     files.write_text(folder / 'tables.md', '\n'.join(tables))
+  for path in folder.glob('per_image_*.csv'):
+    if path.stem.removeprefix('per_image_') not in outcome.rows:
+      path.unlink()  # of an earlier evaluation of the same name
   # Last, so that a summary stands for a complete folder.
   rows_lib.write_json(folder / 'summary.json', about | outcome.result)
   return folder
-
-
-def rows_of_model(
-  predict_fn: Callable,
-  variables: Any,
-  batches_of: Callable[[Sequence[Example]], Any],
-  protocols: scorer_lib.Protocols,
-  *,
-  threads: int | None = None,
-) -> Callable[..., list[Row]]:
-  """Returns the `rows_of` of a model, for `run`.
-
-  Args:
-    predict_fn: `(variables, batch) -> [B, H, W]`.
-    variables: its first argument.
-    batches_of: `(source) -> batches`, padded and masked.
-    protocols: bound metrics by protocol.
-    threads: number of scoring threads.
-  """
-
-  def rows_of(source, *, baseline, others, progress):
-    return scorer_lib.evaluate(
-      predict_fn,
-      variables,
-      batches_of(source),
-      source,
-      protocols if baseline else without_baseline(protocols),
-      baseline=baseline,
-      others=others,
-      threads=threads,
-      progress=progress,
-    )
-
-  return rows_of
-
-
-def rows_of_maps(
-  paths: Mapping[int, os.PathLike],
-  predict: Callable[[os.PathLike, Example], Any],
-  protocols: scorer_lib.Protocols,
-  *,
-  threads: int | None = None,
-) -> Callable[..., list[Row]]:
-  """Returns the `rows_of` of maps in files, for `run`.
-
-  Args:
-    paths: by row of the source.
-    predict: `(path, example) -> [h, w]`.
-    protocols: bound metrics by protocol.
-    threads: number of scoring threads.
-  """
-
-  def rows_of(source, *, baseline, others, progress):
-    scorer = scorer_lib.Scorer(
-      source,
-      protocols if baseline else without_baseline(protocols),
-      baseline=baseline,
-      others=others,
-    )
-    predictions = (
-      (index, lambda example, path=path: predict(path, example))
-      for index, path in paths.items()
-    )
-    found = scorer_lib.score_all(
-      scorer,
-      predictions,
-      total=len(paths),
-      threads=threads,
-      progress=progress,
-    )
-    return list(found.values())
-
-  return rows_of

@@ -1,18 +1,15 @@
-"""Scores of predicted maps: one row per picture and condition.
+"""Scores of predicted maps: one row per image and condition.
 
-A prediction is cut out of its letterbox, brought to the picture's own size and
-scored there by every metric of every protocol. All that is random is seeded by
-the picture's id, so a number does not depend on batch size, threads, devices
-or hosts, nor on which other conditions or protocols are asked for.
+A map is brought to the image's own size and scored there by every metric of
+every protocol. All that is random is seeded by the image's id, so a number does
+not depend on batch size, threads, devices or hosts, nor on which other
+conditions or protocols are asked for.
 """
 
 import collections
-import concurrent.futures
-import functools
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,26 +19,30 @@ from jax.experimental import multihost_utils
 
 from salflax import metrics
 from salflax.core import parallel
-from salflax.core.types import Batch, Example, GroundTruth
-from salflax.data import pp
+from salflax.core.types import Example, GroundTruth
+from salflax.data import batches, pp
 from salflax.evaluate.rows import IDENTITY, Row
-from salflax.evaluate.rows import summarise as summarise
 
 Protocols = Mapping[str, Sequence[metrics.BoundMetric]]
 Baseline = Callable[[str, tuple[int, int]], np.ndarray]
 
 # The MATLAB code of the MIT benchmark draws the negatives of shuffled AUC from
-# 10 other pictures; the other protocols use the fixations of all of them.
+# 10 other images; the other protocols use the fixations of all of them.
 NUM_OTHERS = {'mit': 10}
 
 
 def size_of(example: Example) -> tuple[int, int]:
-  """Returns height and width of the picture, in pixels."""
+  """Returns height and width of the image, in pixels."""
   return tuple(int(n) for n in np.shape(example['saliency'])[:2])
 
 
+def threads_or_all(threads: int | None) -> int:
+  """Returns a number of threads, by default one per processor."""
+  return threads or os.cpu_count() or 1
+
+
 class OtherFixations:
-  """Where people looked on the other pictures seen in the same condition.
+  """Where people looked on the other images seen in the same condition.
 
   Only rows of the same condition count, so that scoring one condition alone
   gives the same numbers as scoring all of them.
@@ -49,23 +50,24 @@ class OtherFixations:
 
   def __init__(self, source: Sequence[Example], *, threads: int | None = None):
     def read(index):
-      example = source[index]
+      example = batches.truth(source, index)
       points = np.asarray(example['fixations'], np.int64).reshape(-1, 2)
-      key = example['condition'], example['image_id']
-      return key, points, size_of(example)
+      return (
+        example['condition'],
+        batches.picture(example),
+        (points, size_of(example)),
+      )
 
-    self._pictures = collections.defaultdict(dict)
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-      for (condition, image_id), points, size in pool.map(
-        read, range(len(source))
-      ):
-        pictures = self._pictures[condition].setdefault(image_id, [])
-        pictures.append((points, size))
+    self._images = collections.defaultdict(dict)
+    rows = batches.map_ahead(
+      read, range(len(source)), threads=threads_or_all(threads)
+    )
+    for condition, image, points in rows:
+      self._images[condition].setdefault(image, []).append(points)
 
   def __call__(
     self,
-    image_id: str,
-    condition: str,
+    example: Example,
     size: tuple[int, int],
     *,
     count: int | None = None,
@@ -73,38 +75,37 @@ class OtherFixations:
     """Returns i64 [M, 2], (row, column) rescaled to `size` and truncated.
 
     Args:
-      image_id: the picture whose own fixations are left out.
-      condition: only pictures seen in this condition count.
+      example: row whose condition counts, and whose image is left out.
       size: height and width the points are brought to.
-      count: how many other pictures to draw, seeded by `image_id`; None for
+      count: number of other images to draw, seeded by the image's id; None for
         all of them.
     """
-    pictures = self._pictures[condition]
-    ids = sorted(i for i in pictures if i != image_id)
+    images, own = self._images[example['condition']], batches.picture(example)
+    ids = sorted(i for i in images if i != own)
     if count is not None and count < len(ids):
-      rng = metrics.image_rng(image_id)
+      rng = metrics.image_rng(example['image_id'])
       ids = [ids[k] for k in sorted(rng.permutation(len(ids))[:count])]
     points = [
-      xy * np.array(size) // np.array(own)
+      xy * np.array(size) // np.array(theirs)
       for i in ids
-      for xy, own in pictures[i]
+      for xy, theirs in images[i]
     ]
     return np.concatenate([np.zeros((0, 2), np.int64), *points])
 
 
 class Scorer:
-  """Scores one prediction against what people did: `scorer(index, predict)`.
+  """Scores one map against what people did: `scorer(index, saliency)`.
 
   Args:
-    source: the examples, with `source.meta(index)`.
+    source: rows, with `source.meta(index)`.
     protocols: bound metrics by the name of their protocol.
     baseline: `(condition, (h, w)) -> [h, w]`, the centre-bias density of the
-      training pictures; needed by information gain.
-    others: the negatives of shuffled AUC; read from `source` when a metric
-      needs them and none are given.
+      training images; needed by information gain.
+    others: negatives of shuffled AUC; read from `source` when a metric needs
+      them and none are given.
 
   Raises:
-    ValueError: if a metric needs a baseline and there is none.
+    ValueError: a metric needs a baseline and there is none.
   """
 
   def __init__(
@@ -127,7 +128,7 @@ class Scorer:
     if needing['baseline'] and baseline is None:
       raise ValueError(
         f'{", ".join(needing["baseline"])} needs a centre-bias baseline: pass '
-        'baseline=reference.CentrePrior(training_source).'
+        'baseline=references.CentrePrior(training_source).'
       )
     if needing['other_fixations'] and others is None:
       others = OtherFixations(source)
@@ -136,31 +137,36 @@ class Scorer:
 
   def _truth(self, example: Example, protocol: str) -> GroundTruth:
     size = size_of(example)
-    image_id, condition = example['image_id'], example['condition']
     others = self._others and self._others(
-      image_id, condition, size, count=NUM_OTHERS.get(protocol)
+      example, size, count=NUM_OTHERS.get(protocol)
     )
-    baseline = self._baseline and self._baseline(condition, size)
+    baseline = self._baseline and self._baseline(example['condition'], size)
     saliency = np.asarray(example['saliency'], np.float64).reshape(size)
     fixations = np.asarray(example['fixations'], np.int64).reshape(-1, 2)
     return GroundTruth(saliency, fixations, others, baseline)
 
-  def __call__(
-    self, index: int, predict: Callable[[Example], np.ndarray]
-  ) -> Row:
-    """Returns the row of `source[index]`; `predict(example)` gives [h, w]."""
-    example = self.source[index]
+  def __call__(self, index: int, saliency: np.ndarray) -> Row:
+    """Returns the scores of a map [h, w] of `source[index]`, of any size."""
+    example = batches.truth(self.source, index)
     try:
-      return self._score(example, np.asarray(predict(example), np.float64))
+      return self._score(example, np.asarray(saliency, np.float64))
     except ValueError as e:
       name = f'{example["image_id"]} ({example["condition"]})'
-      raise ValueError(f'Picture {name}: {e}') from e
+      raise ValueError(f'Image {name}: {e}') from e
 
   def _score(self, example: Example, pred: np.ndarray) -> Row:
+    if pred.ndim != 2 or 0 in pred.shape:
+      raise ValueError(f'a map is [h, w]; found {list(pred.shape)}.')
     if not np.isfinite(pred).all():
       count = np.count_nonzero(~np.isfinite(pred))
       raise ValueError(f'{count} values of the prediction are not finite.')
-    row = {key: example[key] for key in IDENTITY}
+    if pred.shape != size_of(example):
+      # Resizing is done in float32, which a map of any scale has to fit.
+      top = pred.max()
+      scale = 1.0 if 1e-30 < top < 1e30 else top or 1.0
+      pred = pp.resize((pred / scale).astype(np.float32), size_of(example))
+      pred = pred.astype(np.float64)
+    row = identity(example)
     for name, bound in self.protocols.items():
       scores = metrics.score(
         pred,
@@ -172,58 +178,99 @@ class Scorer:
     return row
 
 
-def score_all(
-  scorer: Scorer,
-  predictions: Iterable[tuple[int, Callable[[Example], np.ndarray]]],
+def identity(meta: Mapping[str, Any]) -> Row:
+  """Returns the columns that name a row, from its `meta`."""
+  return {k: dict(meta, source=meta.get('joined', 0))[k] for k in IDENTITY}
+
+
+def maps_of(
+  predictor: Any,
+  source: Sequence[Example],
+  indexes: Iterable[int],
   *,
-  total: int | None = None,
   threads: int | None = None,
-  progress: str = '',
-) -> dict[int, Row]:
-  """Returns the rows by index in the source, in order of the index.
+) -> Iterator[np.ndarray]:
+  """Yields the map [h, w] of each of these rows, of any size.
 
   Args:
-    scorer: says what to measure.
-    predictions: pairs of index and `predict(example) -> [h, w]`; read no
-      faster than it can be scored, so that maps do not pile up in memory.
-    total: number of predictions, for the time left.
-    threads: number of scoring threads, by default one per processor.
-    progress: what to call the work in the progress bar; '' shows none.
+    predictor: anything with `predict(pairs) -> maps`, where a pair is an image
+      u8 [h, w, 3] and a sentence. One whose answer hangs on the row, such as a
+      folder of maps, has `predict_rows(source, indexes) -> maps` instead.
+    source: rows.
+    indexes: rows to predict, in order.
+    threads: threads that read images.
   """
-  threads = threads or os.cpu_count() or 1
-  waiting, rows = collections.deque(), {}
+  if hasattr(predictor, 'predict_rows'):
+    return iter(predictor.predict_rows(source, indexes))
+  examples = batches.map_ahead(
+    source.__getitem__, indexes, threads=threads_or_all(threads)
+  )
+  return iter(predictor.predict((e['image'], e['text']) for e in examples))
+
+
+def score(
+  predictor: Any,
+  scorer: Scorer,
+  *,
+  threads: int | None = None,
+  progress: str = '',
+) -> list[Row]:
+  """Returns the scores of a predictor, one row per example, on every host.
+
+  Every host predicts and scores its share of the rows.
+
+  Args:
+    predictor: see `maps_of`.
+    scorer: source and metrics.
+    threads: threads that score, by default one per processor.
+    progress: name in the progress bar; '' shows none.
+
+  Returns:
+    Dicts of the columns `IDENTITY` and '<protocol>/<metric>', in the order of
+    the source.
+
+  Raises:
+    ValueError: a map is not finite or of a wrong shape; names the image.
+  """
+  total = len(scorer.source)
+  index, count = parallel.shard()
+  places = np.arange(index, -(-total // count) * count, count)
+  # All hosts predict equally many maps, as their devices keep in step; what
+  # repeats the last row is not scored.
+  maps = maps_of(
+    predictor,
+    scorer.source,
+    [int(i) for i in np.minimum(places, total - 1)],
+    threads=threads,
+  )
+  predictions = (
+    (int(place), saliency)
+    for place, saliency in zip(places, maps, strict=True)
+    if place < total
+  )
+  scores = batches.map_ahead(
+    lambda item: (item[0], scorer(*item)),
+    predictions,
+    threads=threads_or_all(threads),
+  )
   bar = tqdm.tqdm(
-    total=total,
+    scores,
+    total=int((places < total).sum()),
     desc=progress,
     unit='map',
     disable=not progress,
     # A log file keeps every line that a terminal would overwrite.
     mininterval=0.5 if sys.stderr.isatty() else 30,
   )
-
-  def collect():
-    index, future = waiting.popleft()
-    if index in rows:
-      raise ValueError(f'Row {index} of the source was predicted twice.')
-    rows[index] = future.result()
-    bar.update()
-
-  with bar, concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    for index, predict in predictions:
-      waiting.append((index, pool.submit(scorer, index, predict)))
-      if len(waiting) > 4 * threads:
-        collect()
-    while waiting:
-      collect()
-  return {index: rows[index] for index in sorted(rows)}
+  return _gather(dict(bar), scorer.source, scorer.keys)
 
 
 def _gather(
   rows: dict[int, Row], source: Sequence[Example], keys: Sequence[str]
-) -> dict[int, Row]:
+) -> list[Row]:
   """Returns the rows of all hosts, on every host."""
   if jax.process_count() == 1:
-    return rows
+    return list(rows.values())
   counts = multihost_utils.process_allgather(np.array(len(rows), np.int32))
   values = np.full((int(np.max(counts)), 1 + len(keys)), -1, np.float64)
   for k, (index, row) in enumerate(rows.items()):
@@ -234,60 +281,6 @@ def _gather(
   merged = {}
   for index, *scores in bits.view(np.float64):
     if index >= 0:
-      meta = source.meta(int(index))
-      row = {key: meta[key] for key in IDENTITY}
-      merged[int(index)] = row | dict(zip(keys, map(float, scores)))
-  return {index: merged[index] for index in sorted(merged)}
-
-
-def evaluate(
-  predict_fn: Callable[[Any, Batch], Any],
-  variables: Any,
-  batches: Iterable[Batch],
-  source: Sequence[Example],
-  protocols: Protocols,
-  *,
-  baseline: Baseline | None = None,
-  others: OtherFixations | None = None,
-  threads: int | None = None,
-  progress: str = '',
-) -> list[Row]:
-  """Returns one row per example, on every host: identity and all scores.
-
-  Args:
-    predict_fn: `(variables, batch) -> [B, H, W]`.
-    variables: its first argument.
-    batches: this host's share; rows whose `mask` is False are not counted.
-    source: the whole split, which `batch['index']` points into.
-    protocols: bound metrics by protocol, e.g. `{'mit': bind_metrics('mit')}`.
-    baseline: see `Scorer`.
-    others: see `Scorer`.
-    threads: number of scoring threads.
-    progress: name in the progress bar, '' for none.
-
-  Returns:
-    Dicts with image_id, condition, text and '<protocol>/<metric>', in the
-    order of the source.
-  """
-  scorer = Scorer(source, protocols, baseline=baseline, others=others)
-
-  def cut(pred, box, example):
-    return pp.unletterbox(pred, box, size_of(example))
-
-  def predictions():
-    for batch in batches:
-      preds = predict_fn(variables, batch)
-      if not isinstance(preds, np.ndarray):
-        preds = parallel.local_rows(preds)
-      for k in np.flatnonzero(batch['mask']):
-        predict = functools.partial(cut, preds[k], batch['box'][k])
-        yield int(batch['index'][k]), predict
-
-  rows = score_all(
-    scorer,
-    predictions(),
-    total=math.ceil(len(source) / jax.process_count()),
-    threads=threads,
-    progress=progress,
-  )
-  return list(_gather(rows, source, scorer.keys).values())
+      meta = batches.meta(source, int(index))
+      merged[int(index)] = identity(meta) | dict(zip(keys, map(float, scores)))
+  return [merged[index] for index in sorted(merged)]

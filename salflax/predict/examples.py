@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from salflax.core.types import Example
-from salflax.evaluate import references
+from salflax.evaluate import sentences
 from salflax.predict.predictor import Predictor
 
 
@@ -51,13 +51,10 @@ def predict(
     also none [h, w], wrong [h, w] and wrong_text.
   """
   ids = choose(source, count)
-  try:
-    retold = references.wrong_sentence(source, seed=seed)
-  except ValueError:  # too few pictures to exchange sentences
-    retold = ()
+  retold, _ = sentences.wrong_sentence(source, seed=seed)
   wrong = {
     (m['image_id'], m['condition']): m['text']
-    for m in map(getattr(retold, 'meta', None), range(len(retold)))
+    for m in map(retold.meta, range(len(retold)))
   }
   rows = {image_id: {} for image_id in ids}
   for index in range(len(source)):

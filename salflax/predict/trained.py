@@ -1,30 +1,28 @@
-"""A finished run: its model with the best weights, and its data."""
+"""A finished run: its network with the best weights, and its data."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from salflax.config import resolve as config_lib
-from salflax.core import parallel
-from salflax.core.types import Batch, Example
-from salflax.data import batches, pp
-from salflax.train import checkpoint, features, step
+from salflax.config import saved
+from salflax.core import parallel, spec
+from salflax.core.types import Example
+from salflax.data import batches
+from salflax.train import checkpoint, step
 from salflax.train import stage as stages_lib
+from salflax.train.predictor import StagePredictor
 
 
 class Run(NamedTuple):
-  """A trained model and how its data is read.
+  """A trained network and how its data is read.
 
   Attributes:
-    workdir: of the run.
-    config: as plain dicts.
-    stage: the stage whose weights these are.
-    variables: of its best checkpoint.
-    at: the step of that checkpoint.
-    predict_fn: (variables, batch) -> [B, H, W].
-    finish: what turns a preprocessed example into model inputs.
+    workdir: folder of the run.
+    config: config as plain dicts.
+    stage: stage whose weights these are.
+    variables: variables of its best checkpoint.
+    at: step of that checkpoint.
   """
 
   workdir: str
@@ -32,18 +30,22 @@ class Run(NamedTuple):
   stage: stages_lib.Stage
   variables: step.Variables
   at: int
-  predict_fn: Any
-  finish: tuple
-
-  @property
-  def protocols(self) -> list[str]:
-    """Protocols that the config reports."""
-    return self.config['evaluate']['protocols'].split(',')
 
   @property
   def section(self) -> Mapping[str, Any]:
     """The stage's section of the config."""
     return self.config[self.stage.name]
+
+  def predictor(self, *, store: bool = False) -> StagePredictor:
+    """Returns the run as a predictor.
+
+    Args:
+      store: whether rows of a source take stored features, which are kept in
+        the run's cache.
+    """
+    return StagePredictor(
+      self.stage, self.variables, parallel.make_mesh(), store=store
+    )
 
   def load_source(
     self,
@@ -52,7 +54,7 @@ class Run(NamedTuple):
     conditions: Sequence[str] = (),
     data_dir: str = '',
   ) -> Sequence[Example]:
-    """Returns rows; what is not said is as in the stage's test split."""
+    """Returns rows; what is left out is as in the stage's test split."""
     own = not data and not split
     return config_lib.load_rows(
       data or self.section['data'],
@@ -65,84 +67,72 @@ class Run(NamedTuple):
   def trained_on(
     self, data: str, source: Sequence[Example], data_dir: str = ''
   ) -> int:
-    """Returns how many pictures of a source some stage was trained on.
+    """Returns how many images of a source some stage was trained on.
+
+    Stages of the run that this one started from count too.
 
     Args:
-      data: the data set of the source.
-      source: the rows.
-      data_dir: where prepared data sets are.
+      data: data sets of the source, joined by '+'.
+      source: rows.
+      data_dir: folder of prepared data sets.
     """
     folder = config_lib.data_dir(data_dir or self.config['data_dir'])
-    ids = {batches.meta(source, i)['image_id'] for i in range(len(source))}
+    scored = dict.fromkeys(_images(data, source))
     seen = set()
-    for name in self.config['stages']:
-      node = self.config[name]
-      if data in (n.strip() for n in node['data'].split('+')):
-        rows = config_lib.load_rows(data, node['split'], folder)
-        seen |= {batches.meta(rows, i)['image_id'] for i in range(len(rows))}
-    return len(ids & seen)
+    for section in _sections(self.config):
+      try:
+        rows = config_lib.load_rows(
+          section['data'],
+          section['split'],
+          folder,
+          section['conditions'],
+          exclude=section['exclude'],
+          limit=section['limit'],
+        )
+      except FileNotFoundError:  # prepared where it was trained, not here
+        continue
+      seen.update(_images(section['data'], rows))
+    return sum(image in seen for image in scored)
 
-  def eval_batches(
-    self, source: Sequence[Example], *, store: bool = False
-  ) -> Iterator[Batch]:
-    """Yields this process's share of a source, once and in order.
 
-    Args:
-      source: the rows.
-      store: keeps features of what was frozen in the run's cache; those that
-        are there already are not computed.
-    """
-    finish = self.finish
-    if store:
-      finish = stages_lib.finishers(
-        self.stage, self.variables, source, self.stage.eval_pp
-      )
-    return batches.eval_batches(
-      source,
-      pp.make(self.stage.eval_pp),
-      batch_size=self.stage.batch_size,
-      shard=parallel.shard(),
-      finish=finish,
-      threads=self.stage.threads,
-    )
+def _images(data: str, source: Sequence[Example]) -> Iterator[tuple[str, str]]:
+  """Yields (data set, image id) of each row."""
+  names = [name.strip() for name in data.split('+')]
+  for index in range(len(source)):
+    meta = batches.meta(source, index)
+    yield names[meta.get('joined', 0)], meta['image_id']
 
-  def preprocess(self, image: np.ndarray, text: str = '') -> Batch:
-    """Returns a batch of one picture u8 [h, w, 3] and one sentence."""
-    example = {'image': image, 'text': text, 'condition': '', 'image_id': ''}
-    prepare = batches.Prepare(
-      [example], pp.make(self.stage.eval_pp), self.finish
-    )
-    return {k: np.asarray(v)[None] for k, v in prepare(0, None).items()}
+
+def _sections(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+  """Yields the sections of all stages, and of the runs they started from."""
+  for name in config['stages']:
+    section = config[name]
+    yield section
+    origin = section['init']
+    if origin and not origin.startswith('@') and os.path.isdir(origin):
+      yield from _sections(saved.load(origin))
 
 
 def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
   """Returns a run with the best weights of a stage, by default of the last.
 
-  Reads no data set: a model can predict where its data is not.
+  Reads no data set: a network can predict where its data is not.
 
   Raises:
     FileNotFoundError: the folder is no run, or the stage has no checkpoint.
     ValueError: the run has no stage of that name.
   """
   workdir = os.path.abspath(workdir)
-  config = config_lib.load(workdir)
+  config = saved.load(workdir)
   by_name = {s.name: s for s in config_lib.load_stages(workdir)}
   name = stage or [*by_name][-1]
   if name not in by_name:
-    raise config_lib.spec.unknown('stage', name, by_name)
-  found = stages_lib.without_contrast(by_name[name])
-  mesh = parallel.make_mesh()
+    raise spec.unknown('stage', name, by_name)
+  chosen = stages_lib.without_contrast(by_name[name])
   variables, at = checkpoint.load_variables(
     os.path.join(workdir, name, 'checkpoints'),
-    stages_lib.abstract_state(found),
-    mesh,
-    higher_is_better=found.score_metric().higher_is_better,
+    stages_lib.abstract_state(chosen),
+    parallel.make_mesh(),
+    higher_is_better=chosen.score_metric().higher_is_better,
   )
-  predict = step.make_predict_fn(found.model, mesh, round_taps=found.store_taps)
-
-  def predict_fn(variables, batch):
-    inputs = stages_lib.model_keys(batch)
-    return predict(variables, parallel.to_global(inputs, mesh))
-
-  finish = (features.Tokenize(found.tokenizer),) if found.tokenizer else ()
-  return Run(workdir, config, found, variables, at, predict_fn, finish)
+  return Run(workdir, config, chosen, variables, at)

@@ -16,12 +16,13 @@ from jax.sharding import Mesh
 
 from salflax.core import parallel
 from salflax.data import batches as batches_lib
-from salflax.data import pp
 from salflax.evaluate import rows as rows_lib
 from salflax.evaluate import scorer
+from salflax.evaluate.references import CentrePrior
 from salflax.train import checkpoint, log, optim, step
 from salflax.train import stage as stages_lib
 from salflax.train.interrupt import Interrupted, Stop
+from salflax.train.predictor import StagePredictor
 from salflax.train.stage import Stage
 
 _LOG = logging.getLogger('salflax')
@@ -40,7 +41,7 @@ class Diverged(FloatingPointError):
 
 
 class _Progress:
-  """Measures since the last line: checks them, writes them, says them.
+  """Measures since the last line: checks, writes and logs them.
 
   Attributes:
     rows: measures of each step since the last line, checked.
@@ -74,14 +75,14 @@ class _Progress:
         terms = ', '.join(f'{k} {v:.5g}' for k, v in row.items())
         raise Diverged(
           f'Stage {self._stage.name}, step {at}: not finite ({terms}). '
-          f'Pictures of that batch: {ids}. The last checkpoint is intact.',
+          f'Images of that batch: {ids}. The last checkpoint is intact.',
           at,
         )
       self.rows.append(row)
     self._pending = []
 
   def flush(self, at: int) -> None:
-    """Checks the noted steps, writes and says the means up to step `at`."""
+    """Checks the noted steps, writes and logs the means up to step `at`."""
     self.check()
     if not self.rows:
       return
@@ -111,36 +112,20 @@ class _Evaluation:
   """Scores the evaluation split while training."""
 
   def __init__(self, stage: Stage, mesh: Mesh, variables: step.Variables):
-    self._stage, self._mesh = stage, mesh
-    self._predict = step.make_predict_fn(
-      stage.model, mesh, round_taps=stage.store_taps
-    )
-    self._finish = stages_lib.finishers(
-      stage, variables, stage.eval_source, stage.eval_pp
+    self._predictor = StagePredictor(stage, variables, mesh, store=True)
+    self._threads, prior = stage.threads, None
+    if any(
+      'baseline' in m.needs for ms in stage.protocols.values() for m in ms
+    ):
+      prior = CentrePrior(stage.train_source, threads=stage.threads)
+    self._scorer = scorer.Scorer(
+      stage.eval_source, stage.protocols, baseline=prior
     )
 
   def __call__(self, variables: step.Variables) -> dict[str, float]:
     """Returns each metric's mean over conditions, and per condition."""
-    stage = self._stage
-    batches = batches_lib.eval_batches(
-      stage.eval_source,
-      pp.make(stage.eval_pp),
-      batch_size=stage.batch_size,
-      shard=parallel.shard(),
-      finish=self._finish,
-      threads=stage.threads,
-    )
-    predict_fn = lambda v, b: self._predict(
-      v, parallel.to_global(stages_lib.model_keys(b), self._mesh)
-    )
-    rows = scorer.evaluate(
-      predict_fn,
-      variables,
-      batches,
-      stage.eval_source,
-      stage.protocols,
-      threads=stage.threads,
-    )
+    predictor = self._predictor.replace(variables=variables)
+    rows = scorer.score(predictor, self._scorer, threads=self._threads)
     return rows_lib.means(rows)
 
 
@@ -190,7 +175,7 @@ def train_stage(
     The folder of the checkpoints.
 
   Raises:
-    Diverged: a measure is not finite; names step and pictures, and leaves
+    Diverged: a measure is not finite; names step and images, and leaves
       diverged.json in the folder.
     ValueError: the score cannot be measured on the evaluation split.
     Interrupted: after Ctrl-C or SIGTERM, with everything saved.
@@ -228,8 +213,8 @@ def train_stage(
     parallel.barrier(f'{stage.name} is finished')
   except Diverged as e:
     if jax.process_index() == 0:
-      found = {'step': e.step, 'message': str(e)}
-      rows_lib.write_json(os.path.join(folder, 'diverged.json'), found)
+      report = {'step': e.step, 'message': str(e)}
+      rows_lib.write_json(os.path.join(folder, 'diverged.json'), report)
     raise
   finally:
     checkpoints.close()
@@ -246,7 +231,7 @@ def train_stage(
 
 
 def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
-  """Runs the steps; returns what went along with the last checkpoint."""
+  """Runs the steps; returns the `extra` of the last checkpoint."""
   state, extra = _start(stage, mesh, checkpoints, start)
   at = int(state.step)
   _announce(stage, state)
@@ -259,7 +244,7 @@ def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
     stage.make_tx(),
     mesh,
     contrast_fn=stage.contrast_fn,
-    round_taps=stage.store_taps,
+    round_taps='backbone' in stage.stored,
   )
   key = parallel.to_everywhere(
     jax.random.key_data(jax.random.key(stage.seed + 1)), mesh

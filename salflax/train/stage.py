@@ -1,8 +1,9 @@
 """A stage of training, and what it starts from."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,22 +19,23 @@ from salflax.models.weights import pretrained
 from salflax.train import features, optim, step
 
 
-class Stage(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Stage:
   """One stage of training, everything bound and checked.
 
   Attributes:
-    name: of the stage's folder.
-    model: of the table MODELS.
-    loss: as written in the config.
+    name: name of the stage and its folder.
+    model: network, of the table MODELS.
+    loss: loss as written in the config.
     loss_fn: (pred, batch) -> (scalar, terms).
-    contrast_fn: (what `step.compare` finds, batch) -> (scalar, terms,
-      measures), added to the loss; None for none.
+    contrast_fn: (output of `step.compare`, batch) -> (scalar, terms, measures),
+      added to the loss; None for none.
     make_tx: () -> optimiser.
-    freeze: path patterns of what keeps its bits.
-    train_source, eval_source: rows.
+    freeze: path patterns of parameters that keep their bits.
+    train_source, eval_source: rows; None for a stage that only predicts.
     pp, eval_pp: pp strings.
-    batch_size: of the global batch.
-    steps: of the stage.
+    batch_size: rows of the global batch.
+    steps: steps of the stage.
     epoch: steps of one epoch.
     eval_every: steps between evaluations, each followed by a checkpoint.
     log_every: steps between log lines.
@@ -42,15 +44,15 @@ class Stage(NamedTuple):
     patience: evaluations without a better score that end the stage; 0 = never.
     init: '@stage' or the folder of a run, whose best checkpoint to start
       from, or ''.
-    origin: the stage that `init` names; None for none.
+    origin: stage that `init` names; None for none.
     lr_scale: (path pattern, factor) pairs that scale the learning rate.
-    weights: what to start from: scope, function that loads the variables,
-      patterns of tensors that a file may lack or have too many.
+    weights: (scope, function that loads the variables, patterns of tensors that
+      a file may lack or have too many) of everything that starts from a file.
     tokenizer: list of strings -> (ids, mask), or None.
-    store_taps, store_text: whether frozen parts are computed once.
-    cache_dir: for what is computed once.
-    seed: of parameters, order and random draws.
-    threads, workers: that read and preprocess.
+    stored: frozen parts whose features are stored: some of 'backbone', 'text'.
+    cache_dir: folder of stored features.
+    seed: seed of parameters, order and random draws.
+    threads, workers: threads, or processes, that read and preprocess.
   """
 
   name: str
@@ -60,8 +62,8 @@ class Stage(NamedTuple):
   contrast_fn: Callable | None
   make_tx: Callable
   freeze: tuple[str, ...]
-  train_source: Sequence[Example]
-  eval_source: Sequence[Example]
+  train_source: Sequence[Example] | None
+  eval_source: Sequence[Example] | None
   pp: str
   eval_pp: str
   batch_size: int
@@ -73,12 +75,11 @@ class Stage(NamedTuple):
   score: str
   patience: int
   init: str
-  origin: Any
+  origin: 'Stage | None'
   lr_scale: tuple[tuple[str, float], ...]
   weights: tuple[tuple[str, Callable, tuple[str, ...]], ...]
   tokenizer: Callable | None
-  store_taps: bool
-  store_text: bool
+  stored: frozenset[str]
   cache_dir: str
   seed: int
   threads: int
@@ -90,56 +91,54 @@ class Stage(NamedTuple):
     return next(m for m in self.protocols[protocol] if m.key == key)
 
 
+def word_pieces(stage: Stage) -> list[Callable[[Example], Example]]:
+  """Returns the step that adds word pieces to an example, or none."""
+  return [features.Tokenize(stage.tokenizer)] if stage.tokenizer else []
+
+
 def finishers(
   stage: Stage,
   variables: step.Variables,
   source: Sequence[Example],
-  text: str,
+  pp_text: str,
   *,
   contrast: bool = False,
 ) -> list[Callable[[Example], Example]]:
-  """Returns what turns a preprocessed example into model inputs.
+  """Returns the steps from a preprocessed example to the inputs of the network.
 
-  Stored features of what is frozen, where the stage says so; else word
-  pieces.
+  The one place that decides between pixels and stored backbone features, and
+  between word pieces and stored sentences.
 
   Args:
     stage: the stage.
-    variables: of its model.
-    source: the rows to come.
-    text: their pp string.
-    contrast: whether pictures and word pieces are needed beside what is
-      stored, and what tells pictures apart.
+    variables: variables of its network.
+    source: rows to come.
+    pp_text: their pp string.
+    contrast: whether images and word pieces are needed beside stored features,
+      and a number that tells images apart.
   """
-  out = [batches.number_picture] if contrast else []
-  if stage.tokenizer is not None:
-    if stage.store_text:
-      metas = (batches.meta(source, i) for i in range(len(source)))
-      sentences = {m['text'] for m in metas}
-      out.append(
-        features.store_text(
-          stage.model,
-          variables,
-          sentences,
-          stage.tokenizer,
-          folder=stage.cache_dir,
-        )
+  steps = [batches.number_picture] if contrast else []
+  if 'text' in stage.stored:
+    metas = (batches.meta(source, i) for i in range(len(source)))
+    texts = {meta['text'] for meta in metas}
+    steps.append(
+      features.store_text(
+        *(stage.model, variables, texts, stage.tokenizer),
+        folder=stage.cache_dir,
       )
-    if contrast or not stage.store_text:
-      out.append(features.Tokenize(stage.tokenizer))
-  if stage.store_taps:
-    out.append(
+    )
+  if contrast or 'text' not in stage.stored:
+    steps += word_pieces(stage)
+  if 'backbone' in stage.stored:
+    steps.append(
       features.store_taps(
-        stage.model,
-        variables,
-        source,
-        text,
+        *(stage.model, variables, source, pp_text),
         folder=stage.cache_dir,
         batch_size=stage.batch_size,
         keep_image=contrast,
       )
     )
-  return out
+  return steps
 
 
 def without_contrast(stage: Stage) -> Stage:
@@ -150,7 +149,8 @@ def without_contrast(stage: Stage) -> Stage:
   if stage.contrast_fn is None:
     return stage
   # Patterns may be of the other part alone.
-  return stage._replace(
+  return dataclasses.replace(
+    stage,
     model=stage.model.clone(contrast=None),
     contrast_fn=None,
     make_tx=optax.identity,
@@ -161,10 +161,19 @@ def without_contrast(stage: Stage) -> Stage:
 
 
 def example_batch(stage: Stage) -> dict[str, Any]:
-  """Returns a batch of one made-up picture: the shapes of all in a batch.
+  """Returns a batch of one made-up image: the shapes of all in a batch.
 
-  Needs no data, so that a trained model can be read without its data.
+  Needs no data, so that a trained network can be read without its data.
   """
+  return _example_batch(
+    stage.pp,
+    stage.tokenizer,
+    losses.targets(stage.loss),
+    contrast=stage.contrast_fn is not None,
+  )
+
+
+def _example_batch(pp_text, tokenizer, targets, *, contrast):
   example = {
     'image': np.zeros((64, 64, 3), np.uint8),
     'saliency': np.zeros((64, 64, 1), np.uint8),
@@ -173,11 +182,11 @@ def example_batch(stage: Stage) -> dict[str, Any]:
     'condition': '',
     'image_id': '',
   }
-  finish = [features.Tokenize(stage.tokenizer)] if stage.tokenizer else []
-  finish += [batches.number_picture] if stage.contrast_fn else []
-  if 'center' in losses.targets(stage.loss):
+  finish = [features.Tokenize(tokenizer)] if tokenizer else []
+  finish += [batches.number_picture] if contrast else []
+  if 'center' in targets:
     finish.append(center.Center(np.zeros(center.GRID)))
-  prepare = batches.Prepare([example], pp.make(stage.pp), finish)
+  prepare = batches.Prepare([example], pp.make(pp_text), finish)
   row = prepare(0, np.random.default_rng(0))
   return {k: np.asarray(v)[None] for k, v in row.items()}
 
@@ -187,23 +196,37 @@ def abstract_state(stage: Stage) -> step.TrainState:
   return step.abstract_state(stage.model, stage.make_tx(), example_batch(stage))
 
 
-def frozen_parts(stage: Stage) -> set[str]:
-  """Returns which of 'backbone' and 'text' keeps every bit in this stage.
+def frozen_parts(
+  model: nn.Module,
+  freeze: Sequence[str],
+  pp_text: str,
+  tokenizer: Callable | None,
+  *,
+  contrast: bool = False,
+) -> frozenset[str]:
+  """Returns which of 'backbone' and 'text' keeps every bit.
 
   A backbone whose batch statistics still move does not.
+
+  Args:
+    model: network of the stage.
+    freeze: path patterns of frozen parameters.
+    pp_text: pp string of its training rows.
+    tokenizer: tokenizer of its sentences; None for no text.
+    contrast: whether the network has a part that compares.
 
   Raises:
     ValueError: a freeze pattern matches nothing.
   """
-  if not stage.freeze:
-    return set()
-  params = abstract_state(stage).params
-  trains = set(optim.path_names(params))
-  trains -= optim.frozen_names(params, stage.freeze)
+  if not freeze:
+    return frozenset()
+  batch = _example_batch(pp_text, tokenizer, (), contrast=contrast)
+  params = step.abstract_state(model, optax.identity(), batch).params
+  trains = set(optim.path_names(params)) - optim.frozen_names(params, freeze)
   parts = {'backbone', 'text'} & set(params) - {n.split('/')[0] for n in trains}
   # A backbone without batch normalisation has no such mode.
-  still = getattr(stage.model.backbone, 'bn', 'frozen') == 'frozen'
-  return parts if still else parts - {'backbone'}
+  still = getattr(model.backbone, 'bn', 'frozen') == 'frozen'
+  return frozenset(parts if still else parts - {'backbone'})
 
 
 def check(stage: Stage) -> None:
@@ -241,18 +264,18 @@ def initial_state(
       What this stage has in addition, such as a text encoder, starts from
       published weights or from its drawn value.
   """
-  given = abstract_state(stage).variables
+  variables = abstract_state(stage).variables
   loaded = [(scope, load(), skip) for scope, load, skip in stage.weights]
   if start is not None:
     # A later stage may have more than an earlier one, never less.
-    loaded.append(('', start, _only_in(given, start)))
+    loaded.append(('', start, _only_in(variables, start)))
   for scope, tree, skip in loaded:
-    given = pretrained.merge(given, tree, at=scope, skip=skip)
+    variables = pretrained.merge(variables, tree, at=scope, skip=skip)
   return step.create_state(
     *(stage.model, stage.make_tx(), example_batch(stage)),
     jax.random.key(stage.seed),
     mesh,
-    given=given,
+    start=variables,
   )
 
 
@@ -262,12 +285,12 @@ def _only_in(variables: step.Variables, tree: step.Variables) -> list[str]:
 
 
 def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
-  """Returns the endless batches of a stage, stored features and all.
+  """Returns the endless batches of a stage, with stored features.
 
   Args:
     stage: the stage.
-    variables: of its model.
-    start: steps that were taken already.
+    variables: variables of its network.
+    start: number of steps that were taken already.
   """
   contrast, text = stage.contrast_fn is not None, stage.pp
   finish = finishers(
@@ -276,7 +299,7 @@ def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
   if 'center' in losses.targets(stage.loss):
     mean = center.mean_map(stage.train_source, threads=stage.threads)
     finish.append(center.Center(mean))
-  if stage.store_taps and not contrast:
+  if 'backbone' in stage.stored and not contrast:
     # The pixels are only passing through.
     text = features.without(text, 'normalize')
   return batches.train_batches(

@@ -28,7 +28,7 @@ class TrainState:
     step: i32 [], steps taken.
     params: parameters, frozen ones among them.
     batch_stats: running statistics of the BatchNorm layers.
-    opt_state: of the optimiser, for what trains.
+    opt_state: state of the optimiser, for parameters that train.
   """
 
   step: jax.Array
@@ -45,7 +45,7 @@ class TrainState:
 def model_inputs(batch: Batch) -> tuple[Any, Any, Any]:
   """Returns (image, tokens, token_mask) as `TranSalNet.__call__` takes them.
 
-  What was computed ahead stands in for its input: `taps` for the picture,
+  Stored features stand in for their input: `taps` for the image,
   `text_tokens` and `sentence` for the word pieces.
   """
   image = batch['taps'] if 'taps' in batch else batch['image']
@@ -71,12 +71,12 @@ def forward(
   """Applies the model to a batch.
 
   Args:
-    model: of the table MODELS.
+    model: network, of the table MODELS.
     variables: 'params' and 'batch_stats'.
     batch: with the inputs of `model_inputs`.
     train: whether dropout and batch statistics are on.
     round_taps: rounds the backbone's features to float16, as the stored
-      features of a frozen backbone are: so a picture gives the same map
+      features of a frozen backbone are: so an image gives the same map
       whether or not its features were stored.
     **options: of `model.apply`.
   """
@@ -95,7 +95,7 @@ def encode_image(model: nn.Module, variables: Variables, image: Any) -> Any:
 def compare(
   model: nn.Module, variables: Variables, pred: Any, batch: Batch, **options
 ) -> Any:
-  """Returns what the model's `contrast` finds about a batch.
+  """Returns the output of the model's `contrast` for a batch.
 
   Args:
     model: with a method `compare`.
@@ -157,22 +157,22 @@ def create_state(
   key: jax.Array,
   mesh: Mesh,
   *,
-  given: Variables | None = None,
+  start: Variables | None = None,
 ) -> TrainState:
-  """Returns the state at step 0, made on the devices where it will live.
+  """Returns the state at step 0, on the devices where it will live.
 
   Args:
-    model: of the table MODELS.
+    model: network, of the table MODELS.
     tx: the optimiser.
-    batch: any batch with pictures of the shape to come.
-    key: of the initial parameters.
+    batch: any batch with images of the shape to come.
+    key: key of the initial parameters.
     mesh: the mesh.
-    given: variables that are not drawn, e.g. published weights: arrays, with
-      shapes and types where nothing is given. The rest is drawn as ever.
+    start: variables that are not drawn, e.g. published weights: arrays, with
+      shapes and types where there are none. The rest is drawn as ever.
   """
   init = _init_fn(model, tx, batch)
-  if given is None:
-    given = abstract_state(model, tx, batch).variables
+  if start is None:
+    start = abstract_state(model, tx, batch).variables
 
   def draw(key):
     # What is not asked for costs nothing: compiling the drawing of a large
@@ -180,7 +180,7 @@ def create_state(
     state = init(key)
     drawn = jax.tree.map(
       lambda g, x: x if isinstance(g, jax.ShapeDtypeStruct) else None,
-      *(given, state.variables),
+      *(start, state.variables),
     )
     return drawn, state.step, state.opt_state
 
@@ -194,7 +194,7 @@ def create_state(
   drawn, at, opt_state = make(key)
   variables = jax.tree.map(
     lambda g, x: parallel.to_everywhere(g, mesh) if x is None else x,
-    *(given, drawn),
+    *(start, drawn),
   )
   return TrainState(
     step=at,
@@ -244,7 +244,7 @@ def make_train_step(
   storing and a resumed run draws what an uninterrupted one would have.
 
   Args:
-    model: of the table MODELS.
+    model: network, of the table MODELS.
     loss_fn: (pred, batch) -> (scalar, terms).
     tx: the optimiser; what it freezes gets no gradient computed.
     mesh: the mesh.
@@ -276,8 +276,8 @@ def make_train_step(
       measures = {f'loss/{k}': v for k, v in terms.items()}
       if contrast_fn is not None:
         rngs = {'dropout': key}
-        found = compare(model, variables, pred, batch, train=True, rngs=rngs)
-        more, terms, seen = contrast_fn(found, batch)
+        output = compare(model, variables, pred, batch, train=True, rngs=rngs)
+        more, terms, seen = contrast_fn(output, batch)
         loss += more
         measures |= {f'loss/{k}': v for k, v in terms.items()}
         measures |= {f'contrast/{k}': v for k, v in seen.items()}

@@ -115,7 +115,7 @@ def trace(stage):
     tx,
     parallel.make_mesh(jax.devices()[:1]),
     contrast_fn=stage.contrast_fn,
-    round_taps=stage.store_taps,
+    round_taps='backbone' in stage.stored,
   )
   key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
   return state, *jax.eval_shape(train_step, state, batch, key)

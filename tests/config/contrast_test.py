@@ -225,7 +225,7 @@ def first_batch(stage):
 @pytest.mark.slow
 def test_batches_have_what_is_compared(bert, tmp_path):
   (stage,) = tiny.stages(configured(bert, frozen=True, kind='vsrn'), tmp_path)
-  assert stage.store_taps and stage.store_text
+  assert stage.stored == {'backbone', 'text'}
   batch = first_batch(stage)
   assert {'taps', 'image', 'text_tokens', 'tokens', 'picture'} <= set(batch)
   assert batch['image'].dtype == np.float32  # normalised
@@ -397,7 +397,7 @@ def test_the_sentence_need_not_join_the_picture(bert, tmp_path):
   config_lib.save(config, str(tmp_path))
   (stage,) = tiny.stages(config, tmp_path)
   stages_lib.check(stage)
-  assert stage.store_text
+  assert 'text' in stage.stored
   state = go(stage, tmp_path)
   assert {'text', 'contrast'} <= set(state.params)
   run = trained.load(tmp_path)

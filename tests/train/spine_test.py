@@ -35,8 +35,10 @@ def _stage(name, folder):
 def test_a_config_becomes_a_sound_stage(name, tmp_path):
   stage = _stage(name, tmp_path)
   stages_lib.check(stage)
-  assert stage.store_taps
-  assert stage.store_text == (name == 'sam')
+  assert stage.stored == {
+    'backbone',
+    'text' if name == 'sam' else 'backbone',
+  }
   taps = stage.model.backbone.taps
   assert taps == stage.model.levels
   if name == 'sam':

@@ -1,0 +1,78 @@
+"""The config of a run, in the config.json of its workdir."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from salflax.config import schema
+from salflax.config.schema import plain
+from salflax.evaluate import rows as rows_lib
+
+# Keys that may differ when a run goes on: none of them changes a number.
+FREE = ('data_dir', 'cache_dir', 'threads', 'workers', 'log_every', 'evaluate')
+
+
+def save(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Writes the config into the workdir, or checks it against the one there.
+
+  A config that stopped before its first checkpoint makes room for another.
+
+  Raises:
+    ValueError: the workdir is another config's; names the keys that differ.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  ours = plain(config)
+  begun = any(p.name.isdigit() for p in path.parent.glob('*/checkpoints/*'))
+  if begun and not path.exists():
+    raise ValueError(
+      f'{workdir} has checkpoints but no config.json: which config they are of '
+      'is not known. Put it back, or take another --workdir.'
+    )
+  if begun:
+    theirs = load(workdir)
+    differ = [
+      f'{k}: {a!r} there, {b!r} now'
+      for k, a, b in _differences(theirs, ours)
+      if k.split('.')[0] not in FREE
+    ]
+    if differ:
+      raise ValueError(
+        f'{workdir} is the workdir of another config. It differs in '
+        f'{"; ".join(differ[:6])}. Take another --workdir, or empty this one.'
+      )
+  if jax.process_index() == 0:
+    rows_lib.write_json(path, ours)
+
+
+def _differences(a: Any, b: Any, at: str = ''):
+  if isinstance(a, Mapping) and isinstance(b, Mapping):
+    for key in sorted({*a, *b}):
+      deeper = f'{at}.{key}'.lstrip('.')
+      yield from _differences(a.get(key), b.get(key), deeper)
+  elif a != b:
+    yield at, a, b
+
+
+def load(workdir: str | os.PathLike) -> dict:
+  """Returns the config of a run.
+
+  Raises:
+    FileNotFoundError: the folder is no run.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  if not path.is_file():
+    raise FileNotFoundError(
+      f'{workdir} is not a run: it has no config.json. A run is the --workdir '
+      'of python -m salflax.main.'
+    )
+  with open(path, encoding='utf-8') as f:
+    node = plain(json.load(f))
+  # Keys that are younger than the run have their defaults.
+  sections = {k: {**schema.STAGE, **node[k]} for k in node['stages']}
+  evaluate = {**schema.EVALUATE, **node['evaluate']}
+  return {**schema.RUN, **node, **sections, 'evaluate': evaluate}

@@ -1,0 +1,197 @@
+"""Finished runs and folders of maps as subjects of an evaluation."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from salflax.config import resolve
+from salflax.data import batches
+from salflax.evaluate import map_folder
+from salflax.evaluate import run as run_lib
+from salflax.predict import trained
+
+DEFAULT_PROTOCOLS = ('mit', 'course')
+
+
+class Subject(NamedTuple):
+  """What is evaluated: arguments of `evaluate.run.run`, and where it goes.
+
+  Attributes:
+    predictor: see `scorer.maps_of`.
+    source: rows to score.
+    protocols: names of protocols.
+    label: name in tables.
+    baselines: training rows for the centre prior; None for none.
+    whole: rows of the split in all conditions.
+    controls: whether references and other sentences are scored.
+    about: head of summary.json.
+    folder: folder of the files.
+  """
+
+  predictor: Any
+  source: Sequence[Any]
+  protocols: Sequence[str]
+  label: str
+  baselines: Sequence[Any] | None
+  whole: Sequence[Any]
+  controls: bool
+  about: dict[str, Any]
+  folder: pathlib.Path
+
+
+def _label(workdir: pathlib.Path) -> str:
+  """Returns the name of a run in tables; seeds go by their setting."""
+  setting = f'{workdir.parent.name}/' if workdir.name.startswith('seed') else ''
+  return setting + workdir.name
+
+
+def of_run(
+  run: trained.Run,
+  *,
+  data: str = '',
+  split: str = '',
+  train_split: str = '',
+  conditions: Sequence[str] = (),
+  protocols: Sequence[str] = (),
+  controls: bool | None = None,
+  store: bool = False,
+  data_dir: str = '',
+) -> Subject:
+  """Returns a finished run as the subject of an evaluation.
+
+  What is left out is as in the run's config; only what differs from it is in
+  the name of the folder, so that no evaluation overwrites another.
+
+  Args:
+    run: see `trained.load`.
+    data, split: rows to score.
+    train_split: split for the centre prior; 'none' for no prior.
+    conditions: conditions to score.
+    protocols: names of protocols.
+    controls: whether references and other sentences are scored.
+    store: whether features of frozen parts are stored.
+    data_dir: folder of prepared data sets.
+  """
+  asked = run.config['evaluate']
+  own_protocols = names_in(asked['protocols']) or [*DEFAULT_PROTOCOLS]
+  with_controls = asked['controls'] if controls is None else controls
+  source = run.load_source(data, split, conditions, data_dir)
+  names, part = data or run.section['data'], split or run.section['test_split']
+  folder = resolve.data_dir(data_dir or run.config['data_dir'])
+  # The centre bias is that of the images scored, wherever the model learnt.
+  own = not data and not train_split
+  train = train_split or run.section['split']
+  baselines = None
+  if train != 'none':
+    limit = run.section['limit'] if own else 0
+    baselines = resolve.load_rows(names, train, folder, limit=limit)
+  name = run_lib.folder_name(
+    data,
+    split,
+    conditions,
+    protocols if list(protocols) != own_protocols else (),
+    '' if with_controls == asked['controls'] else f'controls={with_controls}',
+  )
+  workdir = pathlib.Path(run.workdir)
+  shown = tuple(conditions) or (() if data else run.section['conditions'])
+  return Subject(
+    predictor=run.predictor(store=store),
+    source=source,
+    protocols=protocols or own_protocols,
+    label=_label(workdir),
+    baselines=baselines,
+    whole=resolve.load_rows(names, part, folder),
+    controls=with_controls,
+    about={
+      'run': _label(workdir),
+      'stage': run.stage.name,
+      'step': run.at,
+      'data': names,
+      'split': part,
+      'conditions': shown,
+      'trained_on': run.trained_on(names, source, data_dir),
+    },
+    folder=workdir / 'evaluate' / name,
+  )
+
+
+def names_in(text: str) -> list[str]:
+  """Returns the names in a list that commas separate."""
+  return [name.strip() for name in text.split(',') if name.strip()]
+
+
+def of_maps(
+  maps: str | os.PathLike,
+  *,
+  data: str,
+  split: str = 'test',
+  train_split: str = 'train',
+  conditions: Sequence[str] = (),
+  protocols: Sequence[str] = (),
+  controls: bool = False,
+  partial: bool = False,
+  threads: int | None = None,
+  data_dir: str = '',
+) -> tuple[Subject, list[str]]:
+  """Returns a folder of maps as the subject of an evaluation, and notes.
+
+  Args:
+    maps: folder of the maps: see `evaluate.map_folder`.
+    data, split: rows that they are maps of.
+    train_split: split for the centre prior; 'none' for no prior.
+    conditions: conditions to score.
+    protocols: names of protocols.
+    controls: whether references are scored.
+    partial: whether usable maps are scored where others are missing or broken.
+    threads: threads that read maps.
+    data_dir: folder of prepared data sets.
+
+  Raises:
+    FileNotFoundError: there is no such folder, or no map in it.
+    ValueError: maps are missing or broken, named each.
+  """
+  folder = pathlib.Path(os.path.abspath(maps))
+  where = resolve.data_dir(data_dir)
+  source = resolve.load_rows(data, split, where, conditions)
+  matched = map_folder.match(folder, source)
+  checked = map_folder.check(matched, source, threads=threads)
+  faults = map_folder.faults(matched, checked)
+  paths = {
+    index: path
+    for index, path in matched.paths.items()
+    if index not in checked.unusable
+  }
+  if faults and not (partial and paths):
+    raise ValueError(
+      '\n  '.join([f'{maps}: these maps cannot be scored:', *faults])
+      + '\nMend them, or give --partial to score the others.'
+    )
+  baselines = None
+  if train_split != 'none':
+    baselines = resolve.load_rows(data, train_split, where)
+  name = run_lib.folder_name(
+    f'{folder.name}-scores',
+    '' if split == 'test' else split,
+    conditions,
+    protocols,
+  )
+  subject = Subject(
+    predictor=map_folder.MapFolder(dict(enumerate(paths.values()))),
+    source=batches.Rows(source, list(paths)),
+    protocols=protocols or DEFAULT_PROTOCOLS,
+    label=folder.name,
+    baselines=baselines,
+    whole=resolve.load_rows(data, split, where),
+    controls=controls,
+    about={
+      'maps': folder.name,
+      'scored': len(paths),
+      'rows': len(source),
+      'data': data,
+      'split': split,
+      'conditions': conditions,
+    },
+    folder=folder.with_name(name),
+  )
+  return subject, map_folder.notes(matched, checked) + faults
