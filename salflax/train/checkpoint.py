@@ -4,7 +4,6 @@ The place in the data is not stored: it follows from the step.
 """
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -13,110 +12,17 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-import tensorstore
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from salflax.core import files, parallel
-from salflax.train import optim, step
+from salflax.train import optim, step, step_files
 
 _LOG = logging.getLogger('salflax')
 
 
 def _score(metrics: dict[str, float]) -> float:
   return metrics['score']
-
-
-def _steps(folder: str) -> list[int]:
-  """Lists the finished steps in a folder, in order."""
-  return sorted(int(n) for n in os.listdir(folder) if n.isdigit())
-
-
-def _read_json(path: str) -> Any:
-  with open(path, encoding='utf-8') as f:
-    return json.load(f)
-
-
-def _best(folder: str, *, higher_is_better: bool) -> tuple[int, float] | None:
-  """Finds (step, score) of the best step that has a score.
-
-  Of equal scores the later step counts, as in what is preserved.
-  """
-  sign, scored = 1 if higher_is_better else -1, []
-  for at in _steps(folder):
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-      metrics = _read_json(os.path.join(folder, str(at), 'metrics', 'metrics'))
-      scored.append((sign * float(metrics['score']), at))
-  if not scored:
-    return None
-  score, at = max(scored)
-  return at, sign * score
-
-
-def damage(path: str, *, arrays: bool = True) -> str:
-  """Names what is wrong with the files of one step; '' where they are whole.
-
-  Orbax would take some damage for another model, and its threads print
-  tracebacks.
-
-  Args:
-    path: folder of the step.
-    arrays: whether the arrays are read as well, not only what is beside them.
-  """
-  state = os.path.join(path, 'state')
-  try:
-    for name in ('state/_METADATA', 'meta/metadata'):
-      _read_json(os.path.join(path, name))
-    # A step without an evaluation has no score.
-    if os.path.exists(metrics := os.path.join(path, 'metrics', 'metrics')):
-      name = 'metrics/metrics'
-      _read_json(metrics)
-    name = 'state/manifest.ocdbt'
-    os.stat(os.path.join(path, name))
-    if not arrays:
-      return ''
-    name = 'state'
-    spec = {'driver': 'ocdbt', 'base': f'file://{os.path.abspath(state)}/'}
-    store = tensorstore.KvStore.open(spec).result()
-    for key in store.list().result():
-      store.read(key).result()
-  except FileNotFoundError:
-    return f'{name} is missing'
-  except (OSError, ValueError) as e:
-    return f'{name} cannot be read: {str(e).splitlines()[0][:200]}'
-  return ''
-
-
-def _set_aside_damaged(folder: str) -> None:
-  """Renames damaged steps, so that a run goes on from the newest whole one.
-
-  Raises:
-    ValueError: every step is damaged; nothing is renamed then.
-  """
-  steps = _steps(folder)
-  damaged = {at: d for at in steps if (d := damage(f'{folder}/{at}'))}
-  if damaged and len(damaged) == len(steps):
-    raise ValueError(
-      f'{_list_damaged(folder, damaged)} No earlier checkpoint is whole: '
-      f'remove {folder} to begin this stage anew.'
-    )
-  for at, reason in damaged.items():
-    aside = os.path.join(folder, f'damaged-{at}')
-    shutil.rmtree(aside, ignore_errors=True)
-    os.rename(os.path.join(folder, str(at)), aside)
-    whole = max(set(steps) - set(damaged))
-    _LOG.warning(
-      'The checkpoint %s/%d is damaged (%s): it is now %s, and step %d is the '
-      'newest whole one.',
-      *(folder, at, reason, aside, whole),
-    )
-
-
-def _list_damaged(folder: str, damaged: dict[int, str]) -> str:
-  return ' '.join(
-    f'The checkpoint {folder}/{at} is damaged: {reason}.'
-    for at, reason in damaged.items()
-  )
 
 
 class Checkpoints:
@@ -150,7 +56,7 @@ class Checkpoints:
     self._folder = os.path.abspath(folder)
     os.makedirs(self._folder, exist_ok=True)
     if jax.process_index() == 0:
-      _set_aside_damaged(self._folder)
+      step_files.set_aside_damaged(self._folder)
     parallel.barrier('damaged checkpoints are set aside')
     self._manager = ocp.CheckpointManager(
       self._folder,
@@ -212,7 +118,7 @@ class Checkpoints:
   def best(self) -> tuple[int, float] | None:
     """Returns (step, score) of the best evaluated one, or None."""
     self.wait()
-    return _best(self._folder, higher_is_better=self._higher)
+    return step_files.best(self._folder, higher_is_better=self._higher)
 
   def restore(
     self, at: int, abstract: step.TrainState, mesh: Mesh
@@ -244,7 +150,7 @@ class Checkpoints:
     except (OSError, ValueError) as e:  # TensorStore has no OSError
       full = 'No space left' in str(e)
       reason = 'No space left on device' if full else str(e)[-300:]
-      steps = ' and '.join(map(str, _steps(self._folder)))
+      steps = ' and '.join(map(str, step_files.steps(self._folder)))
       rest = f'step {steps} is intact' if steps else 'no earlier one is there'
       raise OSError(
         f'Cannot save a checkpoint in {self._folder}: {reason}; {rest}.'
@@ -295,24 +201,23 @@ def load_variables(
   if not os.path.isdir(folder):
     raise FileNotFoundError(f'No checkpoint: {folder} is not a folder.')
   folder = os.path.abspath(folder)
-  steps = _steps(folder)[::-1]
+  steps = step_files.steps(folder)[::-1]
   if not steps:
     raise FileNotFoundError(f'No finished checkpoint in {folder}.')
-  if best := _best(folder, higher_is_better=higher_is_better):
+  if best := step_files.best(folder, higher_is_better=higher_is_better):
     steps.sort(key=lambda s: s != best[0])
   # A score that cannot be read may be the best one: all are looked at.
-  quick = ((s, damage(f'{folder}/{s}', arrays=False)) for s in steps)
+  quick = ((s, step_files.damage(f'{folder}/{s}', arrays=False)) for s in steps)
   damaged = {at: reason for at, reason in quick if reason}
   for at in (s for s in steps if s not in damaged):
-    if not (reason := damage(f'{folder}/{at}')):
+    if not (reason := step_files.damage(f'{folder}/{at}')):
       break
     damaged[at] = reason
   else:
-    raise ValueError(
-      f'{_list_damaged(folder, damaged)} No other checkpoint is whole.'
-    )
+    listed = step_files.list_damaged(folder, damaged)
+    raise ValueError(f'{listed} No other checkpoint is whole.')
   if damaged:
-    listed = _list_damaged(folder, damaged)
+    listed = step_files.list_damaged(folder, damaged)
     _LOG.warning('%s Step %d is read in its place.', listed, at)
   return _restore_variables(folder, at, abstract, mesh), at
 
@@ -374,7 +279,7 @@ def check_room(folder: str, num_bytes: int) -> None:
   except OSError as e:
     raise OSError(f'Cannot write to {folder}: {e.strerror or e}.') from e
   free = shutil.disk_usage(folder).free
-  coming = max(1, 3 - len(_steps(folder)))
+  coming = max(1, 3 - len(step_files.steps(folder)))
   if free < coming * num_bytes:
     raise OSError(
       f'Not enough room in {folder}: {coming} checkpoints to come need '
