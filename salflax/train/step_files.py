@@ -98,6 +98,7 @@ def set_aside_damaged(folder: str) -> None:
 
 
 def list_damaged(folder: str, damaged: dict[int, str]) -> str:
+  """Writes a sentence for each damaged step, given step -> damage."""
   return ' '.join(
     f'The checkpoint {folder}/{at} is damaged: {reason}.'
     for at, reason in damaged.items()
