@@ -75,7 +75,7 @@ def test_killed_at_any_moment(whole, tmp_path):
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory, data_dir):
-  """A run of two processes: one is told to stop, then both go on."""
+  """A run of two processes: one is asked to stop, then both go on."""
   run = main_runs.Run(
     tmp_path_factory.mktemp('two') / 'run', data_dir, *OPTIONS
   )
