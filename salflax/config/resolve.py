@@ -15,7 +15,7 @@ import ml_collections
 from salflax import data as datasets
 from salflax import losses, metrics
 from salflax.config import contrast as contrast_lib
-from salflax.config import network, schema
+from salflax.config import network, ranges, schema
 from salflax.config.saved import load as load
 from salflax.config.saved import save as save
 from salflax.config.schema import merged, plain
@@ -90,8 +90,10 @@ def resolve(
   """
   config = plain(config)
   schema.check(config)
+  ranges.check(config)
   try:
-    metrics.bind_protocols(config['evaluate']['protocols'].split(','))
+    if with_data:  # predicting needs no package of a metric
+      metrics.bind_protocols(config['evaluate']['protocols'])
   except ValueError as e:
     raise ValueError(f'config.evaluate.protocols: {e}') from e
   stages = []
@@ -208,6 +210,8 @@ def _stage(
     **{key: config[key] for key in _OF_RUN},
   )
   contrast_lib.check(stage)
+  if with_data:
+    ranges.check_rows(node, rows)
   return stage
 
 
