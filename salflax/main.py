@@ -57,17 +57,6 @@ def default_workdir(config: str) -> str:
   return os.path.join('runs', f'{name}-{argument}' if argument else name)
 
 
-def _initialise(options) -> None:
-  import jax
-
-  if options.coordinator == 'auto':
-    jax.distributed.initialize()
-  elif options.coordinator:
-    jax.distributed.initialize(
-      options.coordinator, options.processes, options.process
-    )
-
-
 def _evaluate(stages, workdir, what) -> None:
   """Scores the last stage's best, as cli.evaluate does; draws the curves."""
   import jax
@@ -110,13 +99,30 @@ def execute(options: Any) -> int:
     raise cli.UsageError('Name a config: --config=configs/sjtu_tis.py')
   import jax
 
-  from salflax.config import saved
-  from salflax.train import log, loop
+  from salflax.core import parallel
+  from salflax.train import log
 
   log.to_console(debug=options.debug)
   if options.quiet:
     _LOG.setLevel(logging.WARNING)
-  _initialise(options)
+  parallel.initialise(options.coordinator, options.processes, options.process)
+  try:
+    return _train(options)
+  except Exception as e:
+    if options.debug or jax.process_count() == 1:
+      raise
+    # An orderly exit would wait for the others, which wait for this one.
+    cli.say(f'salflax: {parallel.describe(e)}', *getattr(e, '__notes__', ()))
+    return parallel.leave(cli.FAILED)
+
+
+def _train(options: Any) -> int:
+  import jax
+
+  from salflax.config import resolve, saved
+  from salflax.core import parallel
+  from salflax.train import loop
+
   config = options.config
   workdir = os.path.abspath(
     options.workdir or default_workdir(options['config'].config_filename)
@@ -127,6 +133,8 @@ def execute(options: Any) -> int:
     return cli.DONE
   os.makedirs(workdir, exist_ok=True)
   saved.save(config, workdir)
+  if jax.process_index() == 0:
+    resolve.save_texts(stages, workdir)
   _LOG.info(
     'Run in %s: %d devices of kind %s, %d processes.',
     workdir,
@@ -148,7 +156,7 @@ def execute(options: Any) -> int:
     if options.debug:
       raise
     cli.say(f'salflax: {e}', *getattr(e, '__notes__', ()))
-    return cli.DIVERGED
+    return parallel.leave(cli.DIVERGED)
   return cli.DONE
 
 
