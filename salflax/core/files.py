@@ -1,10 +1,13 @@
-"""Files that are either whole or absent."""
+"""Files, whole or absent; JSON with the file's name in errors."""
 
 import contextlib
+import json
+import math
 import os
 import pathlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -30,3 +33,45 @@ def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes UTF-8 text, all or nothing."""
   with replacing(path) as temporary:
     temporary.write_text(text, encoding='utf-8')
+
+
+def write_json(path: str | os.PathLike, tree: Any) -> None:
+  """Writes dicts, lists, text and numbers, all or nothing; NaN becomes null."""
+
+  def plain(node):
+    if isinstance(node, Mapping):
+      return {str(k): plain(v) for k, v in node.items()}
+    if isinstance(node, Sequence) and not isinstance(node, str):
+      return [plain(v) for v in node]
+    if hasattr(node, 'dtype'):  # a NumPy scalar
+      return plain(node.item())
+    if isinstance(node, os.PathLike):
+      return str(pathlib.Path(node))
+    if isinstance(node, float) and not math.isfinite(node):
+      return None
+    return node
+
+  text = json.dumps(plain(tree), indent=1, ensure_ascii=False, allow_nan=False)
+  write_text(path, text + '\n')
+
+
+def read_json(path: str | os.PathLike, *, kind: type = dict) -> Any:
+  """Reads a JSON file.
+
+  Args:
+    path: the file.
+    kind: type of the whole: dict or list.
+
+  Raises:
+    ValueError: with the file's name: it is no JSON, or of another kind.
+    OSError: it cannot be read.
+  """
+  try:
+    tree = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  except (ValueError, RecursionError) as e:
+    raise ValueError(f'{path}: not JSON ({e}).') from e
+  if not isinstance(tree, kind):
+    names = {dict: 'an object', list: 'a list'}
+    found = names.get(type(tree), type(tree).__name__)
+    raise ValueError(f'{path}: expected {names[kind]}, found {found}.')
+  return tree
