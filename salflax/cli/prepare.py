@@ -3,7 +3,7 @@
   python -m salflax.cli.prepare --dataset=sjtu_tis --raw=/data/SJTU-TIS
   python -m salflax.cli.prepare --dataset=folder --name=mine --raw=/data/mine
 
-What was found and what is not used, each with its reason, is printed and
+What there is and what is not used, each with its reason, is printed and
 stored beside the data as report.json and report.csv. docs/data.md shows the
 folders that are expected.
 """
@@ -44,8 +44,8 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     'keep_inside',
     False,
-    'Where a fixation lies outside its picture, leave out the fixation; by '
-    'default the sample is left out.',
+    'Where a fixation lies outside its image, or has no position (a blink), '
+    'leave out the fixation; by default the sample is left out.',
   )
   flags.DEFINE_bool('overwrite', False, 'Replace what was prepared before.')
 
@@ -60,15 +60,16 @@ def prepare(
   keep_inside: bool = False,
   overwrite: bool = False,
 ) -> int:
-  """Prepares a dataset, prints what was found, and returns the exit status.
+  """Prepares a dataset, prints what it holds, and returns the exit status.
 
   Args:
-    dataset: one of `data.DATASETS`.
+    dataset: key of `data.DATASETS`.
     raw: folder with the published files.
     data_dir: where prepared datasets lie.
-    name: of a user's own folder.
+    name: name of a user's own folder.
     sigma: blur in pixels of maps made of fixations; None for the default.
-    keep_inside: leave out fixations outside a picture, not the sample.
+    keep_inside: leave out fixations outside an image or without a position, not
+      the sample.
     overwrite: replace what was prepared before.
   """
   try:
@@ -85,9 +86,9 @@ def prepare(
       sigma=sigma,
     )
   except (ValueError, OSError, RuntimeError) as e:
-    print(f'Not prepared: {e}', file=sys.stderr)
+    _print(f'Not prepared: {e}', sys.stderr)
     return 1
-  print(describe(done))
+  _print(describe(done), sys.stdout)
   return 0
 
 
@@ -105,24 +106,33 @@ def _check(dataset: str, name: str, sigma: float | None) -> None:
 
 
 def describe(done) -> str:
-  """Returns what to print of a `data.prepare.Prepared`."""
+  """Writes what to print of a `data.prepare.Prepared`."""
   from salflax.data import problems
 
   summary = done.summary
-  named = [problems.Problem(**p) for p in summary['problems']]
+  dropped = [problems.Problem(**p) for p in summary['problems']]
   conditions = ', '.join(f'{k} {n}' for k, n in summary['conditions'].items())
   state = 'Prepared' if done.fresh else 'Already prepared, nothing to do'
   return '\n'.join(
     [
-      problems.Report(summary['found'], named).text(),
-      f'{state}: {summary["samples"]} samples of {summary["pictures"]} '
-      f'pictures ({conditions}).',
+      problems.Report(summary['counts'], dropped).text(),
+      f'{state}: {summary["samples"]} samples of {summary["images"]} '
+      f'images ({conditions}).',
       f'{done.folder} holds them; report.json and report.csv in it name all '
       'that is not used.',
       *([] if done.fresh else ['--overwrite prepares it anew.']),
       f'Peak memory {log.peak_memory_mb():.0f} MB.',
     ]
   )
+
+
+def _print(text: str, file) -> None:
+  """Prints what a console can show: the work is done, whatever it cannot."""
+  from salflax.data import problems
+
+  text = '\n'.join(map(problems.printable, text.split('\n')))
+  encoding = getattr(file, 'encoding', None) or 'utf-8'
+  print(text.encode(encoding, 'backslashreplace').decode(encoding), file=file)
 
 
 def main(argv: list[str]) -> int:

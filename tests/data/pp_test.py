@@ -296,7 +296,7 @@ def test_bad_strings_fail_when_they_are_read(text, says):
   ],
 )
 def test_bad_pictures_are_described(image):
-  with pytest.raises(ValueError, match=r'Expected a picture u8 \[h, w, 3\]'):
+  with pytest.raises(ValueError, match=r'Expected an image u8 \[h, w, 3\]'):
     pp.resize_pad({'image': image}, None, 8, 8)
 
 
