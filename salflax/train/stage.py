@@ -293,17 +293,16 @@ def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
     start: number of steps that were taken already.
   """
   contrast, text = stage.contrast_fn is not None, stage.pp
-  finish = finishers(
-    stage, variables, stage.train_source, text, contrast=contrast
-  )
+  source = stage.train_source
+  finish = finishers(stage, variables, source, text, contrast=contrast)
   if 'center' in losses.targets(stage.loss):
-    mean = center.mean_map(stage.train_source, threads=stage.threads)
+    mean = center.mean_map(source, threads=stage.threads)
     finish.append(center.Center(mean))
   if 'backbone' in stage.stored and not contrast:
-    # The pixels are only passing through.
+    source = features.WithoutImages(source)
     text = features.without(text, 'normalize')
   return batches.train_batches(
-    stage.train_source,
+    source,
     pp.make(text),
     batch_size=stage.batch_size,
     seed=stage.seed,
