@@ -165,8 +165,16 @@ def _guessed(paths, metas, conditions):
         return path
 
   shared = not any(map(by_condition, metas))
+  own, first = names(metas), {}
+  for name, meta in zip(own, metas):
+    first.setdefault((batches.picture(meta), meta['condition']), name)
+  numbered = any(name in paths for name in {*own} - {*first.values()})
   matched = {}
   for index, meta in enumerate(metas):
+    if numbered and own[index] not in first.values():
+      if own[index] in paths:
+        matched[index] = paths[own[index]]
+      continue
     alone = len(conditions[batches.picture(meta)]) == 1
     path = by_name.find(meta) if alone else None
     path = path or by_condition(meta)

@@ -23,8 +23,9 @@ def _rows(source: Sequence[Example]) -> dict[tuple, dict[str, int]]:
 
 def _spaced(images: Sequence[tuple], count: int) -> list[tuple]:
   """Chooses so many of some images, evenly spaced in the order of names."""
+  images = sorted(images)
   places = np.linspace(0, len(images) - 1, min(count, len(images)))
-  return [sorted(images)[round(place)] for place in places]
+  return [images[round(place)] for place in places]
 
 
 def choose(source: Sequence[Example], count: int) -> list[tuple]:
