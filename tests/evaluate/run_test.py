@@ -48,7 +48,9 @@ def test_a_model_that_reads_falls_with_the_wrong_sentence(toy, outcome):
   assert set(outcome.result['controls']) == {'wrong', 'other', 'none'}
   assert set(outcome.result['references']) == {'centre', 'pure', 'others'}
   counts = {name: len(outcome.rows[name]) for name in ('wrong', 'none')}
-  assert counts == {'wrong': 24, 'none': 24} and len(outcome.rows['other']) == 16
+  assert (
+    counts == {'wrong': 24, 'none': 24} and len(outcome.rows['other']) == 16
+  )
   tests = outcome.result['tests']
   for name in ('wrong', 'none', 'other'):
     assert 'pure' not in tests[name]

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-import io
-=======
 """The predictor of a user: images of any kind."""
->>>>>>> snap-evaluate
 
 import io
 
@@ -12,11 +8,6 @@ import pytest
 import tiny
 from PIL import Image
 
-<<<<<<< HEAD
-from salflax.core import parallel
-from salflax.data import batches, pp
-=======
->>>>>>> snap-evaluate
 from salflax.predict import predictor as predictor_lib
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
@@ -47,7 +38,11 @@ def test_images_of_any_kind_give_the_same_map(predictor, files):
   assert not np.array_equal(predictor(COLOUR), want)
 
 
-@pytest.mark.parametrize('image', [None, 3, [[1, 2]], b'', b'no image', 'a.jpg'])
+@pytest.mark.parametrize(
+  'image', [None, 3, [[1, 2]], b'', b'no image', 'a.jpg']
+)
+  'image', [None, 3, [[1, 2]], b'', b'no image', 'a.jpg']
+)
 def test_what_is_no_image_is_named(predictor, image):
   with pytest.raises((ValueError, FileNotFoundError), match='(?i)image'):
     predictor(image)
@@ -74,35 +69,9 @@ def test_an_unreadable_image_takes_no_other_map_with_it(predictor, files):
     next(rest)
 
 
-<<<<<<< HEAD
-class TestQuantise:
-  def test_rounds_instead_of_cutting_off(self):
-    values = np.array([[0, 0.4, 0.6, 254.4, 254.6, 255]])
-    found = predictor_lib.quantise(values, bits=8)
-    assert found.tolist() == [[0, 0, 1, 254, 255, 255]]
-
-  @given(
-    hnp.arrays(np.float32, (5, 6), elements={'min_value': 0, 'max_value': 1})
-  )
-  def test_is_within_half_a_level(self, values):
-    for bits in (8, 16):
-      found = predictor_lib.quantise(values, bits=bits)
-      assert found.dtype == np.dtype(f'uint{bits}')
-      top = values.max()
-      if top == 0:
-        assert not found.any()
-      else:
-        scaled = values.astype(np.float64) / top * (2**bits - 1)
-        assert np.abs(found - scaled).max() <= 0.5 + 1e-9
-
-  def test_bits(self):
-    with pytest.raises(ValueError, match='8 or 16'):
-      predictor_lib.quantise(np.ones((2, 2)), bits=12)
-=======
 def test_the_maps_of_a_run(tiny_run):
   predictor = predictor_lib.Predictor.load(tiny_run)
   saliency = predictor(COLOUR, 'the red')
   assert saliency.shape == (30, 40) and saliency.dtype == np.float32
   assert saliency.min() >= 0
   assert not np.array_equal(saliency, predictor(COLOUR))
->>>>>>> snap-evaluate
