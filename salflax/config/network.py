@@ -85,7 +85,7 @@ def _make_text(node: Mapping, dtype: Any, saved: str | os.PathLike):
   length, variables = text.pop('length', 35), None
   path = pathlib.Path(saved, _TEXT_FILE)
   if saved and path.is_file():
-    attributes = dict(hub.read_json(path), name=name, dtype=dtype)
+    attributes = dict(files.read_json(path), name=name, dtype=dtype)
     module, folder = spec.build(table, attributes, kind=str(path)), saved
   else:
     module, variables, folder = encoder.load(source, dtype=dtype, **text)

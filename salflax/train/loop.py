@@ -15,9 +15,8 @@ from jax.sharding import Mesh
 
 from salflax.core import files, parallel
 from salflax.data import batches as batches_lib
+from salflax.evaluate import references, scorer
 from salflax.evaluate import rows as rows_lib
-from salflax.evaluate import scorer
-from salflax.evaluate.references import CentrePrior
 from salflax.train import checkpoint, log, optim, step
 from salflax.train import stage as stages_lib
 from salflax.train.interrupt import Interrupted, Stop
@@ -116,7 +115,8 @@ class _Evaluation:
     if any(
       'baseline' in m.needs for ms in stage.protocols.values() for m in ms
     ):
-      prior = CentrePrior(stage.train_source, threads=stage.threads)
+      rows, _ = references.without_scored(stage.train_source, stage.eval_source)
+      prior = references.CentrePrior(rows, threads=stage.threads)
     self._scorer = scorer.Scorer(
       stage.eval_source, stage.protocols, baseline=prior
     )
