@@ -55,7 +55,10 @@ def make(node: Mapping, dtype: Any, *, saved: str | os.PathLike = ''):
   whole, path = node.pop('weights', ''), backbone.pop('weights', '')
   skip = tuple(backbone.pop('skip', ()))
   text, variables, tokenizer = _make_text(node, dtype, saved)
-  model = models.build(dict(node, backbone=backbone, text=text))
+  # A network that cannot read has no such attribute.
+  reading = {k: v for k, v in node.items() if k != 'text'}
+  reading |= {'text': text} if text is not None else {}
+  model = models.build(dict(reading, backbone=backbone))
   if saved:
     return model, (), tokenizer
   if whole:
