@@ -121,7 +121,7 @@ def _train(options: Any) -> int:
 
   from salflax.config import resolve, saved
   from salflax.core import parallel
-  from salflax.train import loop
+  from salflax.train import checkpoint, loop
 
   config = options.config
   workdir = os.path.abspath(
@@ -132,9 +132,6 @@ def _train(options: Any) -> int:
     print('The config is sound.')
     return cli.DONE
   os.makedirs(workdir, exist_ok=True)
-  saved.save(config, workdir)
-  if jax.process_index() == 0:
-    resolve.save_texts(stages, workdir)
   _LOG.info(
     'Run in %s: %d devices of kind %s, %d processes.',
     workdir,
@@ -144,8 +141,12 @@ def _train(options: Any) -> int:
   )
   again = 'Start again with the same --workdir to go on.'
   try:
-    loop.run(stages, workdir)
-    _evaluate(stages, workdir, config.evaluate)
+    with checkpoint.workdir_lock(workdir):
+      saved.save(config, workdir)
+      if jax.process_index() == 0:
+        resolve.save_texts(stages, workdir)
+      loop.run(stages, workdir)
+      _evaluate(stages, workdir, config.evaluate)
   except KeyboardInterrupt:
     _LOG.warning('Stopped. %s', again)
     return cli.INTERRUPTED
