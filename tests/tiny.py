@@ -185,9 +185,7 @@ def trained_run(folder: pathlib.Path) -> pathlib.Path:
   config.evaluate.protocols = 'mit'
   config.only.update(limit=8, eval_limit=4, test_limit=8, steps=1)
   config.second = config.only.copy_and_resolve_references()
-  config.second.update(
-    steps=4, init='@only', freeze=('backbone/.*', 'text/.*')
-  )
+  config.second.update(steps=4, init='@only', freeze=('backbone/.*', 'text/.*'))
   config.stages = ('only', 'second')
   workdir = folder / 'run'
   saved.save(config, str(workdir))

@@ -45,9 +45,7 @@ def named(ids, conditions=('pure',)):
 
 def matched_names(folder, source):
   matched = map_names.match(folder, source)
-  return {
-    k: p.relative_to(folder).as_posix() for k, p in matched.paths.items()
-  }
+  return {k: p.relative_to(folder).as_posix() for k, p in matched.paths.items()}
 
 
 @pytest.fixture
@@ -178,7 +176,9 @@ class TestPredictions:
         listing.append({'name': name, 'image': image, 'text': text})
     (folder / 'predictions.json').write_text(json.dumps(listing))
 
-  @pytest.mark.parametrize('where', ['/data/{}.jpg', '{}.png', '../a b/{}.x.png'])
+  @pytest.mark.parametrize(
+    'where', ['/data/{}.jpg', '{}.png', '../a b/{}.x.png']
+  )
   def test_maps_go_by_image_and_sentence(self, tmp_path, where):
     if 'x' in where:
       toy = named(['c.x', 'd.x'], ('pure', 'salient'))
@@ -276,12 +276,12 @@ class TestCheck:
     matched = map_names.match(tmp_path, toy)
     checked = map_folder.check(matched, toy)
     assert list(checked.unusable) == [5]
-    assert 'picture01_all.npy: 2304 values are not finite' in (
-      checked.unusable[5]
+    assert (
+      'picture01_all.npy: 2304 values are not finite' in (checked.unusable[5])
     )
     assert list(checked.misshapen) == [0]
-    assert '80x120 (width x height) for an image of 60x40' in (
-      checked.misshapen[0]
+    assert (
+      '80x120 (width x height) for an image of 60x40' in (checked.misshapen[0])
     )
     assert checked.resized == 31 and checked.flat == ['picture02_all.npy']
     text = ' '.join(map_folder.notes(matched, checked))
@@ -292,7 +292,11 @@ class TestCheck:
     toy = Toy(3, ('pure',))
     for row in toy.rows:
       h, w, _ = row['saliency'].shape
-      save(tmp_path, f'{row["image_id"]}.npy', np.eye(max(h, w))[: h // 7, : w // 7])
+      save(
+        tmp_path,
+        f'{row["image_id"]}.npy',
+        np.eye(max(h, w))[: h // 7, : w // 7],
+      )
     checked = map_folder.check(map_names.match(tmp_path, toy), toy)
     assert not checked.misshapen and checked.resized == 3
 

@@ -77,9 +77,7 @@ class TestWithoutScored:
     assert references.without_scored(None, Toy(2)) == (None, [])
 
   def test_images_that_are_scored_are_left_out_in_every_condition(self):
-    rest, (note,) = references.without_scored(
-      Toy(5), Toy(2).only('salient')
-    )
+    rest, (note,) = references.without_scored(Toy(5), Toy(2).only('salient'))
     ids = {rest.meta(k)['image_id'] for k in range(len(rest))}
     assert ids == {'picture02', 'picture03', 'picture04'} and len(rest) == 12
     assert note.startswith('2 of 5 training images are scored here')

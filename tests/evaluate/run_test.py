@@ -48,7 +48,9 @@ def test_a_model_that_reads_falls_with_the_wrong_sentence(toy, outcome):
   assert set(outcome.result['controls']) == {'wrong', 'other', 'none'}
   assert set(outcome.result['references']) == {'centre', 'pure', 'others'}
   counts = {name: len(outcome.rows[name]) for name in ('wrong', 'none')}
-  assert counts == {'wrong': 24, 'none': 24} and len(outcome.rows['other']) == 16
+  assert (
+    counts == {'wrong': 24, 'none': 24} and len(outcome.rows['other']) == 16
+  )
   tests = outcome.result['tests']
   for name in ('wrong', 'none', 'other'):
     assert 'pure' not in tests[name]
@@ -187,19 +189,12 @@ class TestFolder:
     assert own.read_text() == 'mine'
 
   def test_names_say_what_was_evaluated(self):
-    names = [
-      run_lib.folder_name(*parts)
-      for parts in (
-        ('', '', (), ()),
-        ('osie', '', ('pure', 'all'), ['mit|emd', 'kl(eps=1e-7)']),
-        ('folder:a/b+osie', 'test'),
-      )
-    ]
-    assert names == [
-      'test',
-      'osie-pure+all-mit_emd+kl_eps=1e-7_',
-      'folder:a_b+osie-test',
-    ]
+    name = run_lib.folder_name
+    assert name() == name('', split='', conditions=(), seed='') == 'test'
+    assert name('folder:a/b+osie', split='all') == 'folder:a_b+osie-split=all'
+    assert name(conditions=('pure', 'all'), protocols=['mit|emd'], seed=1) == (
+      'conditions=pure+all-protocols=mit_emd-seed=1'
+    )
 
 
 class TestKeptMaps:

@@ -38,7 +38,9 @@ def test_images_of_any_kind_give_the_same_map(predictor, files):
   assert not np.array_equal(predictor(COLOUR), want)
 
 
-@pytest.mark.parametrize('image', [None, 3, [[1, 2]], b'', b'no image', 'a.jpg'])
+@pytest.mark.parametrize(
+  'image', [None, 3, [[1, 2]], b'', b'no image', 'a.jpg']
+)
 def test_what_is_no_image_is_named(predictor, image):
   with pytest.raises((ValueError, FileNotFoundError), match='(?i)image'):
     predictor(image)

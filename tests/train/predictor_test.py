@@ -49,7 +49,9 @@ def test_batch_size_and_devices_change_no_bit(maps, batch_size, devices):
 def test_rows_are_predicted_as_their_images_and_sentences(predictor):
   toy = Toy(2)
   rows = predictor.predict_rows(toy, [5, 0, 2])
-  pairs = predictor.predict((toy[k]['image'], toy[k]['text']) for k in (5, 0, 2))
+  pairs = predictor.predict(
+    (toy[k]['image'], toy[k]['text']) for k in (5, 0, 2)
+  )
   for a, b in zip(rows, pairs, strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -72,10 +74,14 @@ class TestErrors:
       next(rest)
 
   def test_the_images_after_a_broken_one_are_predicted(self, predictor, maps):
-    pairs = [('a.png', ''), *PAIRS[:3], ('b.png', ''), *PAIRS[3:], ('c.png', '')]
-    results = list(
-      predictor.predict(pairs, read=self.read, return_errors=True)
-    )
+    pairs = [
+      ('a.png', ''),
+      *PAIRS[:3],
+      ('b.png', ''),
+      *PAIRS[3:],
+      ('c.png', ''),
+    ]
+    results = list(predictor.predict(pairs, read=self.read, return_errors=True))
     for place, name in ((9, 'c'), (4, 'b'), (0, 'a')):
       assert str(results.pop(place)) == f'{name}.png: cut short'
     for a, b in zip(maps, results, strict=True):
@@ -83,9 +89,7 @@ class TestErrors:
 
   def test_a_batch_of_broken_images_alone(self, predictor):
     pairs = [('a.png', '')] * 9
-    results = list(
-      predictor.predict(pairs, read=self.read, return_errors=True)
-    )
+    results = list(predictor.predict(pairs, read=self.read, return_errors=True))
     assert [str(e) for e in results] == ['a.png: cut short'] * 9
 
   def test_a_sentence_is_a_str(self, predictor):
