@@ -20,21 +20,21 @@ def image(rng: np.random.Generator, size=SIZE) -> np.ndarray:
 
 
 def save(path: pathlib.Path, array: np.ndarray, *, rgba: bool = False) -> None:
-  """Writes a picture; RGBA with full alpha, as SJTU-TIS has it, if asked."""
+  """Writes an image; RGBA with full alpha, as SJTU-TIS has it, if asked."""
   path.parent.mkdir(parents=True, exist_ok=True)
   pixels = Image.fromarray(array)
   (pixels.convert('RGBA') if rgba else pixels).save(path)
 
 
 def gaze(rng: np.random.Generator, size=SIZE) -> tuple[np.ndarray, np.ndarray]:
-  """Returns a fixation picture u8 [h, w, 3] and a map u8 [h, w]."""
+  """Returns a fixation image u8 [h, w, 3] and a map u8 [h, w]."""
   fixations = np.zeros((*size, 3), np.uint8)
   fixations[rng.integers(0, size[0], 9), rng.integers(0, size[1], 9)] = 255
   return fixations, rng.integers(1, 256, size, dtype=np.uint8)
 
 
 class Sjtu:
-  """SJTU-TIS with pictures of each group, in one of its two layouts.
+  """SJTU-TIS with images of each group, in one of its two layouts.
 
   Attributes:
     root: the folder.
@@ -51,7 +51,7 @@ class Sjtu:
     self.rng = np.random.default_rng(0)
 
   def add(self, name: str, *, group: int, size=SIZE) -> None:
-    """Adds a picture with all its conditions and sentences."""
+    """Adds an image with all its conditions and sentences."""
     number = int(name)
     pixels = image(self.rng, size)
     if not self.published:
@@ -88,7 +88,7 @@ class Sjtu:
 
 
 def sjtu(root: pathlib.Path, *, published: bool = False, suffix='') -> Sjtu:
-  """Returns two pictures of group 1 and two of group 2: 12 samples."""
+  """Returns two images of group 1 and two of group 2: 12 samples."""
   fake = Sjtu(root, published=published, suffix=suffix)
   fake.add('000000000071', group=1)
   fake.add('1031973097', group=1)

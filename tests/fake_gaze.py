@@ -47,14 +47,14 @@ def salicon(
   fixations: str = '.mat',
   samples: int = 7,
 ) -> pathlib.Path:
-  """Writes pictures of training and validation with maps and fixations.
+  """Writes images of training and validation with maps and fixations.
 
   Args:
     root: the folder.
-    train: training pictures, COCO_train2014_000000000000 and so on.
-    val: validation pictures.
+    train: training images, COCO_train2014_000000000000 and so on.
+    val: validation images.
     maps: write maps/, too.
-    fixations: '.mat', or the ending of two-valued pictures.
+    fixations: '.mat', or the ending of two-valued images.
     samples: mouse positions of each of the three observers.
   """
   rng = np.random.default_rng(5)

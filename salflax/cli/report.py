@@ -1,7 +1,7 @@
 """A paper's tables beside our runs, as one page and as text.
 
-    python -m salflax.cli.report --runs=runs/text_guided
-    python -m salflax.cli.report --runs=runs/text_guided --docs=docs/results
+    salflax report --runs=runs/text_guided
+    salflax report --runs=runs/text_guided --docs=docs/results
 
 Reads only what training and evaluation wrote; what is not there is a dash and
 the command that makes it. Figures with images of a data set are drawn where

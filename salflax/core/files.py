@@ -76,7 +76,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   except OSError as e:
     if e.errno is None or e.filename not in (None, str(temporary), temporary):
       raise
-    # A full disk is told without a name, or with the temporary one.
+    # A full disk gives no name, or the temporary one.
     raise type(e)(e.errno, e.strerror, str(path)) from e
   finally:
     temporary.unlink(missing_ok=True)

@@ -29,8 +29,8 @@ def initialise(coordinator: str, processes: int = 1, process: int = 0) -> None:
   """Joins the processes of one run over several hosts.
 
   Args:
-    coordinator: host:port of process 0; 'auto' where the cluster tells; '' for
-      a run of one process.
+    coordinator: host:port of process 0; 'auto' where the cluster sets it; ''
+      for a run of one process.
     processes: number of processes.
     process: index of this process.
   """

@@ -100,6 +100,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         sample, self._report, keep_inside=self._keep_inside
       )
       bar.update()
+      if bar.n == bar.total:
+        bar.close()
       if row:
         yield row
 

@@ -37,7 +37,7 @@ def _name(source: Any) -> str:
 def check_regular(path: str | os.PathLike) -> None:
   """Raises ValueError for what is no file: reading a pipe would not end."""
   if not stat.S_ISREG(os.stat(path).st_mode):
-    raise ValueError(f'{os.fspath(path)}: cannot be read: it is no file.')
+    raise ValueError(f'{os.fspath(path)} is no file')
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -63,11 +63,9 @@ def open_image(source: Any) -> Image.Image:
     ValueError: for what is no image, is cut short or unpacks to more pixels
       than Pillow's limit; it names the file.
   """
-  if isinstance(source, Image.Image):
-    opened = source
-  elif isinstance(source, str | os.PathLike) or hasattr(source, 'read'):
-    opened = None
-  else:
+  is_path = isinstance(source, str | os.PathLike)
+  is_image = isinstance(source, Image.Image)
+  if not (is_path or is_image or hasattr(source, 'read')):
     raise ValueError(
       'An image is a path, a binary file, a PIL image or a u8 array; found '
       f'{type(source).__name__}.'
@@ -77,22 +75,15 @@ def open_image(source: Any) -> Image.Image:
       warnings.simplefilter('ignore')
       # Beyond this limit a small file can unpack to more than fits.
       warnings.simplefilter('error', Image.DecompressionBombWarning)
-      if opened is None:
-        if isinstance(source, str | os.PathLike):
-          check_regular(source)
-        opened = Image.open(source)
+      if is_path:
+        check_regular(source)
+      opened = source if is_image else Image.open(source)
       opened.load()
       return _upright(opened)
   except FileNotFoundError:
     raise FileNotFoundError(f'No such image: {_name(source)}') from None
-  except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
-    raise ValueError(f'{_name(source)}: {e}') from e
   except Exception as e:  # Pillow raises many kinds for a broken file.
-    detail = str(e) if 'cannot be read' in str(e) else f'cannot be read: {e}'
-    name = _name(source)
-    raise ValueError(
-      detail if detail.startswith(name) else f'{name}: {detail}'
-    ) from e
+    raise ValueError(f'{_name(source)}: cannot be read: {e}') from e
 
 
 def is_transparent(image: Image.Image) -> bool:

@@ -119,7 +119,7 @@ def _values(path: pathlib.Path) -> np.ndarray:
   image = images.open_image(path)
   if images.is_transparent(image):
     raise Dropped(
-      'not a map', f'{path.name} is transparent; values of a map are grey'
+      'not a map', f'{path.name}: is transparent; values of a map are grey'
     )
   if image.mode in ('1', 'L') or image.mode.startswith(('I', 'F')):
     return np.asarray(image)
@@ -128,7 +128,7 @@ def _values(path: pathlib.Path) -> np.ndarray:
   if np.ptp(rgb, axis=2).max() > COLOUR_TOLERANCE:
     raise Dropped(
       'not a map',
-      f'{path.name} is in colour; a map must be grey, not a heat overlay',
+      f'{path.name}: is in colour; a map must be grey, not a heat overlay',
     )
   return rgb.mean(axis=2)
 
@@ -171,7 +171,7 @@ def read_map(
     )
   if low == high and not allow_flat:
     what = 'zero' if not high else f'{high:.4g}'
-    raise Dropped('empty map', f'{path.name} is {what} everywhere')
+    raise Dropped('empty map', f'{path.name}: is {what} everywhere')
   if high and not 1e-30 < high < 1e30:
     values = values / high  # f32 would make it zero or infinite
   return values.astype(np.float32)
@@ -224,7 +224,7 @@ def read_fixations(
   except (OSError, ValueError) as e:
     raise Dropped('unreadable fixations', str(e)) from e
   if images.is_transparent(image):
-    detail = f'{path.name} is transparent; expected bright points on black'
+    detail = f'{path.name}: is transparent; expected bright points on black'
     raise Dropped('not a fixation image', detail)
   if image.mode.startswith(('I', 'F')):
     values = np.asarray(image)
@@ -233,7 +233,7 @@ def read_fixations(
   if lossy:
     # A blurred map has more pixels of middle values than bright ones.
     if ((values >= 64) & (values < 192)).sum() > (values >= 192).sum():
-      detail = f'{path.name} is grey; expected points'
+      detail = f'{path.name}: is grey; expected points'
       raise Dropped('not a fixation image', detail)
     points = np.argwhere(values >= 128).astype(np.int32)
   else:
@@ -241,7 +241,7 @@ def read_fixations(
     if len(levels) > 2 or (len(levels) == 2 and levels[0] != 0):
       raise Dropped(
         'not a fixation image',
-        f'{path.name} holds {len(levels)} values; expected 0 and one other',
+        f'{path.name}: holds {len(levels)} values; expected 0 and one other',
       )
     points = np.argwhere(values > 0).astype(np.int32)
   check_fixated(points, values.shape, path.name)

@@ -216,15 +216,26 @@ def make(text: str) -> Callable[[Example, np.random.Generator | None], Example]:
   """Binds the ops of a pp string to one function (example, rng) -> example.
 
   Raises:
-    ValueError: for an unknown op or option, with the nearest right one.
+    ValueError: for an unknown op or option, with the nearest right one, for an
+      option out of range, and for two ops of a kind that goes once.
   """
+  for name, options in _calls(text).items():
+    _check_options(name, options)
+  return Pipeline(text)
+
+
+def _calls(text: str) -> dict[str, dict[str, Any]]:
+  """Reads the options of the ops of a pp string, by name."""
+  calls = {}
   for part in spec.split_chain(text):
     call = spec.parse(part)
     op = spec.lookup('op', OPS, call.name)
     spec.check_call(op, call, takes=2)
+    if call.name in calls and call.name in ('resize_pad', 'normalize'):
+      raise ValueError(f'{call.name} goes once; found twice in {text!r}.')
     bound = inspect.signature(op).bind(None, None, *call.args, **call.kwargs)
-    _check_options(call.name, bound.arguments)
-  return Pipeline(text)
+    calls[call.name] = bound.arguments
+  return calls
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
@@ -270,15 +281,8 @@ class Pipeline:
 
 def frame(text: str) -> tuple[int, int] | None:
   """Reads (H, W) of the images that a pp string makes, None if any."""
-  size = None
-  for part in spec.split_chain(text):
-    call = spec.parse(part)
-    if call.name == 'resize_pad':
-      bound = inspect.signature(resize_pad).bind(
-        *(None, None), *call.args, **call.kwargs
-      )
-      size = bound.arguments['height'], bound.arguments['width']
-  return size
+  options = _calls(text).get('resize_pad')
+  return options and (options['height'], options['width'])
 
 
 def normalization(text: str) -> tuple[str, tuple, tuple]:
@@ -287,19 +291,14 @@ def normalization(text: str) -> tuple[str, tuple, tuple]:
   Raises:
     ValueError: it does not normalise.
   """
-  for part in spec.split_chain(text):
-    call = spec.parse(part)
-    if call.name == 'normalize':
-      bound = inspect.signature(normalize).bind(
-        *(None, None), *call.args, **call.kwargs
-      )
-      return NORMALIZATIONS[bound.arguments['name']]
+  if options := _calls(text).get('normalize'):
+    return NORMALIZATIONS[options['name']]
   raise ValueError(f'No normalize in {text!r}.')
 
 
 def is_random(text: str) -> bool:
   """Tells whether a pp string has an op that draws."""
-  return any(spec.parse(p).name == 'flip' for p in spec.split_chain(text))
+  return 'flip' in _calls(text)
 
 
 def unletterbox(

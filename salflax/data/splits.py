@@ -13,7 +13,7 @@ import functools
 import hashlib
 import pathlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 
 from salflax.core import spec
@@ -35,7 +35,7 @@ VAL_SHARE = Fraction(1, 10)
 # Editions of the same images, which are split alike.
 EDITION_OF = {'salicon2015': 'salicon', 'salicon2017': 'salicon'}
 # Two names of one image.
-SAME_PICTURE = {'osie': {'1374': '1279'}}
+SAME_IMAGE = {'osie': {'1374': '1279'}}
 
 
 def split_names() -> list[str]:
@@ -55,35 +55,12 @@ def seeded_hash(dataset: str, image: str) -> Fraction:
 
 def _same(dataset: str, image: str) -> str:
   """Names what an image is split under."""
-  return SAME_PICTURE.get(dataset, {}).get(image, image)
+  return SAME_IMAGE.get(dataset, {}).get(image, image)
 
 
 def _cut(dataset: str, place: Fraction) -> tuple[int, str]:
   share = TEST_SHARE.get(dataset, Fraction(1, FOLDS))
   return int(place * FOLDS), 'test' if place < share else 'train'
-
-
-def assign(
-  dataset: str, groups: Mapping[str, str]
-) -> dict[str, tuple[int, str]]:
-  """Assigns a fold and a part to each image, balanced within groups.
-
-  Args:
-    dataset: name, which seeds the hash.
-    groups: group of each image.
-  """
-  same = SAME_PICTURE.get(dataset, {})
-  result = {}
-  for group in sorted(set(groups.values())):
-    ids = [i for i, g in groups.items() if g == group]
-    # Copies come right after their original and get its place.
-    ids.sort(key=lambda i: (seeded_hash(dataset, same.get(i, i)), i))
-    for rank, i in enumerate(ids):
-      if i in same and same[i] in result:
-        result[i] = result[same[i]]
-      else:
-        result[i] = _cut(dataset, Fraction(rank, len(ids)))
-  return result
 
 
 @functools.cache

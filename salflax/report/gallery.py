@@ -48,6 +48,7 @@ def blocks(
     NoMaps: no run of it kept its maps.
     FileNotFoundError: the data set is not there.
   """
+  from salflax.data import pp
   from salflax.evaluate import map_folder
 
   table = next(t for t in paper.tables if t.key == gallery.table)
@@ -65,8 +66,12 @@ def blocks(
   summary = kept[0][1].summary
   source = load(summary['data'], summary['split'])
   index: dict[str, int] = {}
+  places: dict[tuple[str, str], int] = {}
   for k in range(len(source)):
-    index.setdefault(source.meta(k)['image_id'], k)
+    meta = source.meta(k)
+    index.setdefault(meta['image_id'], k)
+    places.setdefault((meta['image_id'], meta['condition']), k)
+  maps = [map_folder.match(s.scores / 'maps', source).paths for _, s in kept]
   scores = []
   if two:
     scores = [_scores(runs, *pair, paper.headline) for pair in kept]
@@ -76,8 +81,8 @@ def blocks(
     ids = gaps.index[: gallery.count]
   else:
     ids = sorted(index)
-    places = np.linspace(0, len(ids) - 1, min(gallery.count, len(ids)))
-    ids = [ids[round(place)] for place in places]
+    steps = np.linspace(0, len(ids) - 1, min(gallery.count, len(ids)))
+    ids = [ids[round(step)] for step in steps]
   name = paper.headline.rpartition('/')[2].upper()
   result = []
   for image_id in ids:
@@ -86,15 +91,13 @@ def blocks(
     human = np.asarray(example['saliency'], np.float32)
     panels = [plots.Panel(image, caption=image_id)]
     panels.append(plots.Panel(image, human.reshape(human.shape[:2]), 'people'))
-    for k, (row, seed) in enumerate(kept):
+    for k, (row, _) in enumerate(kept):
       caption = row.label
       if scores:
         caption += f', {name} {scores[k][image_id]:.3f}'
-      for stem in (f'{image_id}_{row.condition}', image_id):
-        if (path := seed.scores / 'maps' / f'{stem}.png').is_file():
-          saliency = map_folder.predict(path, example)
-          panels.append(plots.Panel(image, saliency, caption))
-          break
+      if path := maps[k].get(places.get((image_id, row.condition))):
+        saliency = pp.resize(map_folder.read_map(path), human.shape[:2])
+        panels.append(plots.Panel(image, saliency, caption))
     result.append(panels)
   return result
 

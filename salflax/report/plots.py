@@ -129,8 +129,8 @@ def _note() -> None:
   )
 
 
-def plain(text: str) -> str:
-  """Escapes text for figures: $, and letters that no installed font has."""
+def _drawable(text: str) -> str:
+  """Replaces letters that no installed font has by their codes."""
   # Marks that only shape their neighbours have no glyph of their own.
   text = ''.join(
     c
@@ -142,8 +142,24 @@ def plain(text: str) -> str:
     for c in {*text} - {'\n'}
     if not ' ' <= c <= '~' and _font(c) is None
   }
+  return text.translate(codes)
+
+
+def plain(text: str, width: int = 0) -> str:
+  """Prepares text for a figure.
+
+  Args:
+    text: any text; letters that no installed font has become codes.
+    width: letters of a line, of which there are at most three; 0 is one line.
+  """
+  text = _drawable(text)
+  if width:
+    lines = textwrap.wrap(text, width)
+    if len(lines) > 3:
+      lines = [*lines[:2], lines[2][: width - 2] + ' …']
+    text = '\n'.join(lines)
   # matplotlib would set what stands between two dollar signs as a formula.
-  return text.translate(codes).replace('$', r'\$')
+  return text.replace('$', r'\$')
 
 
 def save(figure: Any, path: str | os.PathLike) -> None:
@@ -190,8 +206,6 @@ def montage(
     axis.set_axis_off()
   for axis, column in zip(axes[0], columns):
     axis.set_title(plain(column) if isinstance(column, str) else '', fontsize=9)
-  # As wide as its image: a longer line would push the columns apart.
-  wrap = functools.partial(_wrap, width=int(17.5 * width))
   for row, line in zip(rows, axes):
     for column, one in row.items():
       axis, shown = line[columns.index(column)], one.image
@@ -200,17 +214,12 @@ def montage(
       axis.imshow(shown)
       style = dict(ha='center', va='top', fontsize=6.5)
       place = dict(transform=axis.transAxes)
-      axis.text(0.5, -0.04, plain(wrap(one.caption)), **style, **place)
+      # As wide as its image: a longer line would push the columns apart.
+      caption = plain(one.caption, int(17.5 * width))
+      axis.text(0.5, -0.04, caption, **style, **place)
   if title:
     figure.suptitle(plain(title), fontsize=10)
   save(figure, path)
-
-
-def _wrap(text: str, width: int, lines: int = 3) -> str:
-  wrapped = textwrap.wrap(text, width)
-  if len(wrapped) > lines:
-    wrapped = [*wrapped[: lines - 1], wrapped[lines - 1][: width - 2] + ' …']
-  return '\n'.join(wrapped)
 
 
 def _example_line(example: Mapping[str, Any]) -> dict[str, Panel]:

@@ -166,7 +166,8 @@ def read_seed(path: pathlib.Path, test: str) -> Seed:
       raise NotThere('not begun, no config.json')
     config, stages = files.read_json(file), []
     names = dict(config).get('stages')
-    if not names or not all(isinstance(n, str) for n in list(names)):
+    named = isinstance(names, list) and all(type(n) is str for n in names)
+    if not names or not named:
       raise ValueError('it has no stages')
     for name in names:
       file = path / name / 'diverged.json'

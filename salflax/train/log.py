@@ -30,8 +30,10 @@ def to_console(*, debug: bool = False) -> None:
   if not debug:
     for name in ('orbax', 'jax', 'grain'):
       logging.getLogger(name).setLevel(logging.WARNING)
-    # Orbax logs tracebacks there of every error that it raises as well.
+    # Orbax logs tracebacks there of every error that it raises as well, and
+    # leaves tasks behind whose errors nobody has asked for.
     absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
 
 
 def peak_memory_mb() -> float:

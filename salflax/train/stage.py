@@ -263,6 +263,8 @@ def check(stage: Stage) -> None:
     optim.frozen_names(abstract.params, stage.freeze)
   for pattern, _ in stage.lr_scale:
     optim.matches(abstract.params, pattern)
+  if 'backbone' in stage.stored:
+    features.variants(stage.pp)
   for scope, load, skip in stage.weights:
     pretrained.merge(abstract.variables, load(), at=scope, skip=skip)
   if stage.origin is not None:

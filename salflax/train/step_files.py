@@ -1,13 +1,13 @@
 """Files of saved steps: which there are, which is best, which are damaged."""
 
 import contextlib
-import json
 import logging
 import os
 import shutil
-from typing import Any
 
 import tensorstore
+
+from salflax.core import files
 
 _LOG = logging.getLogger('salflax')
 
@@ -15,11 +15,6 @@ _LOG = logging.getLogger('salflax')
 def steps(folder: str) -> list[int]:
   """Lists the finished steps in a folder, in order."""
   return sorted(int(n) for n in os.listdir(folder) if n.isdigit())
-
-
-def _read_json(path: str) -> Any:
-  with open(path, encoding='utf-8') as f:
-    return json.load(f)
 
 
 def best(folder: str, *, higher_is_better: bool) -> tuple[int, float] | None:
@@ -30,7 +25,9 @@ def best(folder: str, *, higher_is_better: bool) -> tuple[int, float] | None:
   sign, scored = 1 if higher_is_better else -1, []
   for at in steps(folder):
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-      metrics = _read_json(os.path.join(folder, str(at), 'metrics', 'metrics'))
+      metrics = files.read_json(
+        os.path.join(folder, str(at), 'metrics', 'metrics')
+      )
       scored.append((sign * float(metrics['score']), at))
   if not scored:
     return None
@@ -51,11 +48,11 @@ def damage(path: str, *, arrays: bool = True) -> str:
   state = os.path.join(path, 'state')
   try:
     for name in ('state/_METADATA', 'meta/metadata'):
-      _read_json(os.path.join(path, name))
+      files.read_json(os.path.join(path, name))
     # A step without an evaluation has no score.
     if os.path.exists(metrics := os.path.join(path, 'metrics', 'metrics')):
       name = 'metrics/metrics'
-      _read_json(metrics)
+      files.read_json(metrics)
     name = 'state/manifest.ocdbt'
     os.stat(os.path.join(path, name))
     if not arrays:

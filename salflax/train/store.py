@@ -34,7 +34,7 @@ class Store:
     os.makedirs(folder, exist_ok=True)
 
   def path(self, key: str) -> str:
-    """Returns the path of a key's file."""
+    """Joins the path of a key's file."""
     return os.path.join(self.folder, f'{key}.bin')
 
   def missing(self, keys: Iterable[str]) -> list[str]:

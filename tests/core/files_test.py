@@ -74,7 +74,7 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
 
 
 @pytest.mark.parametrize('name', [None, 'the temporary one'])
-def test_a_full_disk_is_told_with_the_path(tmp_path, name):
+def test_a_full_disk_is_an_error_with_the_path(tmp_path, name):
   path = tmp_path / 'b.json'
   with pytest.raises(OSError, match='No space left') as e:
     with files.replacing(path) as temporary:

@@ -12,7 +12,7 @@ EVAL_PP = 'resize_pad(16, 24)|rasterize|normalize("unit")'
 
 
 class Numbers:
-  """Rows without pictures, for tests of the order alone; no `meta`."""
+  """Rows without images, for tests of the order alone; no `meta`."""
 
   def __init__(self, number, bad=()):
     self.number, self.bad = number, bad
@@ -22,7 +22,7 @@ class Numbers:
 
   def __getitem__(self, index):
     if index in self.bad:
-      raise OSError('the picture is cut short')
+      raise OSError('the image is cut short')
     return {'image': np.full(1, index), 'image_id': f'p{index}'}
 
 
@@ -179,6 +179,7 @@ def test_batches_hold_what_the_device_needs_and_no_more():
     'saliency': ((2, 16, 24), 'f4'),
     'fixations': ((2, 16, 24), 'f4'),
     'box': ((2, 4), 'i4'),
+    'size': ((2, 2), 'i4'),
     'tokens': ((2, 3), 'i4'),
     'index': ((2,), 'i4'),
   }
@@ -268,7 +269,7 @@ def test_rows_end_where_they_end():
 
 
 def test_pictures_of_joined_sources_are_told_apart():
-  """Two data sets may have a picture of the same name."""
+  """Two data sets may have an image of the same name."""
   both = batches_lib.Joined([Toy(1), Toy(1, seed=5)])
   rows = [both.meta(i) for i in (0, 1, 4)]
   first, again, other = map(batches_lib.picture, rows)

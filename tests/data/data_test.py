@@ -1,5 +1,6 @@
 """Datasets: what is stored, how it is split, how it is loaded."""
 
+import fractions
 import pickle
 
 import fake_data
@@ -160,7 +161,7 @@ def test_many_parts_are_one_dataset(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-  """Forty pictures of SJTU-TIS, three of a folder, prepared."""
+  """Forty images of SJTU-TIS, three of a folder, prepared."""
   path = tmp_path_factory.mktemp('prepared')
   fake = fake_data.Sjtu(path / 'sjtu', published=False)
   for i in range(40):
@@ -188,7 +189,7 @@ def test_no_picture_is_in_two_splits(prepared):
     assert ids[f'not_fold{i}'] == ids['all'] - fold
   both = data.load_source('sjtu_tis', 'fold1+fold2', prepared)
   assert _ids(both) == folds[1] | folds[2]
-  # All sentences of a picture go with it.
+  # All sentences of an image go with it.
   for name in ('train', 'test'):
     source = data.load_source('sjtu_tis', name, prepared)
     counts = {i: 0 for i in ids[name]}
@@ -357,6 +358,20 @@ def test_default_data_dir_is_the_environments(monkeypatch, prepared):
   assert data.default_data_dir().name == 'salflax_data'
 
 
+def _assign(dataset, groups):
+  """Spreads the images of each group evenly, by the order of their hash."""
+  same = splits.SAME_IMAGE.get(dataset, {})
+  result = {}
+  for group in sorted(set(groups.values())):
+    ids = [i for i, g in groups.items() if g == group]
+    # Copies come right after their original and get its place.
+    ids.sort(key=lambda i: (splits.seeded_hash(dataset, same.get(i, i)), i))
+    for rank, i in enumerate(ids):
+      place = splits._cut(dataset, fractions.Fraction(rank, len(ids)))
+      result[i] = result.get(same.get(i), place)
+  return result
+
+
 @pytest.mark.parametrize(
   'dataset, groups',
   [('sjtu_tis', {'1': (240, 60), '2': (240, 60)}), ('osie', {'1': (500, 200)})],
@@ -367,7 +382,7 @@ def test_packaged_list_follows_its_rule(dataset, groups):
     for line in (splits.LISTS / f'{dataset}.csv').open()
   }
   del rows['image_id']
-  assert splits.assign(dataset, rows) == splits.listed(dataset)
+  assert _assign(dataset, rows) == splits.listed(dataset)
   for group, (num_train, num_test) in groups.items():
     places = [splits.place(dataset, i) for i, g in rows.items() if g == group]
     assert sum(part == 'train' for _, part in places) == num_train
@@ -400,5 +415,5 @@ def test_an_unlisted_picture_keeps_its_place():
   assert 0.17 < np.mean([part == 'test' for _, part in places]) < 0.23
   for part, folds in (('test', {0}), ('train', {1, 2, 3, 4})):
     assert {f for f, p in places if p == part} == folds
-  # Written down once: a change of the rule would move everyone's pictures.
+  # Written down once: a change of the rule would move everyone's images.
   assert [fold for fold, _ in places[:6]] == [3, 4, 3, 2, 3, 3]

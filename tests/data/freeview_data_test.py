@@ -69,7 +69,7 @@ def test_mit1003_reads_recordings(tmp_path):
   stops = [(16, 12, 50), (-32768, -32768, 30), (30, 3, 10), (8, 20, 60)]
   fake_gaze.recording(root / 'DATA/ajs' / f'{name}.mat', stops)
   stops = [(30, 20, 50), (2, 3, 40), (28, 22, 40)]
-  # As published, recordings lie beside the order of the pictures.
+  # As published, recordings lie beside the order of the images.
   scipy.io.savemat(root / 'DATA/ajs/shuff_stimnames.mat', {'x': 1})
   fake_gaze.recording(root / 'DATA/hp' / f'{name}.mat', stops, rng=rng)
   done = _prepare('mit1003', root, tmp_path)

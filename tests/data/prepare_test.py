@@ -2,6 +2,7 @@
 
 import collections
 import fcntl
+import io
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import fake_data
 import numpy as np
 import pytest
 
+from salflax import cli as commands
 from salflax import data
 from salflax.cli import prepare as cli
 from salflax.data import maps, prepare, raw
@@ -256,28 +258,26 @@ def test_pipes_and_links_to_nothing_do_not_stop(tmp_path):
   assert not _mine(tmp_path).fresh
 
 
-class _Console:
-  encoding = 'latin-1'
-
-  def __init__(self):
-    self.text = ''
-
-  def write(self, text):
-    self.text += text.encode('latin-1').decode('latin-1')
-
-
 def test_a_console_that_is_not_utf8_does_not_undo_the_work(
   tmp_path, monkeypatch
 ):
   root = fake_data.folder(tmp_path / '\u56fe\udcff', POINTS)
-  for stream in ('stdout', 'stderr'):
-    monkeypatch.setattr(sys, stream, _Console())
-  args = ('folder', str(root), str(tmp_path / '\u4e00'))
-  assert cli.prepare(*args, name='mine') == 0
-  assert 'Prepared: 3 samples' in sys.stdout.text
-  assert '\\u4e00' in sys.stdout.text
-  assert cli.prepare(*args, name='mine', sigma=5.0) == 1
-  assert 'other options' in sys.stderr.text
+  options = ['--dataset=folder', '--name=mine', f'--raw={root}']
+  options.append(f'--data_dir={tmp_path / chr(0x4E00)}')
+  texts = {'stdout': io.BytesIO(), 'stderr': io.BytesIO()}
+  for name, buffer in texts.items():
+    stream = io.TextIOWrapper(buffer, 'latin-1', write_through=True)
+    monkeypatch.setattr(sys, name, stream)
+
+  def run(*more):
+    argv = ['prepare', *options, *more]
+    return commands.call(cli.define_flags, cli.execute, argv)
+
+  assert run() == 0
+  assert b'Prepared: 3 samples' in texts['stdout'].getvalue()
+  assert b'\\u4e00' in texts['stdout'].getvalue()
+  assert run('--sigma=5') == 1
+  assert b'other options' in texts['stderr'].getvalue()
 
 
 _CHILD = """

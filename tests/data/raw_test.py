@@ -131,7 +131,7 @@ def _other_files(fake):
 
 
 def _sentence_alone(fake):
-  fake.whole.append([555, 'A picture nobody has.'])
+  fake.whole.append([555, 'A view nobody has.'])
   return {('000000000555/whole', 'text without image')}
 
 

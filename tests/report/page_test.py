@@ -1,3 +1,4 @@
+import functools
 import html.parser
 import json
 import re
@@ -47,6 +48,27 @@ def rows(shift, condition='salient'):
   ]
 
 
+@functools.cache
+def evaluation(shift, condition):
+  """Returns rows by predictor, and what a summary says of them."""
+  scores = {
+    'model': rows(shift, condition),
+    'centre': rows(-0.125, condition),
+    'wrong': rows(shift - 0.0625, condition),
+  }
+  summaries = {k: rows_lib.summarise(v) for k, v in scores.items()}
+  parts = {
+    k: {'label': LABELS[k], 'scores': summaries[k]} for k in ('centre', 'wrong')
+  }
+  return scores, {
+    'protocols': PROTOCOLS,
+    'scores': summaries['model'],
+    'references': {'centre': parts['centre']},
+    'controls': {'wrong': parts['wrong']},
+    'tests': {k: rows_lib.compare(scores['model'], scores[k]) for k in parts},
+  }
+
+
 def write_run(
   runs, setting, seed=0, *, shift=0.0, condition='salient', test='test'
 ):
@@ -60,31 +82,13 @@ def write_run(
     rows_lib.write_json(path / stage / 'result.json', spent)
     line = json.dumps({'step': 10, 'loss': 1.5, 'eval/mit/cc': 0.5})
     (path / stage / 'metrics.jsonl').write_text(line + '\n')
-  scores = {
-    'model': rows(shift, condition),
-    'centre': rows(-0.125, condition),
-    'wrong': rows(shift - 0.0625, condition),
-  }
   folder = path / 'evaluate' / test
-  parts, tests = {'references': {}, 'controls': {}}, {}
+  scores, summary = evaluation(shift, condition)
   for name, scored in scores.items():
     suffix = '' if name == 'model' else f'_{name}'
     rows_lib.write_rows(folder / f'per_image{suffix}.csv', scored)
-    if name != 'model':
-      kind = 'controls' if name == 'wrong' else 'references'
-      about = {'label': LABELS[name], 'scores': rows_lib.summarise(scored)}
-      parts[kind][name] = about
-      tests[name] = rows_lib.compare(scores['model'], scored)
-  rows_lib.write_json(
-    folder / 'summary.json',
-    {
-      'model': f'seed{seed}',
-      'protocols': PROTOCOLS,
-      'scores': rows_lib.summarise(scores['model']),
-      **parts,
-      'tests': tests,
-    },
-  )
+  summary = {'model': f'seed{seed}'} | summary
+  rows_lib.write_json(folder / 'summary.json', summary)
   return path
 
 
@@ -120,6 +124,9 @@ def sections(runs):
   ]
 
 
+MEAN = 'conditions|salient|course/course_cc'
+TEST = 'salient|mit/cc'
+INFO = 'mit|metrics|cc'
 TITLE = (
   'Table III: Made up & <small>. Protocol course, ours with 95 % interval '
   'over images (± deviation over seeds), and printed (ours − printed)'
@@ -270,6 +277,111 @@ def test_a_broken_file_is_named(tmp_path, name, content):
   assert list(s.results[1].seeds) == ['1']
   (note,) = [n for n in s.notes if ' is broken ' in n]
   assert note.startswith(f'ours: seed0: {path / name} is broken')
+
+
+@pytest.mark.parametrize(
+  'name, keys, value',
+  [
+    ('tis/result.json', ['seconds'], 'a minute'),
+    ('tis/result.json', ['peak_memory_mb'], [900]),
+    ('free/result.json', ['trainable_parameters'], True),
+    ('evaluate/test/summary.json', ['scores', MEAN, 'mean'], 'high'),
+    ('evaluate/test/summary.json', ['scores', MEAN, 'low'], 10**400),
+    ('evaluate/test/summary.json', ['scores', MEAN, 'n'], None),
+    ('evaluate/test/summary.json', ['scores', MEAN], []),
+    ('evaluate/test/summary.json', ['scores', 'conditions'], [1]),
+    ('evaluate/test/summary.json', ['references', 'centre'], 'high'),
+    ('evaluate/test/summary.json', ['references'], []),
+    ('evaluate/test/summary.json', ['tests', 'wrong', 'salient'], 1),
+    ('evaluate/test/summary.json', ['tests', 'wrong', TEST, 'p'], 'small'),
+    ('evaluate/test/summary.json', ['protocols', 'mit'], []),
+    ('evaluate/test/summary.json', ['protocols', INFO, 'label'], 7),
+    ('evaluate/test/summary.json', ['protocols', INFO], {}),
+    ('config.json', ['stages'], [1]),
+    ('config.json', ['stages'], 'tis'),
+    ('config.json', ['stages'], 3),
+  ],
+)
+def test_text_in_place_of_a_number_is_a_note(tmp_path, name, keys, value):
+  path = write_run(tmp_path, 'new')
+  write_run(tmp_path, 'new', 1)
+  keys = '|'.join(keys).split('|')
+  tree = node = json.loads((path / name).read_text())
+  for key in keys[:-1]:
+    node = node[key]
+  node[keys[-1]] = value
+  (path / name).write_text(json.dumps(tree))
+  (s,) = sections(tmp_path)
+  assert list(s.results[1].seeds) == ['1']
+  (note,) = [n for n in s.notes if ' is broken ' in n]
+  assert note.startswith(f'ours: seed0: {path / name} is broken (')
+
+
+def test_a_value_that_is_not_a_number_is_a_dash(tmp_path):
+  path = write_run(tmp_path, 'new') / 'evaluate' / 'test' / 'summary.json'
+  summary = json.loads(path.read_text())
+  for key in ('mean', 'low', 'high'):
+    entry = summary['scores']['conditions']['salient']['course/course_cc']
+    entry[key] = float('nan') if key == 'mean' else float('inf')
+  path.write_text(json.dumps(summary))  # which writes NaN and Infinity
+  (s,) = sections(tmp_path)
+  assert s.main.cells()[1][5] == '–'
+
+
+def test_summaries_of_an_earlier_version_are_read(tmp_path):
+  """Their tests have a sentence as key."""
+  path = write_run(tmp_path, 'new') / 'evaluate' / 'test' / 'summary.json'
+  (now,) = sections(tmp_path)
+  summary = json.loads(path.read_text())
+  tests = summary['tests']
+  summary['tests'] = {
+    'seed0 − Centre prior': tests['centre'],
+    'Right sentence − Wrong sentence': tests['wrong'],
+  }
+  rows_lib.write_json(path, summary)
+  (earlier,) = sections(tmp_path)
+  assert earlier == now and len(now.results[1].tests) == 2
+
+
+def test_a_control_of_one_seed_alone_is_left_out(tmp_path):
+  write_run(tmp_path, 'new')
+  path = write_run(tmp_path, 'new', 1) / 'evaluate' / 'test'
+  summary = json.loads((path / 'summary.json').read_text())
+  del summary['controls']['wrong']
+  rows_lib.write_json(path / 'summary.json', summary)
+  (path / 'per_image_wrong.csv').unlink()
+  result = sections(tmp_path)[0].results[1]
+  assert len(result.seeds) == 2 and not result.controls
+  assert not result.sentences
+
+
+DAMAGE = {
+  'tis/curves.png': b'no image',
+  'free/curves.png': b'\x89PNG\r\n\x1a\n',
+  'evaluate/test/difference.png': b'',
+  'tis/metrics.jsonl': b'\xff\xfe{"step": "a"}\n[]\n{"step": 1, "loss": 1e999}',
+  'free/metrics.jsonl': b'{"step": 1e999, "loss": 1}\n'
+  b'{"step": 1, "loss": ' + b'9' * 400 + b'}\n{"step": 2, "loss": 0.5}\n',
+}
+
+
+def test_damaged_figures_and_logs_do_not_stop_the_report(tmp_path, monkeypatch):
+  monkeypatch.setitem(papers.PAPERS, 'toy', PAPER)
+  path = write_run(tmp_path / 'runs', 'new')
+  for name, content in DAMAGE.items():
+    (path / name).write_bytes(content)
+  broken = write_run(tmp_path / 'runs', 'finetuned_salient')
+  (broken / 'tis' / 'result.json').write_text('{"seconds": "long"}')
+  (tmp_path / 'runs' / 'options.txt').write_bytes(b'--scale=\xff')
+  options = dict(runs=str(tmp_path / 'runs'), paper='toy', out=None)
+  options |= dict(docs=str(tmp_path / 'docs'), data_dir='')
+  cli.execute(types.SimpleNamespace(**options))
+  text = ' '.join(Page((tmp_path / 'runs/report/index.html').read_text()).text)
+  for name in [n for n in DAMAGE if n.endswith('.png')]:
+    assert f'{path / name} is no image that can be read' in text
+  assert 'result.json is broken (tis/seconds is no number' in text
+  assert (tmp_path / 'docs' / 'toy_curves_new_free.png').is_file()
+  assert not (tmp_path / 'docs' / 'toy_curves_new_tis.png').exists()
 
 
 def test_a_condition_that_was_not_scored_is_told(tmp_path):

@@ -210,6 +210,50 @@ def test_montage(tmp_path, suffix):
   assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.fixture
+def fresh_fonts():
+  for cached in (plots._font, plots._note):
+    cached.cache_clear()
+  yield
+  for cached in (plots._font, plots._note):
+    cached.cache_clear()
+
+
+def test_letters_without_a_font_are_codes_with_one_note(
+  tmp_path, monkeypatch, caplog, fresh_fonts
+):
+  """Neither boxes nor a warning for each; setup.cfg makes warnings errors."""
+  from matplotlib import font_manager
+
+  keep = [f for f in font_manager.fontManager.ttflist if 'DejaVu' in f.name]
+  monkeypatch.setattr(font_manager.fontManager, 'ttflist', keep)
+  assert plots.plain('a 傘 $5') == r'a \u5098 \$5'
+  assert plots.plain('ü Ж \u200d😀\ufe0f\x1b') == r'ü Ж 😀\x1b'
+  panel = plots.Panel(IMAGE, caption='傘を持つ人 𓂀 สวัสดี')
+  plots.montage([{'傘': panel}], tmp_path / 'a.png', title='хлеб 傘')
+  assert len(caplog.records) == 1 and 'font' in caplog.text
+
+
+def test_letters_are_drawn_by_an_installed_font_that_has_them(
+  tmp_path, monkeypatch, caplog, fresh_fonts
+):
+  from matplotlib import font_manager
+
+  # A font that DejaVu is not, with a letter that DejaVu lacks.
+  letter = '\ue000'
+  stix = font_manager.findfont('STIXNonUnicode')
+  if ord(letter) not in plots._glyphs(stix):
+    letter = next(
+      c
+      for c in map(chr, sorted(plots._glyphs(stix)))
+      if ord(c) > 0x2000
+      and ord(c) not in plots._glyphs(font_manager.findfont('DejaVu Sans'))
+    )
+  assert plots.plain(letter) == letter
+  plots.curves({letter: [(1, 2.0)]}, tmp_path / 'a.png', title=letter * 2)
+  assert not caplog.records
+
+
 def test_montage_of_nothing():
   with pytest.raises(ValueError, match='at least one panel'):
     plots.montage([{}], 'never.png')

@@ -1,3 +1,4 @@
+import functools
 import types
 
 import numpy as np
@@ -22,12 +23,10 @@ INFOS = {
 IMAGES = 20
 
 
-def write_run(runs, folder, seed, shift, *, test='test', data='toy', count=20):
-  """Writes a run whose CC is `shift` above, and whose KL as far below."""
-  path = runs / folder / f'seed{seed}'
-  rng = np.random.default_rng(0)
-  base, noise = rng.random((2, count))
-  scored = [
+def rows(shift, count=IMAGES):
+  """Returns rows whose CC is `shift` above, and whose KL as far below."""
+  base, noise = np.random.default_rng(0).random((2, count))
+  return [
     {
       'image_id': f'p{k:02d}',
       'condition': 'pure',
@@ -37,6 +36,16 @@ def write_run(runs, folder, seed, shift, *, test='test', data='toy', count=20):
     }
     for k in range(count)
   ]
+
+
+@functools.cache
+def summary(shift, count):
+  return rows_lib.summarise(rows(shift, count))
+
+
+def write_run(runs, folder, seed, shift, *, test='test', data='toy', count=20):
+  """Writes a run whose CC is `shift` above, and whose KL as far below."""
+  path, scored = runs / folder / f'seed{seed}', rows(shift, count)
   rows_lib.write_json(path / 'config.json', {'stages': ['study'], 'seed': seed})
   rows_lib.write_json(path / 'study' / 'result.json', {'seconds': 1.0})
   where = path / 'evaluate' / test
@@ -48,7 +57,7 @@ def write_run(runs, folder, seed, shift, *, test='test', data='toy', count=20):
       'data': data,
       'split': 'test',
       'protocols': {'mit': {'metrics': INFOS}},
-      'scores': rows_lib.summarise(scored),
+      'scores': summary(shift, count),
       'references': {},
       'controls': {},
       'tests': {},

@@ -107,7 +107,7 @@ def test_choices():
     common.choice('form', 'zzz', ('a', 'b'))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # trains twice
 def test_a_run_starts_from_another(tmp_path):
   bert = tiny.bert_folder(tmp_path / 'bert')
   first = tiny_config.get_config()

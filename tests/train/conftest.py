@@ -14,9 +14,8 @@ from salflax.train import stage as stages_lib
 @pytest.fixture
 def console():
   """The console of a run; afterwards the loggers are pytest's own again."""
-  loggers = [
-    logging.getLogger(n) for n in ('salflax', 'absl', 'orbax', 'jax', 'grain')
-  ]
+  names = ('salflax', 'absl', 'asyncio', 'orbax', 'jax', 'grain')
+  loggers = [logging.getLogger(n) for n in names]
   before = [(x.handlers, x.propagate, x.level) for x in loggers]
   log.to_console()
   yield

@@ -1,6 +1,7 @@
 """Stored features: the same numbers, read again, never half there."""
 
 import collections
+import dataclasses
 import pathlib
 import pickle
 import shutil
@@ -15,6 +16,7 @@ from toy_gaze import Toy
 from salflax.data import batches, pp
 from salflax.models.layers import TextFeatures
 from salflax.train import features, step, store
+from salflax.train import stage as stages_lib
 
 SIZE = (16, 24)
 PP = 'resize_pad(16, 24)|flip(0.5)|rasterize|normalize("unit")'
@@ -131,7 +133,7 @@ def test_files_are_named_by_pixels_and_read_again(model, variables, tmp_path):
   _store(model, variables, batches.Rows(whole, range(8)), EVAL_PP, tmp_path)
   before = _files(tmp_path)
   assert len(before) == 2
-  # Another split, under other names: one picture is new.
+  # Another split, under other names: one image is new.
   other = Toy(4)
   for row in other.rows:
     row['image_id'] = 'other-' + row['image_id']
@@ -226,7 +228,7 @@ def test_what_a_killed_run_has_stored_stays(
   assert len(after) == 5 and before.items() <= after.items()
 
 
-def test_a_full_disk_is_told_before_writing(
+def test_a_full_disk_is_an_error_before_writing(
   model, variables, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: Disk(10, 9, 100))
@@ -337,9 +339,14 @@ def test_forms_of_an_image(text, expected):
   assert features.variants(text) == expected
 
 
-def test_an_image_of_several_forms_is_refused():
+def test_an_image_of_several_forms_is_refused(base):
+  text = 'flip|resize_pad(32, 32)|flip|rasterize|normalize("imagenet")'
   with pytest.raises(ValueError, match='more than one flip.*store=False'):
-    features.variants('flip|resize_pad(1, 2)|flip')
+    features.variants(text)
+  stage = dataclasses.replace(base, pp=text)
+  stages_lib.check(stage)
+  with pytest.raises(ValueError, match='more than one flip'):
+    stages_lib.check(dataclasses.replace(stage, stored={'backbone'}))
 
 
 FLIPS = (

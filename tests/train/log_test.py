@@ -126,6 +126,6 @@ def test_the_console_shows_ours_and_warnings_of_others(capsys):
   logging.getLogger('salflax').info('hello %d', 3)
   logging.getLogger('salflax.x').debug('details')
   logging.getLogger('jax').info('chatter')
-  said = capsys.readouterr().err
-  assert said.count('hello 3') == 1
-  assert 'details' not in said and 'chatter' not in said
+  text = capsys.readouterr().err
+  assert text.count('hello 3') == 1
+  assert 'details' not in text and 'chatter' not in text

@@ -145,7 +145,7 @@ def test_stored_features_and_sentences_change_nothing(tmp_path, monkeypatch):
   stored = go(stage, tmp_path / 'stored')
   # One folder for images as they are, one for mirrored ones.
   assert len(list((tmp_path / 'cache').glob('taps-*'))) == 2
-  # The same network, rounding and all, from pictures and word pieces.
+  # The same network, rounding and all, from images and word pieces.
   tokenize = features.Tokenize(stage.tokenizer)
   monkeypatch.setattr(
     stages_lib, 'finishers', lambda *args, **kwargs: [tokenize]
@@ -243,7 +243,7 @@ def nan_in(stage, row):
 
 
 @pytest.mark.slow
-def test_a_nan_is_told_with_its_images(base, tmp_path):
+def test_a_nan_is_named_with_its_images(base, tmp_path):
   stage = dataclasses.replace(base, log_every=10)
   batches = batches_lib.train_batches(
     *(stage.train_source, pp.make(stage.pp)),
@@ -300,7 +300,9 @@ def test_the_best_and_the_last_are_kept(base, tmp_path, monkeypatch):
   tiny.assert_same(variables, tiny.last_state(stage, tmp_path, 3).variables)
 
 
-def test_a_score_that_cannot_be_measured_is_told(base, tmp_path, monkeypatch):
+def test_a_score_that_cannot_be_measured_is_an_error(
+  base, tmp_path, monkeypatch
+):
   stage = base
   made_up_scores(monkeypatch, math.nan)
   with pytest.raises(ValueError, match='mit/cc'):

@@ -39,7 +39,7 @@ def whole(tmp_path_factory, data_dir):
   run = main_runs.Run(
     tmp_path_factory.mktemp('whole') / 'run', data_dir, *OPTIONS
   )
-  assert main_runs.ended(run.start()) == [0], run.said()
+  assert main_runs.ended(run.start()) == [0], run.output()
   return run
 
 
@@ -60,12 +60,12 @@ def measures(run):
 def test_killed_at_any_moment(whole, tmp_path):
   run = main_runs.Run(tmp_path / 'run', whole.data_dir, *OPTIONS)
   process = run.start()
-  run.wait_for_lines(process, 6)
+  run.wait_for_lines(process, 9)  # the second of four checkpoints is due
   time.sleep(random.uniform(0, 0.3))
   process.kill()
-  assert main_runs.ended(process) == [-signal.SIGKILL], run.said()
-  assert main_runs.ended(run.start()) == [0], run.said()
-  assert 'going on from step' in run.said()
+  assert main_runs.ended(process) == [-signal.SIGKILL], run.output()
+  assert main_runs.ended(run.start()) == [0], run.output()
+  assert 'going on from step' in run.output()
   lines = tiny.read_metrics(run.workdir / 'only')
   assert lines == tiny.read_metrics(whole.workdir / 'only')
   steps, _ = measures(run)
@@ -75,7 +75,7 @@ def test_killed_at_any_moment(whole, tmp_path):
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory, data_dir):
-  """A run of two processes: one is told to stop, then both go on."""
+  """A run of two processes: one is asked to stop, then both go on."""
   run = main_runs.Run(
     tmp_path_factory.mktemp('two') / 'run', data_dir, *OPTIONS
   )
@@ -83,15 +83,15 @@ def two(tmp_path_factory, data_dir):
   run.wait_for_lines(both[0], 4)
   both[1].send_signal(signal.SIGTERM)
   codes = main_runs.ended(*both)
-  assert codes == [130, 130], run.said(0) + run.said(1)
-  assert 'stopped and saved at step' in run.said(0)
-  assert 'Start again with the same --workdir' in run.said(0)
+  assert codes == [130, 130], run.output(0) + run.output(1)
+  assert 'stopped and saved at step' in run.output(0)
+  assert 'Start again with the same --workdir' in run.output(0)
   steps, _ = measures(run)
   assert steps[-1][0] < 40
   codes = main_runs.ended(*run.start_two())
-  assert codes == [0, 0], run.said(0) + run.said(1)
-  assert 'going on from step' in run.said(0)
-  assert 'Traceback' not in run.said(0) + run.said(1)
+  assert codes == [0, 0], run.output(0) + run.output(1)
+  assert 'going on from step' in run.output(0)
+  assert 'Traceback' not in run.output(0) + run.output(1)
   return run
 
 
