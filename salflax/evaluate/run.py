@@ -145,15 +145,20 @@ def run(
   return Outcome(_result(rows, labels, label, protocols), rows, notes)
 
 
-def folder_name(*parts: str | Sequence[str]) -> str:
-  """Names the folder of an evaluation: its parts joined by '-'.
+def folder_name(data: str = '', **settings: Any) -> str:
+  """Names the folder of an evaluation by all that is not the run's own.
 
   Args:
-    *parts: data, split, conditions, protocols, ... where they are not the
-      run's own; empty ones are left out. No part: 'test'.
+    data: data sets.
+    **settings: split, conditions, protocols and so on: text, lists of text or
+      numbers; empty ones are left out. Nothing at all: 'test'.
   """
-  words = [p if isinstance(p, str) else '+'.join(p) for p in parts]
-  name = '-'.join(w for w in words if w) or 'test'
+  words = [data] * bool(data)
+  for key, value in settings.items():
+    text = '+'.join(value) if isinstance(value, list | tuple) else value
+    if text not in ('', None):
+      words.append(f'{key}={text}')
+  name = '-'.join(words) or 'test'
   return ''.join(c if c.isalnum() or c in '-_+.,=:' else '_' for c in name)
 
 

@@ -90,14 +90,14 @@ def of_run(
     baselines = resolve.load_rows(names, train, folder, limit=limit)
   last = run.stage.name == run.config['stages'][-1]
   name = run_lib.folder_name(
-    '' if last else run.stage.name,
     data,
-    split,
-    conditions,
-    protocols if list(protocols) != own_protocols else (),
-    train_split and f'train_split={train_split}',
-    '' if with_controls == asked['controls'] else f'controls={with_controls}',
-    f'seed={seed}' if seed else '',
+    stage='' if last else run.stage.name,
+    split=split,
+    conditions=conditions,
+    protocols=protocols if list(protocols) != own_protocols else (),
+    train_split=train_split,
+    controls='' if with_controls == asked['controls'] else with_controls,
+    seed=seed or '',
   )
   workdir = pathlib.Path(run.workdir)
   own_conditions = () if data else run.section['conditions']
@@ -177,13 +177,12 @@ def of_maps(
   if train_split != 'none':
     baselines = resolve.load_rows(data, train_split, where)
   name = run_lib.folder_name(
-    f'{folder.name}-scores',
-    data,
-    '' if split == 'test' else split,
-    conditions,
-    protocols,
-    '' if train_split == 'train' else f'train_split={train_split}',
-    'controls' if controls else '',
+    f'{folder.name}-scores-{data}',
+    split='' if split == 'test' else split,
+    conditions=conditions,
+    protocols=protocols,
+    train_split='' if train_split == 'train' else train_split,
+    controls=controls or '',
   )
   subject = Subject(
     predictor=map_folder.MapFolder(dict(enumerate(paths.values()))),

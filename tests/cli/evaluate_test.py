@@ -1,5 +1,6 @@
 """The command that scores runs and folders of maps."""
 
+import functools
 import json
 import pathlib
 import types
@@ -26,6 +27,13 @@ def summary(folder):
 
 
 class TestRun:
+  @pytest.fixture(scope='class', autouse=True)
+  def few_scenes(self):
+    load = functools.partial(resolve.datasets.load_source, num=3)
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(resolve.datasets, 'load_source', load)
+      yield
+
   @pytest.fixture(scope='class')
   def folder(self, tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp('scores') / 'out'
@@ -58,6 +66,7 @@ class TestRun:
     kept = folder / 'maps'
     assert len(list(kept.iterdir())) == 8
     out = tmp_path / 'again'
+    # The run scored two of three images.
     with pytest.raises(ValueError, match='these maps cannot be scored'):
       cli.execute(options(maps=str(kept), data='scenes', out=str(out)))
     cli.execute(
@@ -92,7 +101,7 @@ class TestMaps:
 
   def test_the_truth_as_maps(self, capsys):
     cli.execute(options(maps='maps', data='toy', protocols=['mit']))
-    folder = pathlib.Path('maps-scores-toy-mit')
+    folder = pathlib.Path('maps-scores-toy-protocols=mit')
     rows = rows_lib.read_rows(folder / 'per_image.csv')
     assert all(r['mit/cc'] == pytest.approx(1) for r in rows)
     assert len(rows) == 16 and 'mit/ig' in rows[0]

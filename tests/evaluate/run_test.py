@@ -189,19 +189,12 @@ class TestFolder:
     assert own.read_text() == 'mine'
 
   def test_names_say_what_was_evaluated(self):
-    names = [
-      run_lib.folder_name(*parts)
-      for parts in (
-        ('', '', (), ()),
-        ('osie', '', ('pure', 'all'), ['mit|emd', 'kl(eps=1e-7)']),
-        ('folder:a/b+osie', 'test'),
-      )
-    ]
-    assert names == [
-      'test',
-      'osie-pure+all-mit_emd+kl_eps=1e-7_',
-      'folder:a_b+osie-test',
-    ]
+    name = run_lib.folder_name
+    assert name() == name('', split='', conditions=(), seed='') == 'test'
+    assert name('folder:a/b+osie', split='all') == 'folder:a_b+osie-split=all'
+    assert name(conditions=('pure', 'all'), protocols=['mit|emd'], seed=1) == (
+      'conditions=pure+all-protocols=mit_emd-seed=1'
+    )
 
 
 class TestKeptMaps:
