@@ -173,7 +173,7 @@ def _predictions(predictor, jobs, failures, batch_size) -> Iterator[tuple]:
   def pairs():
     for path, text, name in jobs:
       try:
-        image = predictor_lib.read_picture(path)
+        image = predictor_lib.read_image(path)
       except (ValueError, OSError) as e:
         failures.setdefault(path, str(e))
         continue

@@ -140,7 +140,7 @@ def _origin(init: str, earlier: Sequence[Stage], *, contrast: bool):
   elif init in names:
     origin = names[init]
   else:
-    raise spec.unknown('init', init, ['', 'the folder of a run', *names])
+    raise spec.unknown('init', init, ['the folder of a run', *names])
   return origin if contrast else stages_lib.without_contrast(origin)
 
 

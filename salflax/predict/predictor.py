@@ -30,9 +30,6 @@ def read_image(image: Any) -> np.ndarray:
   return images.read_image(image)
 
 
-read_picture = read_image
-
-
 class Predictor:
   """Predicts saliency maps at the image's own size.
 
@@ -88,5 +85,3 @@ class Predictor:
     """
     network = self.network.replace(batch_size=batch_size)
     return network.predict(pairs, read=read_image, return_errors=return_errors)
-
-  batch = predict

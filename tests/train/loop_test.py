@@ -323,3 +323,16 @@ def test_batches_go_on_where_an_earlier_run_stopped(workers):
   rest = make(start=6, workers=workers)
   for batch in want[6:]:
     tiny.assert_same(batch, next(rest))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('score', ['mit/ig', 'mit/auc_shuffled'])
+def test_a_score_that_needs_training_images_gets_them(tmp_path, score):
+  config = tiny.get_config()
+  config.only.update(score=score, steps=1)
+  train, held_out = Toy(3), Toy(2, seed=1)
+  for row in train.rows:
+    row['image_id'] += ' of training'
+  (stage,) = tiny.stages(config, tmp_path, train=train, held_out=held_out)
+  stages_lib.check(stage)
+  assert math.isfinite(go(stage, tmp_path)['best_score'])
