@@ -49,6 +49,7 @@ def blocks(
     FileNotFoundError: the data set is not there.
   """
   from salflax.data import pp
+  from salflax.data.maps import read_map
   from salflax.evaluate import map_folder
 
   table = next(t for t in paper.tables if t.key == gallery.table)
@@ -96,7 +97,7 @@ def blocks(
       if scores:
         caption += f', {name} {scores[k][image_id]:.3f}'
       if path := maps[k].get(places.get((image_id, row.condition))):
-        saliency = pp.resize(map_folder.read_map(path), human.shape[:2])
+        saliency = pp.resize(read_map(path, allow_flat=True), human.shape[:2])
         panels.append(plots.Panel(image, saliency, caption))
     result.append(panels)
   return result
