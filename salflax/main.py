@@ -71,7 +71,7 @@ def _evaluate(stages, workdir, what) -> None:
     plots.curves(series, os.path.join(folder, 'curves.png'), title=stage.name)
   if what.protocols:
     subject = subjects.of_run(trained.load(workdir), store=what.store)
-    evaluate.evaluate(subject, keep_maps=what.keep_maps, figures=what.pictures)
+    evaluate.evaluate(subject, keep_maps=what.keep_maps, figures=what.figures)
 
 
 def _stages(config, workdir):

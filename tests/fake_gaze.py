@@ -102,7 +102,7 @@ def recording(path: pathlib.Path, stops: list[tuple], *, rng=None) -> None:
   """Writes what the eye tracker of MIT1003 recorded for one observer.
 
   Args:
-    path: the file, <observer>/<picture>.mat.
+    path: the file, <observer>/<image>.mat.
     stops: x, y and duration in samples at 240 Hz of each fixation; negative
       positions are blinks.
     rng: of jitter by half a pixel; none if None.

@@ -1,4 +1,4 @@
-"""A small made-up source of pictures, sentences and gaze, for tests."""
+"""A small made-up source of images, sentences and gaze, for tests."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ SIZES = ((40, 60), (48, 48), (61, 37))
 
 
 class Toy:
-  """Pictures seen in every condition; gaze follows the condition."""
+  """Images seen in every condition; gaze follows the condition."""
 
   def __init__(self, num_pictures=6, conditions=CONDITIONS, *, seed=0):
     rng = np.random.default_rng(seed)

@@ -131,7 +131,7 @@ def check(stage: Stage) -> None:
   if source is None:
     return
   known = set(sentences)
-  images = {batches.picture(row) for row in rows if row['text'] in known}
+  images = {batches.image_key(row) for row in rows if row['text'] in known}
   if not sentences:
     conditions = sorted({str(row['condition']) for row in rows})
     raise ValueError(

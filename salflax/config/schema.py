@@ -17,7 +17,7 @@ EVALUATE = dict(
   # Beside the model: reference predictors, wrong and no sentence.
   controls=True,
   # Images drawn with their maps.
-  pictures=6,
+  figures=6,
   # Whether every scored map is kept, as a grey image.
   keep_maps=False,
   # Whether features of frozen parts are stored for scored images, too: runs
@@ -122,7 +122,7 @@ CONTRAST = dict(
   hidden=512,
   # Likelihood of a sentence: mean over its word pieces, or their sum.
   per_token=False,
-  # What looks at the masked picture: the network's own 'backbone', or a
+  # What looks at the masked image: the network's own 'backbone', or a
   # tower that never trains: name, weights and attributes, e.g. of a 'vit';
   # normalize='...' where its pixels are not the pp string's; pool='first'
   # for a token that stands for the image.

@@ -11,7 +11,7 @@
   center      f32 [B, H, W]      mean training map, for losses that ask for it
   mask        bool [B]           False for rows that only fill the last batch
   index       i32 [B]            row in the data source
-  picture     i32 [B]            equal for rows of the same image
+  image_number i32 [B]           equal for rows of the same image
   box         i32 [B, 4]         top, left, height, width of the image inside
                                  the letterbox
   size        i32 [B, 2]         height and width of the image itself

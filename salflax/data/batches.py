@@ -30,7 +30,7 @@ KEYS = (
   'box',
   'size',
   'index',
-  'picture',
+  'image_number',
 )
 
 
@@ -106,7 +106,7 @@ def describe(source: Sequence[Example], index: int) -> str:
   return f'{row.get("image_id", index)}/{row.get("condition", "")}'
 
 
-def picture(row: Mapping[str, Any]) -> tuple[int | str, str]:
+def image_key(row: Mapping[str, Any]) -> tuple[int | str, str]:
   """Identifies the image of a row or of its `meta`.
 
   Data sets that are joined may each have an image of the same name.
@@ -114,14 +114,14 @@ def picture(row: Mapping[str, Any]) -> tuple[int | str, str]:
   return row.get('joined', 0), row['image_id']
 
 
-def number_picture(example: Example) -> Example:
-  """Adds `picture`, i32 [], the same for all rows of an image.
+def number_image(example: Example) -> Example:
+  """Adds `image_number`, i32 [], the same for all rows of an image.
 
   A hash, so that every worker and process finds it alone: of 1,500 images
   two have the same number once in four thousand data sets.
   """
-  number = zlib.crc32(repr(picture(example)).encode())
-  return dict(example, picture=np.uint32(number).astype(np.int32))
+  number = zlib.crc32(repr(image_key(example)).encode())
+  return dict(example, image_number=np.uint32(number).astype(np.int32))
 
 
 class Rows:

@@ -69,7 +69,7 @@ class Record(NamedTuple):
     height: height of the image, in pixels.
     width: width of the image, in pixels.
     num_fixations: number of fixations, repeats counted.
-    picture: key of the splits; the same for two copies of one image.
+    image: key of the splits; the same for two copies of one image.
     part: part of the dataset's own split, '' where it has none; see `Sample`.
   """
 

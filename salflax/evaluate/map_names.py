@@ -167,7 +167,7 @@ def _guessed(paths, metas, conditions):
   shared = not any(map(by_condition, metas))
   own, first = names(metas), {}
   for name, meta in zip(own, metas):
-    first.setdefault((batches.picture(meta), meta['condition']), name)
+    first.setdefault((batches.image_key(meta), meta['condition']), name)
   numbered = any(name in paths for name in {*own} - {*first.values()})
   matched = {}
   for index, meta in enumerate(metas):
@@ -175,7 +175,7 @@ def _guessed(paths, metas, conditions):
       if own[index] in paths:
         matched[index] = paths[own[index]]
       continue
-    alone = len(conditions[batches.picture(meta)]) == 1
+    alone = len(conditions[batches.image_key(meta)]) == 1
     path = by_name.find(meta) if alone else None
     path = path or by_condition(meta)
     if path is None and (shared or meta['condition'] == 'whole'):
@@ -207,7 +207,7 @@ def match(folder: str | os.PathLike, source: Sequence[Example]) -> Matched:
   metas = [batches.meta(source, index) for index in range(len(source))]
   conditions = collections.defaultdict(set)
   for meta in metas:
-    conditions[batches.picture(meta)].add(meta['condition'])
+    conditions[batches.image_key(meta)].add(meta['condition'])
   matched, shared = {}, False
   if (folder / LISTING).is_file():
     matched, shared = _listed(folder, paths, metas)
@@ -215,7 +215,7 @@ def match(folder: str | os.PathLike, source: Sequence[Example]) -> Matched:
     matched, shared = _guessed(paths, metas, conditions)
   users = collections.defaultdict(set)
   for index, path in matched.items():
-    users[path].add(batches.picture(metas[index]))
+    users[path].add(batches.image_key(metas[index]))
   clear = {k: path for k, path in matched.items() if len(users[path]) == 1}
   missing = []
   for index, meta in enumerate(metas):

@@ -48,10 +48,10 @@ def without_scored(
   if baselines is None:
     return None, []
   scored = {
-    batches.picture(batches.meta(source, i)) for i in range(len(source))
+    batches.image_key(batches.meta(source, i)) for i in range(len(source))
   }
   images = [
-    batches.picture(batches.meta(baselines, i)) for i in range(len(baselines))
+    batches.image_key(batches.meta(baselines, i)) for i in range(len(baselines))
   ]
   kept = [i for i, image in enumerate(images) if image not in scored]
   if len(kept) == len(images):
@@ -124,12 +124,12 @@ class SameImage:
     self._rows = collections.defaultdict(dict)
     for index in range(len(source)):
       meta = batches.meta(source, index)
-      rows = self._rows[batches.picture(meta)]
+      rows = self._rows[batches.image_key(meta)]
       rows.setdefault(meta['condition'], []).append(index)
 
   def others(self, meta: Mapping[str, Any]) -> list[str]:
     """Lists the other conditions of this row's image."""
-    conditions = self._rows.get(batches.picture(meta), {})
+    conditions = self._rows.get(batches.image_key(meta), {})
     return sorted(c for c in conditions if c != meta['condition'])
 
   def mean(self, example: Example, conditions: Sequence[str]) -> np.ndarray:
@@ -138,7 +138,7 @@ class SameImage:
     Maps are brought to a sum of 1 first: each comes scaled to its own maximum,
     which would let the most scattered gaze weigh most.
     """
-    rows = self._rows[batches.picture(example)]
+    rows = self._rows[batches.image_key(example)]
     size = size_of(example)
     total = np.zeros(size)
     for condition in conditions:

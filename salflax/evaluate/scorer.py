@@ -54,7 +54,7 @@ class OtherFixations:
       points = np.asarray(example['fixations'], np.int64).reshape(-1, 2)
       return (
         example['condition'],
-        batches.picture(example),
+        batches.image_key(example),
         (points, size_of(example)),
       )
 
@@ -80,7 +80,7 @@ class OtherFixations:
       count: number of other images to draw, seeded by the image's id; None for
         all of them.
     """
-    images, own = self._images[example['condition']], batches.picture(example)
+    images, own = self._images[example['condition']], batches.image_key(example)
     ids = sorted(i for i in images if i != own)
     if count is not None and count < len(ids):
       rng = metrics.image_rng(example['image_id'])

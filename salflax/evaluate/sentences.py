@@ -70,13 +70,13 @@ def other_sentence(
     whole: rows of the same images in all conditions.
   """
   texts = {
-    (batches.picture(meta), meta['condition']): meta['text']
+    (batches.image_key(meta), meta['condition']): meta['text']
     for _, meta in _with_text(whole)
   }
   texts_of_rows = {}
   for index, meta in _with_text(source):
     opposite = OPPOSITE.get(meta['condition'])
-    text = texts.get((batches.picture(meta), opposite))
+    text = texts.get((batches.image_key(meta), opposite))
     if text and text != meta['text']:
       texts_of_rows[index] = text
   return OtherTexts(source, texts_of_rows)
@@ -92,7 +92,7 @@ def _deranged(
   """
   blocks = collections.defaultdict(list)
   for k, meta in enumerate(metas):
-    blocks[batches.picture(meta)].append(k)
+    blocks[batches.image_key(meta)].append(k)
   shift = max(len(block) for block in blocks.values())
   if 2 * shift > len(metas):
     return None

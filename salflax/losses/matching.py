@@ -60,18 +60,18 @@ def order_scores(images: Array, sentences: Array) -> Array:
   return -jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
 
 
-def negatives(picture: Array, tokens: Array, valid: Array) -> Array:
+def negatives(image: Array, tokens: Array, valid: Array) -> Array:
   """Marks the pairs that are negatives, bool [B, B], symmetric.
 
   Rows of one image are not: the sentences of an image all describe it. Nor
   are rows with the same sentence, nor those without any.
 
   Args:
-    picture: i32 [B], equal for rows of one image.
+    image: i32 [B], equal for rows of one image.
     tokens: i32 [B, L], word pieces.
     valid: bool [B], rows that have a sentence.
   """
-  same = picture[:, None] == picture[None]
+  same = image[:, None] == image[None]
   same = same | (tokens[:, None] == tokens[None]).all(-1)
   return valid[:, None] & valid[None] & ~same
 
@@ -146,8 +146,8 @@ def make(
 
   Returns:
     `loss_fn(outputs, batch) -> (scalar, terms, measures)`. `outputs` has
-    `pictures` and `sentences` [B, D], and `nll` [B]; the batch `tokens`,
-    `token_mask` and `picture`. Terms are unweighted: 'matching', 'caption'.
+    `images` and `sentences` [B, D], and `nll` [B]; the batch `tokens`,
+    `token_mask` and `image`. Terms are unweighted: 'matching', 'caption'.
     Measures: 'violated', see `triplet`.
 
   Raises:
@@ -158,9 +158,9 @@ def make(
   def loss_fn(outputs, batch):
     valid, total, terms, measures = with_sentence(batch), 0.0, {}, {}
     if matching:
-      apart = negatives(batch['picture'], batch['tokens'], valid)
+      apart = negatives(batch['image_number'], batch['tokens'], valid)
       terms['matching'], measures['violated'] = triplet(
-        *(scores_fn(outputs.pictures, outputs.sentences), apart, valid),
+        *(scores_fn(outputs.images, outputs.sentences), apart, valid),
         **dict(margin=margin, hardest=hardest, reduce=reduce),
       )
       total += matching * terms['matching']

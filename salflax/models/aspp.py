@@ -49,7 +49,7 @@ class AsppNet(base.Saliency):
 
   Attributes:
     backbone: `vgg.VGG16`, or what else maps an image to {level: features}.
-    size: (H, W) of the picture.
+    size: (H, W) of the image.
     levels: taps of the backbone; all are brought to the first one's size.
     width: channels of the reduction, and of the four rates together.
     rates: dilations of the parallel 3x3 convolutions.
@@ -89,7 +89,7 @@ class AsppNet(base.Saliency):
 
     Raises:
       ValueError: for an unknown output, rates that do not share `width`, or a
-        picture of another size than `size`.
+        image of another size than `size`.
     """
     del tokens, token_mask
     output = base.output_of(self.output)

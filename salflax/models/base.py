@@ -45,7 +45,7 @@ class Saliency(nn.Module):
   """A network with the attributes backbone, text, size, levels and dtype."""
 
   def features(self, image, *, train: bool) -> dict:
-    """Returns {level: [B, h, w, C]} of a picture, or of stored features."""
+    """Returns {level: [B, h, w, C]} of an image, or of stored features."""
     if not isinstance(image, Mapping):
       return self.encode_image(image, train=train)
     return {level: image[level].astype(self.dtype) for level in self.levels}
@@ -60,7 +60,7 @@ class Saliency(nn.Module):
     """Returns the backbone's {level: [B, h, w, C]} of image [B, H, W, 3].
 
     Raises:
-      ValueError: for a picture of another size than `size`.
+      ValueError: for an image of another size than `size`.
     """
     if tuple(image.shape[1:3]) != tuple(self.size):
       raise ValueError(
@@ -106,7 +106,7 @@ def last_conv(output: str, *, dtype: Any, name: str) -> layers.Conv:
   """Returns the 1x1 convolution that makes the map, in front of `output`.
 
   It starts small, since features of pixels in 0..255 are large, without bias.
-  In front of a ReLU it starts positive too: the cells of a picture are much
+  In front of a ReLU it starts positive too: the cells of an image are much
   alike, and with either sign about every second network gave a map of zeros,
   which has no gradient.
 

@@ -96,7 +96,7 @@ def _scan(cell, in_axes):
   """Returns a cell that walks along axis 1 with the same weights throughout.
 
   What a step computes is computed again for the gradient, not kept: attention
-  over 300 tokens would take 20 MB a picture.
+  over 300 tokens would take 20 MB an image.
   """
   return nn.scan(
     nn.remat(cell, prevent_cse=False),
@@ -108,7 +108,7 @@ def _scan(cell, in_axes):
 
 
 class Captioner(nn.Module):
-  """How likely a sentence is, said from a picture's tokens.
+  """How likely a sentence is, said from an image's tokens.
 
   A GRU reads the tokens; its outputs are attended to, and its last state is
   the first of a second GRU, which is given the words so far (teacher forcing)

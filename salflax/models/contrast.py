@@ -1,8 +1,8 @@
-"""A picture seen through its predicted map, beside its sentence.
+"""An image seen through its predicted map, beside its sentence.
 
 What the map lets through should be what the sentence tells of: the masked
-picture is embedded, the sentence is brought to the same space, and a decoder
-says the sentence from the masked picture's tokens. Nothing of this takes part
+image is embedded, the sentence is brought to the same space, and a decoder
+says the sentence from the masked image's tokens. Nothing of this takes part
 in a prediction.
 
 References:
@@ -24,7 +24,7 @@ from salflax.models.layers import TextFeatures
 
 KINDS = ('vsrn', 'order')
 # How a map becomes a mask: divided by its maximum, so that a dim map does not
-# put out the picture; as it is; or as it is, times the normalised picture,
+# put out the image; as it is; or as it is, times the normalised image,
 # where 0 is the mean colour instead of black.
 MASKS = ('max', 'raw', 'released')
 POOLS = ('mean', 'first')
@@ -33,15 +33,15 @@ DIM = 1e-6
 
 
 class Compared(NamedTuple):
-  """What is found about pictures and sentences; None where not asked for.
+  """What is found about images and sentences; None where not asked for.
 
   Attributes:
-    pictures: f32 [B, D].
+    images: f32 [B, D].
     sentences: f32 [B, D].
-    nll: f32 [B], negative log-likelihood of the sentence given the picture.
+    nll: f32 [B], negative log-likelihood of the sentence given the image.
   """
 
-  pictures: jax.Array | None = None
+  images: jax.Array | None = None
   sentences: jax.Array | None = None
   nll: jax.Array | None = None
 
@@ -67,7 +67,7 @@ def masked(
   black: tuple[float, ...] = (0.0, 0.0, 0.0),
   where: jax.Array | None = None,
 ) -> jax.Array:
-  """Returns pictures dimmed by their maps, f32 [B, H, W, 3].
+  """Returns images dimmed by their maps, f32 [B, H, W, 3].
 
   Args:
     image: normalised, f32 [B, H, W, 3].
@@ -105,7 +105,7 @@ def visual_tokens(features: Any) -> jax.Array:
 
 
 class Contrast(nn.Module):
-  """Embeds masked pictures and sentences, and says the sentence.
+  """Embeds masked images and sentences, and says the sentence.
 
   kind 'vsrn': the pooled tokens and the sentence vector each go through a
   linear map to `dim`; a cosine compares them. kind 'order', the released code:
@@ -115,7 +115,7 @@ class Contrast(nn.Module):
 
   Attributes:
     kind: out of `KINDS`.
-    matching: whether pictures and sentences are embedded.
+    matching: whether images and sentences are embedded.
     caption: whether the sentence is said.
     mask: out of `MASKS`.
     black: see `masked`.
@@ -124,10 +124,10 @@ class Contrast(nn.Module):
     hidden: width of the captioner.
     per_token: see `Captioner`.
     vocab_size: number of word pieces.
-    vision: maps a picture [B, H, W, 3] to tokens [B, N, D] or to {level:
+    vision: maps an image [B, H, W, 3] to tokens [B, N, D] or to {level:
       [B, h, w, C]}; None for the network's own backbone.
     pixels: what that tower's pixels are; None for the network's own.
-    pool: 'mean' of the tokens, or the 'first', which stands for the picture in
+    pool: 'mean' of the tokens, or the 'first', which stands for the image in
       a ViT.
     dtype: what it computes in.
   """
@@ -169,7 +169,7 @@ class Contrast(nn.Module):
       backbone: takes the place of `vision` where that is None.
       where: see `masked`.
       train: whether the captioner drops out. The tower never does, and its
-        batch normalisations take their running statistics: a masked picture
+        batch normalisations take their running statistics: a masked image
         is not what those are gathered from.
 
     Raises:
@@ -199,14 +199,14 @@ class Contrast(nn.Module):
       return layers.Dense(features, dtype=self.dtype, name=name)
 
     if self.kind == 'order':
-      pictures = tokens.reshape(tokens.shape[0], -1)
-      sentences = linear(pictures.shape[-1], 'sentence')(sentence)
+      images = tokens.reshape(tokens.shape[0], -1)
+      sentences = linear(images.shape[-1], 'sentence')(sentence)
     else:
       pooled = tokens[:, 0] if self.pool == 'first' else tokens.mean(1)
-      pictures = linear(self.dim, 'picture')(pooled)
+      images = linear(self.dim, 'picture')(pooled)
       sentences = linear(self.dim, 'sentence')(sentence)
     single = lambda x: x.astype(jnp.float32)
-    return Compared(single(pictures), single(sentences))
+    return Compared(single(images), single(sentences))
 
   def _repainted(self, x):
     if self.pixels is None:

@@ -1,4 +1,4 @@
-"""How a sentence joins a picture's features, and where.
+"""How a sentence joins an image's features, and where.
 
 Every form is a module called as `form(x, text)`: features x [B, h, w, C] and
 `TextFeatures` in, features of the same shape out (`te_prepend`: a token). With
@@ -54,7 +54,7 @@ def _norm(x: jax.Array, name: str, dtype: Any) -> jax.Array:
 
 
 class _TextQuery(nn.Module):
-  """Queries W_Q t reshaped to cells, keys and values of the picture.
+  """Queries W_Q t reshaped to cells, keys and values of the image.
 
   Not the identity at the start, unless `value/kernel` is set to zero.
 

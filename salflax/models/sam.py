@@ -93,7 +93,7 @@ class AttentiveConvLSTM(nn.Module):
   move attention. V and the gate's last map start at zero: the gate reads
   nothing until the first step has moved V. The paper's released code (form
   'released') differs in three ways, read in it: its attention is a softmax
-  over a single channel, hence 1 everywhere, so that the gate reads no picture;
+  over a single channel, hence 1 everywhere, so that the gate reads no image;
   the gate is added behind it; h and c start as x. The code as released calls
   this part from nowhere, so what it was trained with is not known.
 
@@ -145,7 +145,7 @@ class AttentiveConvLSTM(nn.Module):
 
 
 class GaussianPriors(nn.Module):
-  """Learned maps of where people look on any picture.
+  """Learned maps of where people look on any image.
 
   Axis-aligned Gaussians with a maximum of 1. x runs from 0 to 1 over the
   width, y over a share of the same length, centred at 1/2. Means and
@@ -193,12 +193,12 @@ class GaussianPriors(nn.Module):
 
 
 class SAM(base.Saliency):
-  """Saliency of a picture, or of a picture seen with a sentence.
+  """Saliency of an image, or of an image seen with a sentence.
 
   The defaults are SAM-VGG, 51,835,841 parameters; SAM-ResNet has 70,093,441
   with levels=('layer4',) and a dilated ResNet-50 v1 with biases. Published
   training: RMSprop at 1e-4, pixels BGR minus VGG's means. The published map is
-  enlarged to twice the picture, this one to the picture.
+  enlarged to twice the image, this one to the image.
 
   Rows without a real word and calls without tokens give the network without
   text, as does a gate of form 'logits' that was not trained.
@@ -210,7 +210,7 @@ class SAM(base.Saliency):
       made, or no text at all.
     gate: channels of the sentence's gate on the attention; 0 for none.
     gate_form: 'logits' or 'released': see `AttentiveConvLSTM`.
-    size: (H, W) of the picture, multiples of 8.
+    size: (H, W) of the image, multiples of 8.
     levels: the backbone's tap, one.
     width: channels throughout; a tap with others goes through a 3x3
       convolution first.

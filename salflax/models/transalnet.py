@@ -1,4 +1,4 @@
-"""TranSalNet, with a sentence joined to the picture's features.
+"""TranSalNet, with a sentence joined to the image's features.
 
 References:
   Lou et al., TranSalNet: Towards perceptually relevant visual saliency
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
 
 
 class TranSalNet(base.Saliency):
-  """Saliency of a picture, or of a picture seen with a sentence.
+  """Saliency of an image, or of an image seen with a sentence.
 
   The defaults are the published network: 72,510,977 parameters with a
   ResNet-50. Text forms that start as the identity, rows without a real word
@@ -81,7 +81,7 @@ class TranSalNet(base.Saliency):
     place: 'backbone' joins the text to the backbone's features (the paper's
       scheme 1), 'encoder' to those inside the transformer encoders (scheme 2);
       '' is the form's own, 'backbone' for those that may stand at both.
-    size: (H, W) of the picture, multiples of the coarsest level's stride.
+    size: (H, W) of the image, multiples of the coarsest level's stride.
     levels: backbone levels used, each through an encoder of its own.
     widths: width of each level's encoder.
     depth: transformer blocks in each encoder.
@@ -96,7 +96,7 @@ class TranSalNet(base.Saliency):
       statistics that never move. The backbone has its own.
     dropout: share of the channels, of the backbone's features and of the
       sentence's, that are left out in training; for small data sets.
-    contrast: compares pictures seen through their maps with sentences, in
+    contrast: compares images seen through their maps with sentences, in
       training alone (the paper's scheme 3); None for none.
     dtype: what it computes in; parameters and output are float32.
   """
@@ -167,7 +167,7 @@ class TranSalNet(base.Saliency):
   def compare(
     self, image, pred, tokens, token_mask=None, *, ids, train: bool, **options
   ) -> Any:
-    """Returns what `contrast` finds about masked pictures and sentences.
+    """Returns what `contrast` finds about masked images and sentences.
 
     Args:
       image: f32 [B, H, W, 3].

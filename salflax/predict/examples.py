@@ -17,7 +17,7 @@ def _rows(source: Sequence[Example]) -> dict[tuple, dict[str, int]]:
   rows = collections.defaultdict(dict)
   for index in range(len(source)):
     meta = batches.meta(source, index)
-    rows[batches.picture(meta)].setdefault(meta['condition'], index)
+    rows[batches.image_key(meta)].setdefault(meta['condition'], index)
   return rows
 
 
@@ -36,7 +36,7 @@ def choose(source: Sequence[Example], count: int) -> list[tuple]:
     count: number of images; all there are where there are fewer.
 
   Returns:
-    `batches.picture` of each image.
+    `batches.image` of each image.
   """
   rows = _rows(source)
   most = max(map(len, rows.values()))
@@ -72,7 +72,7 @@ def predict(
   """
   exchanged, _ = sentences.wrong_sentence(source, seed=seed)
   metas = [exchanged.meta(k) for k in range(len(exchanged))]
-  wrong = {(batches.picture(m), m['condition']): m['text'] for m in metas}
+  wrong = {(batches.image_key(m), m['condition']): m['text'] for m in metas}
   rows, result, pairs, places = _rows(source), [], [], []
   for image in choose(source, count):
     image_rows = []

@@ -51,7 +51,7 @@ class ImageLookup:
 
   Args:
     stores: mirrored or not -> files of the features.
-    names: `batches.picture` of a row -> key of the image's file.
+    names: `batches.image` of a row -> key of the image's file.
     keep_image: whether the image stays beside its features.
   """
 
@@ -67,7 +67,7 @@ class ImageLookup:
   def __call__(self, example: Example) -> Example:
     """Returns the example with `taps`, as a rule instead of `image`."""
     store = self.stores[example.get('mirrored', False)]
-    taps = store.read(self.names[batches_lib.picture(example)])
+    taps = store.read(self.names[batches_lib.image_key(example)])
     image = example['image'] if self.keep_image else None
     return dict(example, taps=taps, image=image)
 
@@ -197,7 +197,7 @@ def store_taps(
   """
   rows = {}
   for i in range(len(source)):
-    rows.setdefault(batches_lib.picture(batches_lib.meta(source, i)), i)
+    rows.setdefault(batches_lib.image_key(batches_lib.meta(source, i)), i)
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
     pixels = pool.map(lambda i: source[i]['image'], rows.values())
     names = dict(zip(rows, map(digest, pixels)))

@@ -118,7 +118,7 @@ def finishers(
     contrast: whether images and word pieces are needed beside stored features,
       and a number that tells images apart.
   """
-  steps = [batches.number_picture] if contrast else []
+  steps = [batches.number_image] if contrast else []
   if 'text' in stage.stored:
     metas = (batches.meta(source, i) for i in range(len(source)))
     texts = {meta['text'] for meta in metas}
@@ -184,7 +184,7 @@ def _example_batch(pp_text, tokenizer, targets, *, contrast):
     'image_id': '',
   }
   finish = [features.Tokenize(tokenizer)] if tokenizer else []
-  finish += [batches.number_picture] if contrast else []
+  finish += [batches.number_image] if contrast else []
   if 'center' in targets:
     finish.append(center.Center(np.zeros(center.GRID)))
   prepare = batches.Prepare([example], pp.make(pp_text), finish)
@@ -242,7 +242,7 @@ def _check_score(stage: Stage) -> None:
       )
   if 'other_fixations' in needs:
     metas = [batches.meta(source, i) for i in range(len(source))]
-    images = {(m['condition'], batches.picture(m)) for m in metas}
+    images = {(m['condition'], batches.image_key(m)) for m in metas}
     if len(images) == len({condition for condition, _ in images}):
       raise ValueError(
         f'score {stage.score!r} needs fixations of other images: eval_split '

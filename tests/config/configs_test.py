@@ -102,7 +102,7 @@ def without_weights(config, bert, vgg):
 
 
 def trace(stage):
-  """Returns the shapes that a train step of two pictures gives."""
+  """Returns the shapes that a train step of two images gives."""
   tx, example = stage.make_tx(), stages_lib.example_batch(stage)
   state = stages_lib.abstract_state(stage)
   batch = {

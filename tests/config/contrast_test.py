@@ -1,4 +1,4 @@
-"""The picture through its map against its sentence: alone, and in training."""
+"""The image through its map against its sentence: alone, and in training."""
 
 import functools
 import json
@@ -35,7 +35,7 @@ def bert(tmp_path_factory):
 
 
 class Cells(nn.Module):
-  """A tower: means of 8x8 pixels, after twice that of the whole picture."""
+  """A tower: means of 8x8 pixels, after twice that of the whole image."""
 
   @nn.compact
   def __call__(self, image, *, train):
@@ -141,11 +141,11 @@ def test_tokens_are_the_cells_of_the_coarsest_level():
 def test_the_common_space():
   model, args = make(), inputs()
   found = apply(model, *args)
-  assert found.pictures.shape == found.sentences.shape == (3, 4)
+  assert found.images.shape == found.sentences.shape == (3, 4)
   assert found.nll.shape == (3,) and (found.nll > 0).all()
   first = apply(make(pool='first'), *args)
   np.testing.assert_allclose(found.sentences, first.sentences)
-  assert np.abs(found.pictures - first.pictures).max() > 1e-3
+  assert np.abs(found.images - first.images).max() > 1e-3
 
 
 def test_the_released_space_is_that_of_all_tokens():
@@ -153,11 +153,11 @@ def test_the_released_space_is_that_of_all_tokens():
   model = make(kind='order', caption=False, mask='released')
   variables = made_up.variables(model, *args, train=False)
   found = apply(model, *args, variables=variables)
-  assert found.pictures.shape == found.sentences.shape == (3, (1 + 2 * 3) * 5)
+  assert found.images.shape == found.sentences.shape == (3, (1 + 2 * 3) * 5)
   assert found.nll is None
   tower = {'params': variables['params']['vision']}
   tokens = Cells().apply(tower, args[1][..., None] * args[0], train=False)
-  np.testing.assert_allclose(found.pictures, tokens.reshape(3, -1), rtol=1e-5)
+  np.testing.assert_allclose(found.images, tokens.reshape(3, -1), rtol=1e-5)
   assert set(variables['params']) == {'vision', 'sentence'}
 
 
@@ -187,7 +187,7 @@ def test_gradients_reach_the_map_through_a_tower():
   @jax.grad
   def gradient(pred):
     seen = apply(model, image, pred, text, ids, variables=variables)
-    return (seen.pictures * seen.sentences).sum() + seen.nll.sum()
+    return (seen.images * seen.sentences).sum() + seen.nll.sum()
 
   got = gradient(jnp.asarray(pred))
   assert np.isfinite(got).all() and (got != 0).mean() > 0.9
@@ -241,11 +241,13 @@ def batch(frozen):
 def test_batches_have_what_is_compared(frozen, batch):
   stage, state = frozen
   assert stage.stored == {'backbone', 'text'}
-  assert {'taps', 'image', 'text_tokens', 'tokens', 'picture'} <= set(batch)
+  assert {'taps', 'image', 'text_tokens', 'tokens', 'image_number'} <= set(
+    batch
+  )
   assert batch['image'].dtype == np.float32  # normalised
   rows = [stage.train_source.meta(int(i)) for i in batch['index']]
   alike = [[a['image_id'] == b['image_id'] for a in rows] for b in rows]
-  same = batch['picture'][:, None] == batch['picture']
+  same = batch['image_number'][:, None] == batch['image_number']
   np.testing.assert_array_equal(same, alike)
   # The features are those of the very image, mirrored or not.
   taps = step.encode_image(stage.model, state.variables, batch['image'])
@@ -258,11 +260,13 @@ def test_batches_have_what_is_compared(frozen, batch):
 
 def test_pictures_of_joined_data_sets_are_told_apart():
   rows = batches.Joined([Toy(2, ('pure',)), Toy(2, ('pure',))])
-  numbers = [int(batches.number_picture(rows[i])['picture']) for i in range(4)]
+  numbers = [
+    int(batches.number_image(rows[i])['image_number']) for i in range(4)
+  ]
   assert len(set(numbers)) == 4
-  again = batches.number_picture(dict(rows[1], text='another'))
-  assert int(again['picture']) == numbers[1]
-  assert again['picture'].dtype == np.int32
+  again = batches.number_image(dict(rows[1], text='another'))
+  assert int(again['image_number']) == numbers[1]
+  assert again['image_number'].dtype == np.int32
 
 
 def test_the_rest_of_the_network_is_drawn_as_without(bert, frozen, tmp_path):
@@ -328,7 +332,7 @@ def test_rows_without_a_sentence_take_no_part(kind):
   rng = np.random.default_rng(0)
   words, mask = rng.integers(1, 11, (4, 6)), np.arange(6) < 4
   batch = dict(
-    tokens=words, token_mask=np.tile(mask, (4, 1)), picture=np.arange(4)
+    tokens=words, token_mask=np.tile(mask, (4, 1)), image_number=np.arange(4)
   )
   seen = Compared(*rng.normal(size=(2, 4, 5)), rng.uniform(1, 2, 4))
   options = dict(matching=1.0, caption=1.0, margin=2.0, hardest=False)

@@ -272,16 +272,16 @@ def test_pictures_of_joined_sources_are_told_apart():
   """Two data sets may have an image of the same name."""
   both = batches_lib.Joined([Toy(1), Toy(1, seed=5)])
   rows = [both.meta(i) for i in (0, 1, 4)]
-  first, again, other = map(batches_lib.picture, rows)
+  first, again, other = map(batches_lib.image_key, rows)
   assert first == again != other
-  assert batches_lib.picture(both[4]) == other
-  assert batches_lib.picture(batches_lib.Rows(both, [4]).meta(0)) == other
+  assert batches_lib.image_key(both[4]) == other
+  assert batches_lib.image_key(batches_lib.Rows(both, [4]).meta(0)) == other
 
 
 def test_a_picture_is_the_same_in_a_row_and_in_what_is_told_of_it():
   class Split(list):
     def meta(self, index):
-      # A data set's own split is no matter of which picture it is.
+      # A data set's own split is no matter of which image it is.
       return {'image_id': self[index]['image_id'], 'part': 'train'}
 
   source = Split([{'image_id': 'a'}])
@@ -290,4 +290,4 @@ def test_a_picture_is_the_same_in_a_row_and_in_what_is_told_of_it():
     batches_lib.Rows(source, [0]),
     batches_lib.Joined([source]),
   ):
-    assert batches_lib.picture(rows[0]) == batches_lib.picture(rows.meta(0))
+    assert batches_lib.image_key(rows[0]) == batches_lib.image_key(rows.meta(0))

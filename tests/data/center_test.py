@@ -10,7 +10,7 @@ from salflax.train import stage as stages_lib
 
 
 def rows(*tops):
-  """Pictures of two shapes whose maps have one lit row each, any scale."""
+  """Images of two shapes whose maps have one lit row each, any scale."""
   out = []
   for k, top in enumerate(tops):
     size = (40, 60) if k % 2 else (60, 40)

@@ -250,7 +250,7 @@ def test_place(row, column, expected):
 
 
 def test_a_place_that_is_named_is_true():
-  # 'left' and 'right' are what a mirrored picture has to swap.
+  # 'left' and 'right' are what a mirrored image has to swap.
   source = scenes.load('train', num=200, conditions=('salient', 'non_salient'))
   checked = 0
   for i in range(len(source)):
@@ -334,7 +334,7 @@ def test_text_is_needed(source, maps):
 
 
 def test_another_pictures_sentence_misleads(source, maps):
-  # Things lie anywhere: what another picture's sentence names is elsewhere.
+  # Things lie anywhere: what another image's sentence names is elsewhere.
   elsewhere = by_condition(
     source,
     lambda i: cc(maps[i], source.density((i + 4) % len(source))),

@@ -166,12 +166,12 @@ def made_up(rows=4):
   v, s = vectors(rows)
   mask = np.arange(6) < np.array([5, 2, 4, 6])[:, None]
   batch = {
-    'picture': np.arange(rows),
+    'image_number': np.arange(rows),
     'tokens': np.random.default_rng(1).integers(1, 9, (rows, 6)),
     'token_mask': mask,
   }
   nll = np.array([2.0, 100.0, 3.0, 4.0], np.float32)
-  found = types.SimpleNamespace(pictures=v, sentences=s, nll=nll)
+  found = types.SimpleNamespace(images=v, sentences=s, nll=nll)
   return found, batch
 
 

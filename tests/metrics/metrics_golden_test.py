@@ -1,4 +1,4 @@
-"""Every score of the reference implementations, on pictures of real gaze."""
+"""Every score of the reference implementations, on images of real gaze."""
 
 import json
 
@@ -51,7 +51,7 @@ def golden(goldens):
 
 @pytest.fixture(scope='module')
 def cases(goldens):
-  """The pictures the golden scores were made on: (prediction, truth)."""
+  """The images the golden scores were made on: (prediction, truth)."""
   shape = 240, 320
   with np.load(goldens / 'metric_truth.npz') as f:
     truth = dict(f)

@@ -51,7 +51,7 @@ def test_the_mean_is_over_rows_also_where_pictures_have_unequal_numbers():
   groups = ['x', 'x', 'x', 'y']
   found = paired(a, b, groups)
   assert found.difference == 2
-  # Two pictures: resamples are xx, xy, yy; swaps give sums of 8 and 2.
+  # Two images: resamples are xx, xy, yy; swaps give sums of 8 and 2.
   assert (found.low, found.high) == (1, 5)
   assert found.p == 0.5
 
@@ -77,7 +77,7 @@ def test_p_agrees_with_scipy(pictures):
     n_resamples=9_999,
     rng=RNG(5),
   ).pvalue
-  # Exact for few pictures; else both sample.
+  # Exact for few images; else both sample.
   error = 0 if pictures <= 13 else 4 * np.sqrt(2 * reference / 9_999)
   assert paired(a, b).p == pytest.approx(reference, abs=error + 1e-12)
 

@@ -138,7 +138,7 @@ def test_text_is_ignored_and_stored_features_will_do(made):
 
 
 def test_every_rate_sees_its_own_neighbours(made):
-  """A kernel that takes one neighbour only moves the picture by its rate."""
+  """A kernel that takes one neighbour only moves the image by its rate."""
   model, variables, _ = made
   levels = ('pool3', 'pool4', 'conv5_3')
   params = jax.tree.map(jnp.zeros_like, variables['params'])

@@ -46,7 +46,7 @@ def _pool_slowly(x, padding, ceil):
   size = x.shape[0]
   room = size + 2 * padding - 3
   out = (int(np.ceil(room / 2)) if ceil else room // 2) + 1
-  # A window must start inside the picture or its leading padding.
+  # A window must start inside the image or its leading padding.
   out = min(out, (size + padding - 1) // 2 + 1)
   y = np.empty((out, x.shape[1]), x.dtype)
   for i in range(out):

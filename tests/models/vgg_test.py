@@ -149,7 +149,7 @@ def test_published_weights_see_edges_and_colours(shared):
     {'params': params['backbone']}, np.stack(values)
   )
   conv = np.asarray(taps['pool3'])
-  # Away from the border a flat picture is alike everywhere, an edge is not.
+  # Away from the border a flat image is alike everywhere, an edge is not.
   inside = conv[:, 5:-5, 5:-5]
   np.testing.assert_allclose(inside[0].std((0, 1)), 0, atol=1e-2)
   columns = inside[1].std(0).mean(), inside[1].std(1).mean()

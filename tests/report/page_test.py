@@ -34,7 +34,7 @@ PATHS = {'data_dir': '/here', 'cache_dir': '/there', 'threads': 2}
 
 
 def rows(shift, condition='salient'):
-  """Returns rows of three pictures with scores around .5 + shift."""
+  """Returns rows of three images with scores around .5 + shift."""
   return [
     {
       'image_id': f'p{k}',

@@ -245,7 +245,7 @@ def test_other_data_sets_have_rows_of_their_own(study):
 
 
 class Source:
-  """Pictures of two shades; the human map is that of the picture."""
+  """Images of two shades; the human map is that of the image."""
 
   def __init__(self, count):
     self.count = count

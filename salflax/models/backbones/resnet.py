@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from salflax.core import spec
 from salflax.models import layers
 
-# Where a stage's output stands, as a share of the picture's side.
+# Where a stage's output stands, as a share of the image's side.
 SCALES = ('1/4', '1/8', '1/16', '1/32')
 STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
 VARIANTS = ('v1', 'v1.5')
@@ -79,7 +79,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-  """A picture's features at several scales; ResNet-50 by default.
+  """An image's features at several scales; ResNet-50 by default.
 
   Stages deeper than the deepest tap are not built, so weights that end early
   fit too.

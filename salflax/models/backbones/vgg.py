@@ -18,7 +18,7 @@ from salflax.core import spec
 from salflax.models import layers
 
 DEPTHS = (2, 2, 3, 3, 3)  # convolutions of each block
-# Where a pooling's output stands, as a share of the picture's side.
+# Where a pooling's output stands, as a share of the image's side.
 SCALES = {f'1/{2**i}': f'pool{i}' for i in range(1, 6)}
 
 
@@ -38,7 +38,7 @@ _kernel_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 class VGG16(nn.Module):
-  """A picture's features after any convolution's ReLU, or any pooling.
+  """An image's features after any convolution's ReLU, or any pooling.
 
   14,714,688 parameters. What is deeper than the deepest tap is not built.
 

@@ -1,4 +1,4 @@
-"""The vision tower of BLIP, a ViT-B/16: a picture becomes tokens.
+"""The vision tower of BLIP, a ViT-B/16: an image becomes tokens.
 
   module, variables = vit.load('Salesforce/blip-itm-base-coco')
   tokens = module.apply(variables, image)  # [B, 1 + N, 768]
@@ -55,7 +55,7 @@ _RENAMED = (
 
 
 class ViT(nn.Module):
-  """A picture's tokens: one for the whole, then one for each patch.
+  """An image's tokens: one for the whole, then one for each patch.
 
   The defaults are BLIP's tower. BLIP was trained on RGB pixels in [0, 1],
   minus (.4815, .4578, .4082), over (.2686, .2613, .2758).
@@ -65,8 +65,8 @@ class ViT(nn.Module):
     num_layers: number of transformer layers.
     num_heads: attention heads; must divide hidden_dim.
     mlp_dim: width inside the MLPs.
-    size: side of the square picture that its positions belong to, pixels.
-      Pictures may have another size, in whole patches.
+    size: side of the square image that its positions belong to, pixels.
+      Images may have another size, in whole patches.
     patch: side of a patch, pixels.
     eps: of every LayerNorm: 1e-6 in the original code, 1e-5 in the published
       config of Hugging Face.
@@ -96,7 +96,7 @@ class ViT(nn.Module):
       train: has no effect, for there is neither dropout nor BatchNorm.
 
     Raises:
-      ValueError: for a picture that is not made of whole patches.
+      ValueError: for an image that is not made of whole patches.
     """
     del train
     self._check(image)

@@ -32,11 +32,11 @@ class Embeddings(nn.Module):
   """Patches as tokens behind a learned first one, with positions.
 
   The table of positions belongs to a square of `size` pixels. For other
-  pictures its grid is resized bicubically, as DeiT and BLIP do.
+  images its grid is resized bicubically, as DeiT and BLIP do.
 
   Attributes:
     hidden_dim: width of a token.
-    size: side of the picture that the table was trained for, pixels.
+    size: side of the image that the table was trained for, pixels.
     patch: side of a patch, pixels.
     dtype: what it computes in.
   """

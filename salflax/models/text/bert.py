@@ -283,9 +283,9 @@ def _text_only(
 ) -> dict[str, np.ndarray]:
   """Returns the tensors the module is made of, without their prefix.
 
-  Left out are heads ('cls.'), an unused pooler, and of BLIP the picture side,
+  Left out are heads ('cls.'), an unused pooler, and of BLIP the image side,
   the momentum copies (*_m), the queues, and the cross-attention that reads
-  pictures. Everything else stays, so that `merge` can name it.
+  images. Everything else stays, so that `merge` can name it.
   """
   blip = module.type_vocab == 0
   prefix = 'text_encoder.' if blip else 'bert.'
