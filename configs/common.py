@@ -73,13 +73,31 @@ def transalnet() -> dict:
   )
 
 
-def choice(key: str, value: str, allowed) -> None:
+def small_backbone(name: str) -> tuple[dict, str]:
+  """Returns the record of a frozen ResNet-50, and its pixels' normalisation.
+
+  Args:
+    name: 'resnet50_v1', whose weights docs/reproduce.md describes, or
+      'resnet50', torchvision's, which are downloaded.
+  """
+  weights = dict(
+    resnet50_v1=('resnet50_v1_to_layer3.safetensors', 'caffe_resnet'),
+    resnet50=('timm/resnet50.tv_in1k', 'imagenet'),
+  )
+  choice('backbone', name, weights)
+  file, pixels = weights[name]
+  return dict(name=name, weights=file, bn='frozen'), pixels
+
+
+def choice(key: str, value, allowed) -> None:
   """Raises ValueError where an option's value is not one of those allowed."""
   if value not in allowed:
-    near = difflib.get_close_matches(value, allowed, n=1)
+    texts = [str(a) for a in allowed]
+    near = difflib.get_close_matches(str(value), texts, n=1)
     hint = f' Did you mean {near[0]!r}?' if near else ''
     raise ValueError(
-      f'Unknown {key} {value!r}.{hint} Allowed: {", ".join(allowed)}.'
+      f'Unknown {key} {value!r}.{hint} Allowed: '
+      f'{", ".join(t or repr(t) for t in texts)}.'
     )
 
 

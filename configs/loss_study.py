@@ -1,6 +1,6 @@
 """Every row of the tables of Bruckert et al., The Quest For The Loss Function.
 
-    python -m salflax.main --config=configs/loss_study.py:row=lc2_r \\
+    salflax train --config=configs/loss_study.py:row=lc2_r \\
         --workdir=runs/loss_study/lc2_r/seed0
 
 One network, one data set, one budget; only the loss differs. The names of rows

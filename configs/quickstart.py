@@ -1,6 +1,6 @@
 """Text-guided saliency on embedded scenes: no data, no network, minutes.
 
-    python -m salflax.main --config=configs/quickstart.py --workdir=runs/quick
+    salflax train --config=configs/quickstart.py
 
 Stage 1 looks at scenes without a sentence, stage 2 at the same kind of scenes
 under four text conditions, as the SJTU-TIS data set has them.

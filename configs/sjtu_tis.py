@@ -1,17 +1,16 @@
 """The main job: text-guided TranSalNet, free viewing first, then SJTU-TIS.
 
-    python -m salflax.main --config=configs/sjtu_tis.py --workdir=runs/tsn
+    salflax train --config=configs/sjtu_tis.py
 
 Options come after a colon, e.g. configs/sjtu_tis.py:fusion=gate,levels=1.
 The size of the published network by default; `small` is one that two CPU
-cores train in half an hour, on the 1/16 level of a frozen ResNet-50 v1, whose
+cores train in half an hour, on the 1/16 level of a frozen ResNet-50, whose
 layer4 is left out:
 
-    python -m salflax.main --config=configs/sjtu_tis.py:small \\
-      --config.model.backbone.weights=resnet50_v1_to_layer3.safetensors
+    salflax train --config=configs/sjtu_tis.py:small,backbone=resnet50
 
-Data: python -m salflax.cli.prepare makes `sjtu_tis`, and whatever `free`
-names for the first stage.
+Data: `salflax prepare` makes `sjtu_tis`, and what `free` names for the first
+stage.
 """
 
 from configs import common
@@ -35,14 +34,11 @@ def _paper(config, options):
 def _small(config, options):
   """A network that two CPU cores train: the 1/16 level, backbone stored."""
   levels = ('1/16',)
+  backbone, pixels = common.small_backbone(options.backbone)
   config.model = dict(
     name='transalnet',
     size=(240, 320),
-    backbone=dict(
-      name='resnet50_v1',
-      weights='resnet50_v1_to_layer3.safetensors',
-      bn='frozen',
-    ),
+    backbone=backbone,
     text=common.text_encoder(options.text),
     fuse=levels,
     fusion=options.fusion or 'bilinear(dim=256)',
@@ -57,14 +53,15 @@ def _small(config, options):
     bn='train',
     dropout=0.1,
   )
-  return 'resize_pad(240, 320)', 'caffe_resnet'
+  return 'resize_pad(240, 320)', pixels
 
 
 def get_config(arg=''):
   """Returns the config.
 
   Args:
-    arg: options: `small`; fusion=gate|gate_hw|full at the backbone's output,
+    arg: options: `small`, with backbone=resnet50_v1|resnet50;
+      fusion=gate|gate_hw|full at the backbone's output,
       te_cross|te_bilinear|te_prepend in the transformer encoders, or
       lowrank|token|bilinear, at the backbone's output unless place=encoder;
       levels=1|2|3 that the sentence joins, from the coarsest (not `small`);
@@ -75,6 +72,7 @@ def get_config(arg=''):
     arg,
     dict(
       small=False,
+      backbone='resnet50_v1',
       fusion='',
       place='',
       levels=3,
@@ -84,6 +82,8 @@ def get_config(arg=''):
       loss='10*kld + 2*cc + sim + nss',
     ),
   )
+  common.choice('levels', options.levels, (1, 2, 3))
+  common.choice('condition', options.condition, ('', *CONDITIONS))
   config = common.get_config()
   config.stages = ('free', 'sjtu')
   frame, pixels = (_small if options.small else _paper)(config, options)

@@ -1,9 +1,9 @@
 """Every row of the tables of Huang, Text-Guided Saliency Prediction Model.
 
-    python -m salflax.main \\
+    salflax train \\
       --config=configs/text_guided.py:row=SALICON_pretrained \\
       --workdir=runs/text_guided/SALICON_pretrained/seed0
-    python -m salflax.main \\
+    salflax train \\
       --config=configs/text_guided.py:row=non_salient_3att_none \\
       --config.sjtu.init=runs/text_guided/SALICON_pretrained/seed0 \\
       --workdir=runs/text_guided/non_salient_3att_none/seed0
@@ -13,7 +13,7 @@ have the names of salflax/report/papers/reference.csv; those that the paper does
 not print are further forms of its three schemes.
 
 `scale=paper` is the published network. `scale=small` is one that two CPU cores
-train: images of 192x256, narrow encoders, and a frozen ResNet-50 v1 up to
+train: images of 192x256, narrow encoders, and a frozen ResNet-50 up to
 layer3, whose output's 2x2 means stand for the missing 1/32 level.
 """
 
@@ -81,17 +81,13 @@ def _paper(config):
   return 'imagenet', dict(optimizer='adam', lr=1e-5, batch_size=8), free, tuned
 
 
-def _small(config):
+def _small(config, backbone):
   """What two CPU cores train in minutes, on stored features."""
+  record, pixels = common.small_backbone(backbone)
   config.model = dict(
     name='transalnet',
     size=(192, 256),
-    backbone=dict(
-      name='resnet50_v1',
-      weights='resnet50_v1_to_layer3.safetensors',
-      depths=(3, 4, 6, 0),
-      bn='frozen',
-    ),
+    backbone=dict(record, depths=(3, 4, 6, 0)),
     levels=LEVELS,
     widths=(64, 192, 192),
     depth=2,
@@ -114,7 +110,7 @@ def _small(config):
     epochs=6.0,
     freeze=('backbone/.*',),
   )
-  return 'caffe_resnet', recipe, free, dict(lr=5e-4, epochs=12.0)
+  return pixels, recipe, free, dict(lr=5e-4, epochs=12.0)
 
 
 def _sam(config, scale):
@@ -195,10 +191,11 @@ def get_config(arg=''):
   """Returns the config.
 
   Args:
-    arg: options: row= one of ROWS; scale=paper|small; init=folder of the run
-      of SALICON_pretrained to start from, '' trains it first in the same
-      run, as a row with a network of its own does in any case; free=data of
-      that first stage; fusion=form of the text's entry, '' is the row's;
+    arg: options: row= one of ROWS; scale=paper|small, small with
+      backbone=resnet50_v1|resnet50; init=folder of the run of
+      SALICON_pretrained to start from, '' trains it first in the same run, as
+      a row with a network of its own does in any case; free=data of that first
+      stage; fusion=form of the text's entry, '' is the row's;
       text=weights of the text encoder; loss=of both stages; freeze_bn_stats=0
       lets running statistics of frozen layers move.
   """
@@ -207,6 +204,7 @@ def get_config(arg=''):
     dict(
       row='non_salient_1att_last2conv',
       scale='paper',
+      backbone='resnet50_v1',
       init='',
       free='',
       fusion='',
@@ -218,8 +216,11 @@ def get_config(arg=''):
   common.choice('row', options.row, ROWS)
   common.choice('scale', options.scale, ('paper', 'small'))
   config = common.get_config()
-  make = _small if options.scale == 'small' else _paper
-  pixels, recipe, free, tuned = make(config)
+  pixels, recipe, free, tuned = (
+    _paper(config)
+    if options.scale == 'paper'
+    else _small(config, options.backbone)
+  )
   sam = ROWS[options.row].get('network') == 'sam'
   if sam:
     _sam(config, options.scale)

@@ -6,7 +6,8 @@
 # CUDA_VISIBLE_DEVICES=0,1 takes some of them. CUDA=12 for a driver older than
 # 580. DRY_RUN=1 prints what would be done.
 
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
+# shellcheck source=launch/setup.sh
 source launch/setup.sh
 kind=gpu
 [[ "${CUDA:-13}" == 12 ]] && kind=gpu12

@@ -128,7 +128,8 @@ scores() {
   shift 3
   [[ -f "$where/evaluate/$on-$split/summary.json" ]] && return
   python_run "$where" -m salflax.cli.evaluate --run="$where" --data="$on" \
-    --split="$split" --data_dir="$data_dir" "$@"
+    --split="$split" --data_dir="$data_dir" --out="$where/evaluate/$on-$split" \
+    "$@"
 }
 
 diverged() { compgen -G "$1/*/diverged.json" >/dev/null; }

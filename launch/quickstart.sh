@@ -6,7 +6,8 @@
 #
 # Run again, it goes on where it was.
 
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
+# shellcheck source=launch/setup.sh
 source launch/setup.sh
 setup
 RUN=runs/quickstart

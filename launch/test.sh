@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Sets up and runs every test, the slow ones too, on up to four cores. What
+# Sets up and runs the tests on all cores, but for the nightly ones. What
 # follows goes to pytest:
 #
-#   bash launch/test.sh -m 'not slow'
-#   bash launch/test.sh tests/metrics_test.py
-#   bash launch/test.sh -n 0 --pdb tests/metrics_test.py  # in one process
+#   bash launch/test.sh -m 'not slow and not nightly'
+#   bash launch/test.sh tests/metrics/metrics_test.py
+#   bash launch/test.sh -n 0 --pdb tests/metrics/metrics_test.py  # one process
+#   bash launch/test.sh -m nightly
 
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
+# shellcheck source=launch/setup.sh
 source launch/setup.sh
 setup
-run "$VENV/bin/python" -m pytest -n logical --maxprocesses=4 --dist=loadfile "$@"
+run "$VENV/bin/python" -m pytest -n logical --dist=loadfile "$@"

@@ -10,7 +10,8 @@
 # --config.data_dir lie on a disk that all of them mount. PROJECT names the
 # project; DRY_RUN=1 prints what would be done.
 
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
+# shellcheck source=launch/setup.sh
 source launch/setup.sh
 : "${TPU:?Set TPU to the name of the TPU VM.}"
 : "${ZONE:?Set ZONE to the zone of the TPU VM.}"

@@ -1,55 +1,66 @@
 """Trains what a config says, then evaluates it.
 
-    python -m salflax.main --config=configs/sjtu_tis.py --workdir=runs/tsn
+    salflax train --config=configs/sjtu_tis.py
+    salflax train --config=configs/sjtu_tis.py:fusion=gate --workdir=runs/gate
+    salflax train --config=configs/sjtu_tis.py --config.sjtu.lr=1e-4 --check
 
-Started again with the same workdir, a run goes on where it stopped.
+As `python -m salflax.main`. All that is wrong or missing is named before
+anything is built. Started again with the same workdir, a run goes on where it
+stopped.
 """
 
 import logging
 import os
-import sys
+import re
+from typing import Any
 
-import jax
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
+
+from salflax import cli
+from salflax.cli import config_file
 
 _LOG = logging.getLogger('salflax')
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'File with get_config(); file.py:arg hands it an argument.',
-  lock_config=True,
-)
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the run: checkpoints, measures, tables, maps.'
-)
-_CHECK = flags.DEFINE_bool(
-  'check', False, 'Only check the config: build nothing, write nothing.'
-)
-_DEBUG = flags.DEFINE_bool(
-  'debug', False, 'Show tracebacks and what the libraries log.'
-)
-_COORDINATOR = flags.DEFINE_string(
-  'coordinator',
-  '',
-  'host:port of process 0, for runs over several hosts; '
-  "'auto' where the cluster tells (TPU pods, Slurm).",
-)
-_PROCESSES = flags.DEFINE_integer('processes', 1, 'Number of processes.')
-_PROCESS = flags.DEFINE_integer('process', 0, 'Index of this process.')
 
 
-def _initialise() -> None:
-  if _COORDINATOR.value == 'auto':
-    jax.distributed.initialize()
-  elif _COORDINATOR.value:
-    jax.distributed.initialize(
-      _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-    )
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the command's flags."""
+  config_file.define(values, 'What to train.')
+  text, number = flags.DEFINE_string, flags.DEFINE_integer
+  workdir = (
+    'Folder of the run: checkpoints, measures, tables, maps. By default '
+    "runs/<the config's name>[-<its argument>]."
+  )
+  coordinator = (
+    "host:port of process 0, for runs over several hosts; 'auto' where the "
+    'cluster tells (TPU pods, Slurm).'
+  )
+  check = 'Only check the config: build nothing, write nothing.'
+  cli.define(
+    values,
+    (text, 'workdir', None, workdir),
+    (flags.DEFINE_bool, 'check', False, check),
+    (text, 'coordinator', '', coordinator),
+    (number, 'processes', 1, 'Number of processes.', 1),
+    (number, 'process', 0, 'Index of this process.', 0),
+  )
+
+
+def default_workdir(config: str) -> str:
+  """Returns the folder of a run whose --workdir is not named.
+
+  Args:
+    config: value of --config, 'configs/sjtu_tis.py:small'.
+  """
+  file, _, argument = config.partition(':')
+  name = os.path.splitext(os.path.basename(file))[0]
+  argument = re.sub(r'[^\w.,=+-]+', '_', argument).strip('_')
+  return os.path.join('runs', f'{name}-{argument}' if argument else name)
 
 
 def _evaluate(stages, workdir, what) -> None:
   """Scores the last stage's best, as cli.evaluate does; draws the curves."""
+  import jax
+
   from salflax.cli import evaluate
   from salflax.predict import subjects, trained
   from salflax.report import plots
@@ -63,54 +74,95 @@ def _evaluate(stages, workdir, what) -> None:
     evaluate.evaluate(subject, keep_maps=what.keep_maps, figures=what.pictures)
 
 
-def _main(argv: list[str]) -> int:
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  from salflax.config import resolve, saved
-  from salflax.train import log, loop, stage
+def _stages(config, workdir):
+  """Returns the stages of a config, checked.
 
-  log.to_console(debug=_DEBUG.value)
-  _initialise()
+  Raises:
+    ValueError: something in it is wrong.
+    FileNotFoundError: something is missing; all of it is listed.
+  """
+  from salflax.config import missing, resolve, schema
+  from salflax.train import stage
 
-  config, workdir = _CONFIG.value, os.path.abspath(_WORKDIR.value or '.')
+  plain = schema.plain(config)
+  schema.check(plain)
+  missing.check(plain)
+  stages = resolve.resolve(config, workdir)
+  for s in stages:
+    stage.check(s)
+  return stages
+
+
+def execute(options: Any) -> int:
+  """Trains and evaluates; returns the exit code."""
+  if options.config is None:
+    raise cli.UsageError('Name a config: --config=configs/sjtu_tis.py')
+  import jax
+
+  from salflax.core import parallel
+  from salflax.train import log
+
+  log.to_console(debug=options.debug)
+  if options.quiet:
+    _LOG.setLevel(logging.WARNING)
+  parallel.initialise(options.coordinator, options.processes, options.process)
   try:
-    stages = resolve.resolve(config, workdir)
-    for s in stages:
-      stage.check(s)
-    if _CHECK.value:
-      print('The config is sound.')
-      return 0
-    os.makedirs(workdir, exist_ok=True)
-    saved.save(config, workdir)
-    _LOG.info(
-      '%d devices of kind %s, %d processes.',
-      jax.device_count(),
-      jax.devices()[0].device_kind,
-      jax.process_count(),
-    )
+    return _train(options)
+  except Exception as e:
+    if options.debug or jax.process_count() == 1:
+      raise
+    # An orderly exit would wait for the others, which wait for this one.
+    cli.say(f'salflax: {parallel.describe(e)}', *getattr(e, '__notes__', ()))
+    return parallel.leave(cli.FAILED)
+
+
+def _train(options: Any) -> int:
+  import jax
+
+  from salflax.config import resolve, saved
+  from salflax.core import parallel
+  from salflax.train import loop
+
+  config = options.config
+  workdir = os.path.abspath(
+    options.workdir or default_workdir(options['config'].config_filename)
+  )
+  stages = _stages(config, workdir)
+  if options.check:
+    print('The config is sound.')
+    return cli.DONE
+  os.makedirs(workdir, exist_ok=True)
+  saved.save(config, workdir)
+  if jax.process_index() == 0:
+    resolve.save_texts(stages, workdir)
+  _LOG.info(
+    'Run in %s: %d devices of kind %s, %d processes.',
+    workdir,
+    jax.device_count(),
+    jax.devices()[0].device_kind,
+    jax.process_count(),
+  )
+  again = 'Start again with the same --workdir to go on.'
+  try:
     loop.run(stages, workdir)
     _evaluate(stages, workdir, config.evaluate)
   except KeyboardInterrupt:
-    _LOG.warning('Stopped. Start again with the same --workdir to go on.')
-    return 130
+    _LOG.warning('Stopped. %s', again)
+    return cli.INTERRUPTED
   except loop.Interrupted as e:
-    _LOG.warning('%s Start again with the same --workdir to go on.', e)
-    return 130
-  except (ValueError, OSError, FloatingPointError) as e:
-    if _DEBUG.value:
+    _LOG.warning('%s %s', e, again)
+    return cli.INTERRUPTED
+  except loop.Diverged as e:
+    if options.debug:
       raise
-    print(f'salflax: {e}', file=sys.stderr)
-    for note in getattr(e, '__notes__', ()):
-      print(f'  {note}', file=sys.stderr)
-    return 1
-  _LOG.info('Peak memory %.0f MB.', log.peak_memory_mb())
-  return 0
+    cli.say(f'salflax: {e}', *getattr(e, '__notes__', ()))
+    return parallel.leave(cli.DIVERGED)
+  return cli.DONE
 
 
 def run() -> None:
-  """The command line."""
-  flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(_main)
+  """Runs the command."""
+  cli.run(define_flags, execute)
 
 
 if __name__ == '__main__':

@@ -14,28 +14,27 @@ GROUP_2 = {'_1': ('all', '整体'), '_2': ('non_salient', '非显著')}
 GROUP_2['_3'] = ('salient', '显著')
 
 
-def picture(rng: np.random.Generator, size=SIZE) -> np.ndarray:
+def image(rng: np.random.Generator, size=SIZE) -> np.ndarray:
   """Returns noise u8 [h, w, 3], drawn coarsely so that JPEG keeps it apart."""
   return rng.integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
 def save(path: pathlib.Path, array: np.ndarray, *, rgba: bool = False) -> None:
-  """Writes a picture; RGBA with full alpha, as SJTU-TIS has it, if asked."""
+  """Writes an image; RGBA with full alpha, as SJTU-TIS has it, if asked."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  image = Image.fromarray(array)
-  image = image.convert('RGBA') if rgba else image
-  image.save(path)
+  pixels = Image.fromarray(array)
+  (pixels.convert('RGBA') if rgba else pixels).save(path)
 
 
 def gaze(rng: np.random.Generator, size=SIZE) -> tuple[np.ndarray, np.ndarray]:
-  """Returns a fixation picture u8 [h, w, 3] and a map u8 [h, w]."""
+  """Returns a fixation image u8 [h, w, 3] and a map u8 [h, w]."""
   fixations = np.zeros((*size, 3), np.uint8)
   fixations[rng.integers(0, size[0], 9), rng.integers(0, size[1], 9)] = 255
   return fixations, rng.integers(1, 256, size, dtype=np.uint8)
 
 
 class Sjtu:
-  """SJTU-TIS with pictures of each group, in one of its two layouts.
+  """SJTU-TIS with images of each group, in one of its two layouts.
 
   Attributes:
     root: the folder.
@@ -52,15 +51,15 @@ class Sjtu:
     self.rng = np.random.default_rng(0)
 
   def add(self, name: str, *, group: int, size=SIZE) -> None:
-    """Adds a picture with all its conditions and sentences."""
+    """Adds an image with all its conditions and sentences."""
     number = int(name)
-    shown = picture(self.rng, size)
+    pixels = image(self.rng, size)
     if not self.published:
-      save(self.folders['image'] / f'{name}.jpg', shown)
+      save(self.folders['image'] / f'{name}.jpg', pixels)
     for suffix in ['_0', ''] if group == 1 else ['_0', *GROUP_2]:
       if self.published:
         path = self.folders['image'] / f'{name}{suffix}.png'
-        save(path, shown, rgba=True)
+        save(path, pixels, rgba=True)
       fixations, saliency = gaze(self.rng, size)
       save(self.folders['map'] / f'{name}{suffix}.png', saliency)
       save(self.folders['fixation'] / f'{name}{suffix}.png', fixations)
@@ -89,7 +88,7 @@ class Sjtu:
 
 
 def sjtu(root: pathlib.Path, *, published: bool = False, suffix='') -> Sjtu:
-  """Returns two pictures of group 1 and two of group 2: 12 samples."""
+  """Returns two images of group 1 and two of group 2: 12 samples."""
   fake = Sjtu(root, published=published, suffix=suffix)
   fake.add('000000000071', group=1)
   fake.add('1031973097', group=1)
@@ -108,7 +107,7 @@ def osie(root: pathlib.Path, gaze_of: dict[str, list]) -> pathlib.Path:
   rng = np.random.default_rng(1)
   entries = np.zeros((len(gaze_of), 1), object)
   for i, (name, observers) in enumerate(gaze_of.items()):
-    save(root / 'data' / 'stimuli' / name, picture(rng))
+    save(root / 'data' / 'stimuli' / name, image(rng))
     subjects = np.zeros((len(observers), 1), object)
     for j, (x, y) in enumerate(observers):
       duration = np.full(len(x), 200.0)
@@ -129,7 +128,7 @@ def folder(root: pathlib.Path, rows: list[tuple], *, count: int = 3):
   """Writes images/p0.png, p1.png, ... and fixations.csv with the given rows."""
   rng = np.random.default_rng(2)
   for i in range(count):
-    save(root / 'images' / f'p{i}.png', picture(rng))
+    save(root / 'images' / f'p{i}.png', image(rng))
   write_csv(root / 'fixations.csv', ('image', 'subject', 'x', 'y'), rows)
   return root
 

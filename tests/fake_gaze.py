@@ -47,21 +47,21 @@ def salicon(
   fixations: str = '.mat',
   samples: int = 7,
 ) -> pathlib.Path:
-  """Writes pictures of training and validation with maps and fixations.
+  """Writes images of training and validation with maps and fixations.
 
   Args:
     root: the folder.
-    train: training pictures, COCO_train2014_000000000000 and so on.
-    val: validation pictures.
+    train: training images, COCO_train2014_000000000000 and so on.
+    val: validation images.
     maps: write maps/, too.
-    fixations: '.mat', or the ending of two-valued pictures.
+    fixations: '.mat', or the ending of two-valued images.
     samples: mouse positions of each of the three observers.
   """
   rng = np.random.default_rng(5)
   for part, count in (('train', train), ('val', val)):
     for i in range(count):
       name = f'COCO_{part}2014_{i:012d}'
-      shown = fake_data.picture(rng)
+      shown = fake_data.image(rng)
       fake_data.save(root / 'images' / part / f'{name}.jpg', shown)
       points, saliency = fake_data.gaze(rng)
       if maps:
@@ -85,7 +85,7 @@ def mit1003(root: pathlib.Path, names: list[str]) -> pathlib.Path:
   """Writes stimuli and, as JPEG, maps and fixated pixels."""
   rng = np.random.default_rng(6)
   for name in names:
-    shown = fake_data.picture(rng)
+    shown = fake_data.image(rng)
     fake_data.save(root / 'ALLSTIMULI' / f'{name}.jpeg', shown)
     points = np.zeros(SIZE, np.uint8)
     points[tuple(points_of().T)] = 255
@@ -124,7 +124,7 @@ def cat2000(root: pathlib.Path, *, count: int = 3) -> pathlib.Path:
       points, saliency = fake_data.gaze(rng)
       base = root / 'trainSet'
       name = f'{category}/{i:03d}'
-      shown = fake_data.picture(rng)
+      shown = fake_data.image(rng)
       fake_data.save(base / 'Stimuli' / f'{name}.jpg', shown)
       display = f'{category}/Output/{i:03d}_SaliencyMap.jpg'
       fake_data.save(base / 'Stimuli' / display, shown)
@@ -140,7 +140,7 @@ def fiwi(root: pathlib.Path, names: list[str]) -> pathlib.Path:
   """Writes pages and their fixated pixels."""
   rng = np.random.default_rng(8)
   for name in names:
-    fake_data.save(root / 'stimuli' / f'{name}.png', fake_data.picture(rng))
+    fake_data.save(root / 'stimuli' / f'{name}.png', fake_data.image(rng))
     points, _ = fake_data.gaze(rng)
     path = root / 'eyeMaps' / 'all5' / f'{name}.png'
     fake_data.save(path, points[..., 0])

@@ -68,7 +68,7 @@ def test_quickstart():
   assert 'runs/quickstart/evaluate/test/tables.md' in lines[-1]
 
 
-PYTEST = '-m pytest -n logical --maxprocesses=4 --dist=worksteal'
+PYTEST = '-m pytest -n logical --dist=loadfile'
 
 
 def test_test_hands_on_its_arguments():

@@ -18,7 +18,7 @@ LIMIT = 900  # seconds for what takes ten on a machine with nothing else to do
 
 
 def prepared(folder: pathlib.Path) -> pathlib.Path:
-  """Returns a folder with the data set 'folder:mine', 24 small pictures."""
+  """Returns a folder with the data set 'folder:mine', 24 small images."""
   rng = np.random.default_rng(0)
   rows = [
     (f'p{i}.png', 0, *map(float, rng.uniform(2, 20, 2)))
@@ -34,9 +34,9 @@ class Run:
   """Commands for one workdir.
 
   Args:
-    workdir: of the run.
-    data_dir: of `prepared`.
-    *options: of the command line.
+    workdir: workdir of the run.
+    data_dir: folder of `prepared`.
+    *options: options of the command line.
   """
 
   def __init__(self, workdir, data_dir, *options):
@@ -44,7 +44,7 @@ class Run:
     workdir.mkdir(parents=True, exist_ok=True)
 
   def start(self, *options, devices=1, process=0) -> subprocess.Popen:
-    """Starts a process; what it says goes to log<process>.txt."""
+    """Starts a process; its output goes to log<process>.txt."""
     env = dict(
       os.environ,
       JAX_PLATFORMS='cpu',
@@ -80,8 +80,8 @@ class Run:
     shared = f'--coordinator=127.0.0.1:{port}', '--processes=2'
     return [self.start(*shared, f'--process={i}', process=i) for i in range(2)]
 
-  def said(self, process: int = 0) -> str:
-    """Returns what the processes of that number have said so far."""
+  def output(self, process: int = 0) -> str:
+    """Returns the output of the processes of that number so far."""
     log = self.workdir.parent / f'{self.workdir.name}-log{process}.txt'
     return log.read_text(encoding='utf-8', errors='replace')
 
@@ -91,14 +91,14 @@ class Run:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
   def wait_for_lines(self, process: subprocess.Popen, number: int) -> None:
-    """Returns when metrics.jsonl has so many lines.
+    """Waits until metrics.jsonl has so many lines.
 
     Raises:
       AssertionError: the process ended before, or it took too long.
     """
     end = time.monotonic() + LIMIT
     while self.lines() < number:
-      assert process.poll() is None, self.said()
+      assert process.poll() is None, self.output()
       assert time.monotonic() < end
       time.sleep(0.02)
 

@@ -1,6 +1,7 @@
 """A tiny network and all it takes to train it."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import signal
@@ -93,6 +94,8 @@ def stages(config, workdir, *, train=None, held_out=None) -> list[Stage]:
         s,
         train_source=train,
         eval_source=held_out,
+        # One object, so that programs can be told apart by it.
+        make_tx=functools.cache(s.make_tx),
         steps=node.steps or round(node.epochs * epoch),
         epoch=epoch,
         eval_every=max(1, round(node.eval_epochs * epoch)),

@@ -1,43 +1,211 @@
-"""The commands: flags in, call, exit."""
+"""The commands: flags in, one library call, an exit code.
 
+0 done; 1 the input or the environment is wrong, or some rows failed; 2 usage;
+3 the training diverged; 130 interrupted.
+"""
+
+import contextlib
+import os
 import sys
-from collections.abc import Callable
-from typing import Any
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+DONE, FAILED, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 130
+UsageError = app.UsageError
+# What errors of these kinds say is written for a user.
+_PLAIN = (
+  *(ValueError, OSError, ImportError, RuntimeError, ArithmeticError),
+  *(flags.Error, UsageError),
+)
+# Modules whose package has another name.
+_PACKAGES = {'ot': 'pot', 'PIL': 'pillow'}
+# Control characters, and those that turn the direction of a line.
+_CONTROLS = (*range(32), *range(127, 160), *range(0x202A, 0x202F))
+_CONTROLS += tuple(range(0x2066, 0x206A))
 
-def run(define_flags: Callable, execute: Callable[[Any], None]) -> None:
-  """Runs a command: bad input ends in a message and status 1, no traceback.
+
+def run(
+  define_flags: Callable[[flags.FlagValues], None],
+  execute: Callable[[Any], int | None],
+) -> NoReturn:
+  """Runs a command on the process's arguments and exits with its code."""
+  sys.exit(call(define_flags, execute, sys.argv))
+
+
+def call(
+  define_flags: Callable[[flags.FlagValues], None],
+  execute: Callable[[Any], int | None],
+  argv: Sequence[str],
+) -> int:
+  """Runs a command and returns its exit code; without --debug no traceback.
 
   Args:
-    define_flags: defines the command's flags.
-    execute: does the work, given the flags.
+    define_flags: defines the command's flags in the values it is given.
+    execute: does the work, given the flags; returns an exit code, None for 0.
+    argv: name of the program and its arguments.
   """
+  saved, sys.argv = sys.argv, list(argv)
+  try:
+    with _console():
+      return _guarded(define_flags, execute, sys.argv)
+  finally:
+    sys.argv = saved
 
-  def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-      raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-    if flags.FLAGS.verbosity == 0:
-      # Without --verbosity, what libraries tell of themselves is left out.
-      logging.set_verbosity(logging.ERROR)
-    try:
-      execute(flags.FLAGS)
-    except (ValueError, OSError, ImportError) as e:
-      if flags.FLAGS.verbosity > 0:
-        raise
-      say(f'salflax: {e}', *getattr(e, '__notes__', ()))
-      return 1
-    from salflax.train import log
 
-    say(f'Peak memory {log.peak_memory_mb():.0f} MB.')
-    return 0
+def define(values: flags.FlagValues, *rows: Sequence[Any]) -> None:
+  """Defines flags.
 
-  define_flags()
-  app.run(main)
+  Args:
+    values: values to define them in.
+    *rows: a function of absl.flags and its arguments, for each flag.
+  """
+  for kind, *arguments in rows:
+    kind(*arguments, flag_values=values)
 
 
 def say(*lines: str) -> None:
   """Prints lines to standard error."""
   for line in lines:
     print(line, file=sys.stderr)
+
+
+def _guarded(define_flags, execute, argv) -> int:
+  try:
+    code = _execute(define_flags, execute, argv)
+    sys.stdout.flush()
+    return code
+  except KeyboardInterrupt:
+    say('Interrupted.')
+    return INTERRUPTED
+  except BrokenPipeError:
+    # Nobody reads on; without this the interpreter would flush once more.
+    with contextlib.suppress(OSError, ValueError):
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+  except Exception as e:
+    if '--debug' in argv:
+      raise
+    say(f'salflax: {_message(e)}', *getattr(e, '__notes__', ()))
+    if not isinstance(e, flags.Error | UsageError):
+      return FAILED
+    say('--help lists the options.')
+    return USAGE
+
+
+def _execute(define_flags, execute, argv) -> int:
+  values = flags.FlagValues()
+  define_flags(values)
+  define(
+    values,
+    (flags.DEFINE_bool, 'quiet', False, 'Show results and warnings alone.'),
+    (
+      flags.DEFINE_bool,
+      'debug',
+      False,
+      "Show tracebacks and libraries' notes.",
+    ),
+  )
+  if {'--help', '-h', '-help', '--helpshort', '--helpfull'} & {*argv[1:]}:
+    doc = execute.__globals__['__doc__'] or ''
+    print(doc.strip(), '\n\nOptions:\n', _options(values), sep='\n')
+    return DONE
+  _parse(values, argv)
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain reads one of its own
+  if not values.debug:
+    logging.set_verbosity(logging.ERROR)
+  if values.quiet:
+    os.environ['TQDM_DISABLE'] = '1'
+  code = execute(values) or DONE
+  if code == DONE and not values.quiet:
+    from salflax.train import log
+
+    say(f'Peak memory {log.peak_memory_mb():.0f} MB.')
+  return code
+
+
+def _parse(values, argv) -> None:
+  """Sets the flags; the config's file and keys are checked before.
+
+  Raises:
+    UsageError: an argument is unknown or has a value that does not fit.
+    FileNotFoundError, ValueError: the config's file is absent or wrong.
+  """
+  if 'config' in values:
+    from salflax.cli import config_file
+
+    config_file.check(argv)
+  try:
+    surplus = values(argv)[1:]
+  except Exception as e:
+    raise UsageError(str(e)) from e
+  if surplus:
+    raise UsageError(
+      f'Unexpected arguments: {" ".join(surplus)}. Options are written '
+      '--name=value.'
+    )
+
+
+def _options(values) -> str:
+  """Returns the help of every flag, 80 columns wide."""
+  lines = []
+  for name in values:
+    flag = values[name]
+    if flag.default in (None, '', False, []):
+      default = ''
+    else:
+      default = f' Default: {flag.default_as_str.strip(chr(39))}.'
+    if flag.boolean:
+      head = f'  --[no]{name}'
+    else:
+      head = f'  --{name}=...'
+    text = textwrap.wrap(f'{flag.help}{default}', 72)
+    lines += [head, *(f'      {line}' for line in text)]
+  return '\n'.join(lines)
+
+
+def _message(error: Exception) -> str:
+  """Returns what a user is told of an error."""
+  text = str(error)
+  if isinstance(error, ModuleNotFoundError) and 'pip install' not in text:
+    module = (error.name or '').partition('.')[0]
+    return f'{text}: pip install {_PACKAGES.get(module, module)}'
+  if isinstance(error, _PLAIN) and text:
+    return text
+  kind = type(error).__name__
+  return f'{kind}{text and ": "}{text}. --debug shows where it rose.'
+
+
+class _Escaped:
+  """A stream that writes control characters, as names may hold, escaped."""
+
+  def __init__(self, stream: Any, *, keep: str):
+    self._stream = stream
+    self._table = {
+      c: ascii(chr(c))[1:-1] for c in _CONTROLS if chr(c) not in keep
+    }
+
+  def write(self, text: str) -> int:
+    return self._stream.write(text.translate(self._table))
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _console() -> Iterator[None]:
+  """Makes the standard streams take any text, whatever their encoding."""
+  saved = sys.stdout, sys.stderr
+  for stream in saved:
+    if hasattr(stream, 'reconfigure'):
+      stream.reconfigure(errors='backslashreplace')
+  # Bars of progress go back to the start of their line.
+  sys.stdout = _Escaped(saved[0], keep='\n\t')
+  sys.stderr = _Escaped(saved[1], keep='\n\t\r')
+  try:
+    yield
+  finally:
+    sys.stdout, sys.stderr = saved

@@ -1,10 +1,8 @@
 """Times parts of the system and prints a Markdown table.
 
-python -m salflax.cli.bench --what=metrics
-python -m salflax.cli.bench --what=metrics --height=768 --width=1024
-python -m salflax.cli.bench --what=train --config=configs/sjtu_tis.py:small
-python -m salflax.cli.bench --what=compile --config=configs/sjtu_tis.py \
-    --topology=v5e:2x2
+    salflax bench --what=metrics --height=768 --width=1024
+    salflax bench --what=train --config=configs/sjtu_tis.py:small
+    salflax bench --what=compile --config=configs/sjtu_tis.py --topology=v5e:2x2
 
 `train` and `compile` take the last stage of a config with drawn weights and
 made-up rows: no data, and of weights only the text encoder's. `compile` needs
@@ -19,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from salflax import cli
+from salflax.cli import config_file
 
 Row = tuple[str, ...]
 
@@ -37,8 +35,8 @@ def _cpu_ms(fn: Callable[[], Any], repeats: int) -> float:
   return statistics.median(times)
 
 
-def _made_up_picture(height: int, width: int):
-  """Returns a prediction and a ground truth like those of real gaze."""
+def _example(height: int, width: int):
+  """Makes up a prediction and a ground truth like those of real gaze."""
   from scipy import ndimage
 
   from salflax.core.types import GroundTruth
@@ -63,13 +61,13 @@ def _made_up_picture(height: int, width: int):
 
 
 def bench_metrics(options: Any) -> tuple[Row, list[Row]]:
-  """Returns the head and rows of a table: CPU time of each metric.
+  """Times each metric; returns the head and rows of a table.
 
-  The checks of `score` are part of it, once a row.
+  The checks of `score` are part of the time, once a row.
   """
   from salflax import metrics
 
-  pred, truth = _made_up_picture(options.height, options.width)
+  pred, truth = _example(options.height, options.width)
   rng = metrics.image_rng('bench')
   rows = []
   for text in [
@@ -85,12 +83,12 @@ def bench_metrics(options: Any) -> tuple[Row, list[Row]]:
   return ('what', 'kind', f'ms of CPU, {size}'), rows
 
 
-def _last_stage(options: Any):
-  """Returns the last stage of --config, without data or backbone weights."""
+def last_stage(options: Any):
+  """Builds the last stage of --config, without data or backbone weights."""
   from salflax.config import resolve as config_lib
 
   if options.config is None:
-    raise ValueError(f'--what={options.what} needs --config.')
+    raise cli.UsageError(f'--what={options.what} needs --config.')
   config = options.config
   with config.unlocked():
     config.model.weights = config.model.backbone.weights = ''
@@ -99,8 +97,8 @@ def _last_stage(options: Any):
   return config_lib.resolve(config, with_data=False)[-1]
 
 
-def _rows(stage: Any) -> dict[str, Any]:
-  """Returns a made-up batch, with stored features where the stage has them."""
+def rows_of(stage: Any) -> dict[str, Any]:
+  """Makes up a batch, with stored features where the stage has them."""
   import jax
 
   from salflax.train import stage as stages_lib
@@ -138,7 +136,8 @@ def _rows(stage: Any) -> dict[str, Any]:
   return batch
 
 
-def _train_step(stage: Any, mesh: Any):
+def train_step(stage: Any, mesh: Any) -> Callable:
+  """Builds the train step of a stage."""
   from salflax.train import step
 
   return step.make_train_step(
@@ -152,22 +151,22 @@ def _train_step(stage: Any, mesh: Any):
 
 
 def bench_train(options: Any) -> tuple[Row, list[Row]]:
-  """Returns the head and rows of a table: time and memory of a train step."""
+  """Times a train step and its memory; returns head and rows of a table."""
   import jax
 
   from salflax.core import parallel
   from salflax.train import log
   from salflax.train import stage as stages_lib
 
-  stage, mesh = _last_stage(options), parallel.make_mesh()
+  stage, mesh = last_stage(options), parallel.make_mesh()
   state = stages_lib.initial_state(stage, mesh)
-  batch = parallel.to_global(_rows(stage), mesh)
+  batch = parallel.to_global(rows_of(stage), mesh)
   key = jax.random.key_data(jax.random.key(0))
-  train_step = _train_step(stage, mesh)
+  take_step = train_step(stage, mesh)
   times = []
   for _ in range(options.repeats + 1):
     start = time.perf_counter()
-    state, measures = jax.block_until_ready(train_step(state, batch, key))
+    state, measures = jax.block_until_ready(take_step(state, batch, key))
     times.append(time.perf_counter() - start)
   seconds = statistics.median(times[1:])
   row = (
@@ -178,12 +177,12 @@ def bench_train(options: Any) -> tuple[Row, list[Row]]:
     f'{stage.batch_size / seconds:.1f}',
     f'{log.peak_memory_mb():.0f}',
   )
-  head = ('devices', 'batch', 'first step, s', 'step, ms', 'pictures/s')
+  head = ('devices', 'batch', 'first step, s', 'step, ms', 'images/s')
   return (*head, 'peak memory, MB'), [row]
 
 
 def bench_compile(options: Any) -> tuple[Row, list[Row]]:
-  """Returns the head and rows of a table: a train step compiled for TPUs.
+  """Compiles a train step for TPUs; returns head and rows of a table.
 
   Raises:
     ImportError: the TPU compiler is not installed.
@@ -200,7 +199,7 @@ def bench_compile(options: Any) -> tuple[Row, list[Row]]:
     raise ImportError(
       'The TPU compiler is not installed: pip install "salflax[tpu]".'
     ) from e
-  stage = _last_stage(options)
+  stage = last_stage(options)
   topology = topologies.get_topology_desc(
     platform='tpu', topology_name=options.topology
   )
@@ -208,10 +207,10 @@ def bench_compile(options: Any) -> tuple[Row, list[Row]]:
   parallel.check_batch_size(stage.batch_size, mesh)
   start = time.perf_counter()
   compiled = (
-    _train_step(stage, mesh)
+    train_step(stage, mesh)
     .lower(
       stages_lib.abstract_state(stage),
-      jax.eval_shape(lambda: _rows(stage)),
+      jax.eval_shape(lambda: rows_of(stage)),
       jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))),
     )
     .compile()
@@ -228,8 +227,8 @@ def bench_compile(options: Any) -> tuple[Row, list[Row]]:
     f'{compiled.cost_analysis()["flops"]:.3g}',
     str(text.count('all-reduce(') + text.count('all-reduce-start(')),
   )
-  head = ('topology', 'batch', 'compile, s', 'temporaries, MB/device')
-  return (*head, 'arguments, MB/device', 'flops/device', 'all-reduces'), [row]
+  head = ('topology', 'batch', 'compile, s', 'temporaries, MB')
+  return (*head, 'arguments, MB', 'flops', 'all-reduces'), [row]
 
 
 BENCHMARKS = {
@@ -239,20 +238,23 @@ BENCHMARKS = {
 }
 
 
-def define_flags() -> None:
-  """Defines the options; not on import, as commands share their names."""
-  flags.DEFINE_enum('what', 'metrics', list(BENCHMARKS), 'What to time.')
-  config_flags.DEFINE_config_file('config', None, 'Of train and compile.')
-  flags.DEFINE_string(
-    'topology', 'v5e:2x2', 'TPUs to compile for, e.g. v4:2x2x1, v6e:2x2.'
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the command's flags."""
+  config_file.define(values, 'What train and compile take.')
+  topologies = 'TPUs to compile for, e.g. v4:2x2x1, v6e:2x2.'
+  number = flags.DEFINE_integer
+  cli.define(
+    values,
+    (flags.DEFINE_enum, 'what', 'metrics', list(BENCHMARKS), 'What to time.'),
+    (flags.DEFINE_string, 'topology', 'v5e:2x2', topologies),
+    (number, 'repeats', 9, 'Number of calls to take the median of.', 1),
+    (number, 'height', 480, 'Height of the image in pixels, for metrics.', 1),
+    (number, 'width', 640, 'Width of the image in pixels, for metrics.', 1),
   )
-  flags.DEFINE_integer('repeats', 9, 'Calls to take the median of.', 1)
-  flags.DEFINE_integer('height', 480, 'Of the picture, in pixels.', 1)
-  flags.DEFINE_integer('width', 640, 'Of the picture, in pixels.', 1)
 
 
 def execute(options: Any) -> None:
-  """Runs what the options name and prints its table."""
+  """Runs a benchmark and prints its table; memory and flops are a device's."""
   head, rows = BENCHMARKS[options.what](options)
   for row in (head, ('---',) * len(head), *rows):
     print('| ' + ' | '.join(row) + ' |')
@@ -263,7 +265,7 @@ def execute(options: Any) -> None:
 
 
 def run() -> None:
-  """The command line."""
+  """Runs the command."""
   cli.run(define_flags, execute)
 
 

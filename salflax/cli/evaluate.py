@@ -1,8 +1,8 @@
 """Scores a run, or a folder of maps made by any other model.
 
-    python -m salflax.cli.evaluate --run=runs/tsn --controls
-    python -m salflax.cli.evaluate --run=runs/tsn --data=osie --split=test
-    python -m salflax.cli.evaluate --maps=maps --data=sjtu_tis --split=test \\
+    salflax evaluate --run=runs/tsn --controls
+    salflax evaluate --run=runs/tsn --data=osie --split=test
+    salflax evaluate --maps=maps --data=sjtu_tis --split=test \\
         --protocols=mit,tuebingen
 
 Maps are .npy, or grey PNG or JPEG of 8 or 16 bits, named <image_id>_<condition>

@@ -1,37 +1,46 @@
 """Reads a dataset's published files once and stores what is sound in them.
 
-  python -m salflax.cli.prepare --dataset=sjtu_tis --raw=/data/SJTU-TIS
-  python -m salflax.cli.prepare --dataset=folder --name=mine --raw=/data/mine
+    salflax prepare --dataset=sjtu_tis --raw=/data/SJTU-TIS
+    salflax prepare --dataset=folder --name=mine --raw=/data/mine
 
-What was found and what is not used, each with its reason, is printed and
+What there is and what is not used, each with its reason, is printed and
 stored beside the data as report.json and report.csv. docs/data.md shows the
 folders that are expected.
 """
 
 import sys
+from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 
-from salflax import data
+from salflax import cli, data
 from salflax.core import spec
-from salflax.train import log
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues) -> None:
   """Defines the command line."""
-  logging.set_verbosity(logging.ERROR)
   names = ', '.join(data.DATASETS)
-  flags.DEFINE_string('dataset', None, f'One of: {names}.', required=True)
   flags.DEFINE_string(
-    'raw', None, 'Folder with the published files.', required=True
+    'dataset', None, f'One of: {names}.', required=True, flag_values=values
+  )
+  flags.DEFINE_string(
+    'raw',
+    None,
+    'Folder with the published files.',
+    required=True,
+    flag_values=values,
   )
   flags.DEFINE_string(
     'data_dir',
     str(data.default_data_dir()),
     'Where prepared datasets lie; $SALFLAX_DATA or ~/salflax_data by default.',
+    flag_values=values,
   )
   flags.DEFINE_string(
-    'name', '', "With --dataset=folder: load it as 'folder:NAME' later."
+    'name',
+    '',
+    "With --dataset=folder: load it as 'folder:NAME' later.",
+    flag_values=values,
   )
   flags.DEFINE_float(
     'sigma',
@@ -40,14 +49,18 @@ def define_flags() -> None:
     'mit1003, 19 for SALICON, 40 for cat2000, 3 % of the longer side for fiwi '
     'and folder. sjtu_tis has maps of its own.',
     lower_bound=0.1,
+    flag_values=values,
   )
   flags.DEFINE_bool(
     'keep_inside',
     False,
-    'Where a fixation lies outside its picture, leave out the fixation; by '
-    'default the sample is left out.',
+    'Where a fixation lies outside its image, or has no position (a blink), '
+    'leave out the fixation; by default the sample is left out.',
+    flag_values=values,
   )
-  flags.DEFINE_bool('overwrite', False, 'Replace what was prepared before.')
+  flags.DEFINE_bool(
+    'overwrite', False, 'Replace what was prepared before.', flag_values=values
+  )
 
 
 def prepare(
@@ -60,15 +73,16 @@ def prepare(
   keep_inside: bool = False,
   overwrite: bool = False,
 ) -> int:
-  """Prepares a dataset, prints what was found, and returns the exit status.
+  """Prepares a dataset, prints what it holds, and returns the exit status.
 
   Args:
-    dataset: one of `data.DATASETS`.
+    dataset: key of `data.DATASETS`.
     raw: folder with the published files.
     data_dir: where prepared datasets lie.
-    name: of a user's own folder.
+    name: name of a user's own folder.
     sigma: blur in pixels of maps made of fixations; None for the default.
-    keep_inside: leave out fixations outside a picture, not the sample.
+    keep_inside: leave out fixations outside an image or without a position, not
+      the sample.
     overwrite: replace what was prepared before.
   """
   try:
@@ -105,35 +119,35 @@ def _check(dataset: str, name: str, sigma: float | None) -> None:
 
 
 def describe(done) -> str:
-  """Returns what to print of a `data.prepare.Prepared`."""
+  """Writes what to print of a `data.prepare.Prepared`."""
   from salflax.data import problems
 
   summary = done.summary
-  named = [problems.Problem(**p) for p in summary['problems']]
+  dropped = [problems.Problem(**p) for p in summary['problems']]
   conditions = ', '.join(f'{k} {n}' for k, n in summary['conditions'].items())
   state = 'Prepared' if done.fresh else 'Already prepared, nothing to do'
   return '\n'.join(
     [
-      problems.Report(summary['found'], named).text(),
-      f'{state}: {summary["samples"]} samples of {summary["pictures"]} '
-      f'pictures ({conditions}).',
+      problems.Report(summary['counts'], dropped).text(),
+      f'{state}: {summary["samples"]} samples of {summary["images"]} '
+      f'images ({conditions}).',
       f'{done.folder} holds them; report.json and report.csv in it name all '
       'that is not used.',
       *([] if done.fresh else ['--overwrite prepares it anew.']),
-      f'Peak memory {log.peak_memory_mb():.0f} MB.',
     ]
   )
 
 
-def main(argv: list[str]) -> int:
-  """Runs the command."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-  logging.set_verbosity(logging.WARNING)
+def execute(options: Any) -> int:
+  """Prepares the data set that the options name; returns the exit code."""
   names = 'dataset raw data_dir name sigma keep_inside overwrite'.split()
-  return prepare(**{n: flags.FLAGS[n].value for n in names})
+  return prepare(**{n: getattr(options, n) for n in names})
+
+
+def run() -> None:
+  """The command line."""
+  cli.run(define_flags, execute)
 
 
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  run()

@@ -27,7 +27,7 @@ def attach(
   pp_text: str,
   tokenizer: Any,
 ) -> tuple[nn.Module, tuple, Callable | None, tuple[str, ...]]:
-  """Returns a network with what a contrast record describes.
+  """Adds to a network what a contrast record describes.
 
   Args:
     node: the record, as `configs/common.py` lays it out; without keys, or with
@@ -65,7 +65,7 @@ def attach(
     return model, (), None, ()
   if tokenizer is None:
     raise ValueError(
-      "contrast compares pictures with sentences, but model.text is 'none': "
+      "contrast compares images with sentences, but model.text is 'none': "
       'give it a text encoder.'
     )
   if not hasattr(model, 'contrast'):
@@ -94,7 +94,7 @@ def without_files(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pixels(pp_text: str, normalize: str) -> contrasts.Pixels:
-  """Returns how pixels that a pp string made become those a tower expects."""
+  """Returns the map of a pp string's pixels to those that a tower expects."""
   order, mean, std = pp.normalization(pp_text)
   tower_order, tower_mean, tower_std = spec.lookup(
     'normalization of vision', pp.NORMALIZATIONS, normalize
@@ -109,10 +109,17 @@ def _pixels(pp_text: str, normalize: str) -> contrasts.Pixels:
 def check(stage: Stage) -> None:
   """Raises ValueError where a stage's rows leave nothing to compare.
 
+  Warns, once, of sentences that lose their end; with or without a contrast.
+
   Args:
-    stage: any; one without a contrast is fine. Without rows only the batch is
-      looked at.
+    stage: any; without rows only the batch is looked at.
   """
+  source, rows, sentences = stage.train_source, [], []
+  if source is not None and stage.tokenizer is not None:
+    rows = [batches.meta(source, i) for i in range(len(source))]
+    texts = sorted({row['text'] for row in rows})
+    words = stage.tokenizer(texts)[1].any(-1)
+    sentences = [text for text, some in zip(texts, words) if some]
   if stage.contrast_fn is None:
     return
   wanted = stage.model.contrast
@@ -121,23 +128,20 @@ def check(stage: Stage) -> None:
       'contrast.matching needs other rows in the batch to compare with; '
       f'found batch_size {stage.batch_size}.'
     )
-  if stage.train_source is None:
+  if source is None:
     return
-  source = stage.train_source
-  rows = [batches.meta(source, i) for i in range(len(source))]
-  told = [row for row in rows if row['text'].strip()]
-  if not told:
-    found = sorted({str(row['condition']) for row in rows})
+  known = set(sentences)
+  images = {batches.picture(row) for row in rows if row['text'] in known}
+  if not sentences:
+    conditions = sorted({str(row['condition']) for row in rows})
     raise ValueError(
       f'contrast needs sentences, but none of the {len(rows)} rows has one '
-      f'(conditions: {", ".join(found)}): choose other data or conditions.'
+      f'(conditions: {", ".join(conditions)}): choose other data or conditions.'
     )
-  sentences = sorted({row['text'] for row in told})
-  pictures = {batches.picture(row) for row in told}
-  if wanted.matching and min(len(pictures), len(sentences)) < 2:
+  if wanted.matching and min(len(images), len(sentences)) < 2:
     raise ValueError(
-      f'contrast.matching needs two pictures with different sentences; found '
-      f'{len(pictures)} pictures and {len(sentences)} sentences.'
+      f'contrast.matching needs two images with different sentences; found '
+      f'{len(images)} images and {len(sentences)} sentences.'
     )
   _check_lengths(stage, sentences if wanted.caption else ())
 

@@ -1,6 +1,10 @@
 """A model record becomes a network, what it starts from, and its tokenizer."""
 
+import dataclasses
 import functools
+import json
+import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from salflax import models
-from salflax.core import hub, spec
+from salflax.core import files, hub, spec
 from salflax.data import pp
 from salflax.data.tokenizer import Tokenizer
-from salflax.models.backbones import vgg, vit
-from salflax.models.text import bert
+from salflax.models.backbones import vgg
 from salflax.models.weights import pretrained, published
 
 _BACKBONE_FILES = (
@@ -23,16 +26,21 @@ _BACKBONE_FILES = (
   'vgg16-397923af.pth',
 )
 _WHOLE_FILES = ('TranSalNet_Res.safetensors', 'TranSalNet_Res.pth')
+# Attributes of the text encoder, in the folder of `save_text`.
+_TEXT_FILE = 'text.json'
 
 
-def make(node: Mapping, dtype: Any):
-  """Returns (model, weights, tokenizer) of a model record.
+def make(node: Mapping, dtype: Any, *, saved: str | os.PathLike = ''):
+  """Builds (model, weights, tokenizer) of a model record.
 
   Args:
     node: for `models.build`; `weights` of the backbone, the text encoder and
       the whole say what they start from, `skip` which tensors a file may lack
       or have too many; `length` of the text encoder is that of its tokens.
-    dtype: what the network computes in.
+    dtype: type of the computation.
+    saved: folder of `save_text`, for a network whose variables come from a
+      checkpoint: no weights are read. Where it has no text encoder, the
+      original files of that tell its sizes.
 
   Returns:
     The module; (scope, function that loads variables, patterns to skip) for
@@ -43,93 +51,129 @@ def make(node: Mapping, dtype: Any):
     FileNotFoundError: for weights that are not there.
   """
   node = dict(node, dtype=dtype)
-  backbone, text = dict(node['backbone']), dict(node['text'])
-  weights, tokenizer = [], None
-  if whole := node.pop('weights', ''):
-    whole = hub.locate(whole, files=_WHOLE_FILES)
-    weights.append(
-      (
-        '',
-        functools.partial(_load_whole, str(whole)),
-        (r'[^/]+/(text|contrast|fusion_\d+)/.*',),
-      )
-    )
-  path, skip = backbone.pop('weights', ''), tuple(backbone.pop('skip', ()))
-  kind = text.get('name', 'none')
-  spec.lookup('text encoder', {'bert': bert.Bert, 'none': None}, kind)
-  if kind == 'none':
+  backbone, weights = dict(node['backbone']), []
+  whole, path = node.pop('weights', ''), backbone.pop('weights', '')
+  skip = tuple(backbone.pop('skip', ()))
+  text, variables, tokenizer = _make_text(node, dtype, saved)
+  model = models.build(dict(node, backbone=backbone, text=text))
+  if saved:
+    return model, (), tokenizer
+  if whole:
+    load = functools.partial(_load_whole, hub.locate(whole, files=_WHOLE_FILES))
+    weights.append(('', load, (r'[^/]+/(text|contrast|fusion_\d+)/.*',)))
+  if path:
+    weights.append(_backbone_weights('backbone', path, model.backbone, skip))
+  if tokenizer is not None:
+    weights.append(('text', lambda: variables, ()))
+  return model, tuple(weights), tokenizer
+
+
+def _make_text(node: Mapping, dtype: Any, saved: str | os.PathLike):
+  """Builds (text encoder, its variables, its tokenizer), or (None,) * 3."""
+  text = dict(node['text'])
+  name, source = text.pop('name', 'none'), text.pop('weights', '')
+  table = {'none': None, **models.TEXT_ENCODERS}
+  encoder = spec.lookup('text encoder', table, name)
+  if encoder is None:
     for key in ('fuse', 'gate'):
       if node.get(key):
         raise ValueError(
           f'model.{key}={node[key]!r} joins a sentence, but model.text is '
           "'none': give it a text encoder, or leave it out."
         )
-    node.pop('text', None)
+    return None, None, None
+  length, variables = text.pop('length', 35), None
+  path = pathlib.Path(saved, _TEXT_FILE)
+  if saved and path.is_file():
+    attributes = dict(hub.read_json(path), name=name, dtype=dtype)
+    module, folder = spec.build(table, attributes, kind=str(path)), saved
   else:
-    source, length = text.pop('weights'), text.pop('length', 35)
-    text.pop('name')
-    node['text'], variables, folder = bert.load(source, dtype=dtype, **text)
-    tokenizer = Tokenizer(folder, length)
-  model = models.build(dict(node, backbone=backbone))
-  if path:
-    path = hub.locate(path, files=_BACKBONE_FILES)
-    load = functools.partial(_load_backbone, str(path))
-    # Published files go on to the classifier, whatever the network needs.
-    weights.append(('backbone', load, (*model.backbone.unused(), *skip)))
-  if tokenizer is not None:
-    weights.append(('text', lambda: variables, ()))
-  return model, tuple(weights), tokenizer
+    module, variables, folder = encoder.load(source, dtype=dtype, **text)
+  tokenizer = Tokenizer(folder, length)
+  if tokenizer.vocab_size > module.vocab_size:
+    raise ValueError(
+      f'The tokenizer in {folder} has {tokenizer.vocab_size} word pieces, the '
+      f'text encoder {source} only {module.vocab_size}.'
+    )
+  return module, variables, tokenizer
+
+
+def save_text(
+  model: Any, tokenizer: Tokenizer | None, folder: str | os.PathLike
+) -> None:
+  """Writes what `make(..., saved=folder)` needs: text.json, tokenizer.json.
+
+  Args:
+    model: network of `make`; one without text writes nothing.
+    tokenizer: tokenizer of `make`.
+    folder: made where there is none.
+  """
+  if tokenizer is None:
+    return
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  names = {f.name for f in dataclasses.fields(model.text)}
+  attributes = {
+    k: getattr(model.text, k)
+    for k in sorted(names - {'parent', 'name', 'dtype'})
+  }
+  tokenizer.save(folder)
+  files.write_text(folder / _TEXT_FILE, json.dumps(attributes))
 
 
 def make_tower(node: Mapping, dtype: Any):
-  """Returns (module, weights) of a record for what looks at masked pictures.
+  """Builds (module, weights) of a record for what looks at masked images.
 
   Args:
     node: {'name': 'backbone'} for the network's own backbone, of which there is
       no second; else a name in `models.VISION_TOWERS` or `models.BACKBONES`,
       `weights` and `skip` as in `make`, and attributes.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
   node = dict(node)
   towers = {'backbone': None, **models.BACKBONES, **models.VISION_TOWERS}
   name = node.get('name', '')
-  spec.lookup('name of vision', towers, name)
+  tower = spec.lookup('name of vision', towers, name)
   path, skip = node.pop('weights', ''), tuple(node.pop('skip', ()))
-  if name == 'backbone':
+  if tower is None:
     if path or skip or len(node) > 1:
       raise ValueError(
         "vision: 'backbone' is the network's own, with its weights and "
         f'attributes; found {sorted({*node, *(["weights"] if path else [])})}.'
       )
     return None, ()
-  if name == 'vit' and path:
+  scope = 'contrast/vision'
+  if name in models.VISION_TOWERS and path:
     node.pop('name')
-    given = spec.attributes(vit.ViT, {'dtype': dtype, **node})
-    module, variables = vit.load(path, **given)
-    return module, (('contrast/vision', lambda: variables, ()),)
+    module, variables = tower.load(path, dtype=dtype, **node)
+    return module, ((scope, lambda: variables, ()),)
   taps = {} if name in models.VISION_TOWERS else {'taps': ('1/32',)}
   module = spec.build(towers, dict(taps, dtype=dtype, **node), kind='vision')
-  if not path:
-    return module, ()
-  load = functools.partial(
-    _load_backbone, str(hub.locate(path, files=_BACKBONE_FILES))
-  )
-  return module, (('contrast/vision', load, (*module.unused(), *skip)),)
+  weights = (_backbone_weights(scope, path, module, skip),) if path else ()
+  return module, weights
+
+
+def _backbone_weights(scope: str, path: str, module: Any, skip: tuple) -> tuple:
+  path = hub.locate(path, files=_BACKBONE_FILES)
+  # Published files go on to the classifier, whatever the network needs.
+  unused = module.unused(scope) if hasattr(module, 'unused') else ()
+  return scope, functools.partial(_load_backbone, path), (*unused, *skip)
 
 
 def make_features(
   node: Mapping[str, Any], backbone: Mapping[str, Any] | None = None
 ) -> Callable | None:
-  """Returns the fixed network of perceptual losses; None without weights.
+  """Makes the fixed network of perceptual losses; None without weights.
 
   Args:
     node: {'weights': VGG-16's, 'normalize': how they expect pixels}. An empty
-      one is that of a run that is only read: nothing may be asked of it.
-    backbone: record of the network's, whose weights '@backbone' stands for.
+      one is that of a run that is only read: it must not be called.
+    backbone: record of the network's backbone, whose weights '@backbone'
+      stands for.
 
   Returns:
     (maps [B, H, W] in [0, 1]) -> VGG-16's outputs after each of its five
-    poolings, [[B, h, w, C], ...]. A map is a grey picture.
+    poolings, [[B, h, w, C], ...]. A map is a grey image.
 
   Raises:
     ValueError: for an unknown normalization, weights that do not fit, or
@@ -152,8 +196,8 @@ def make_features(
   if not weights:
     return None
   path = hub.locate(weights, files=_BACKBONE_FILES)
-  given = _load_backbone(path)
-  first = given['params'].get('features_0', {}).get('kernel', np.zeros(64))
+  state = _load_backbone(path)
+  first = state['params'].get('features_0', {}).get('kernel', np.zeros(64))
   taps = tuple(f'pool{i}' for i in range(1, 6))
   module = vgg.VGG16(taps=taps, width=first.shape[-1])
   abstract = jax.eval_shape(
@@ -161,7 +205,7 @@ def make_features(
   )
   loaded = pretrained.merge(
     {'params': {'backbone': abstract['params']}},
-    given,
+    state,
     at='backbone',
     skip=module.unused(),
     source=str(path),
@@ -170,15 +214,15 @@ def make_features(
 
   mean, std = (np.reshape(np.float32(x), (1, 1, 1, 3)) for x in (mean, std))
 
-  def features(maps):
+  def fixed(maps):
     # The barrier keeps the compiler from computing with the weights for
     # minutes, as it would with other constants.
     variables = {'params': jax.lax.optimization_barrier(params)}
     grey = jnp.repeat(255 * maps[..., None], 3, -1)
-    found = module.apply(variables, (grey - mean) / std)
-    return [found[tap] for tap in taps]
+    features = module.apply(variables, (grey - mean) / std)
+    return [features[tap] for tap in taps]
 
-  return features
+  return fixed
 
 
 def _without_weights(pred):

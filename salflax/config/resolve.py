@@ -15,7 +15,7 @@ import ml_collections
 from salflax import data as datasets
 from salflax import losses, metrics
 from salflax.config import contrast as contrast_lib
-from salflax.config import network, schema
+from salflax.config import network, ranges, schema
 from salflax.config.saved import load as load
 from salflax.config.saved import save as save
 from salflax.config.schema import merged, plain
@@ -74,6 +74,7 @@ def resolve(
   workdir: str = '',
   *,
   with_data: bool = True,
+  trained: bool = False,
 ) -> list[Stage]:
   """Returns the stages that a config describes, bound and checked.
 
@@ -82,6 +83,8 @@ def resolve(
     workdir: folder of the run; the cache is in it unless the config says
       otherwise.
     with_data: False leaves the sources out, for prediction without data.
+    trained: whether all variables come from the run's checkpoints: then no
+      file that it started from is read.
 
   Raises:
     ValueError: for what is unknown or does not fit together, with the nearest
@@ -90,19 +93,39 @@ def resolve(
   """
   config = plain(config)
   schema.check(config)
+  ranges.check(config)
   try:
-    metrics.bind_protocols(config['evaluate']['protocols'].split(','))
+    if with_data:  # predicting needs no package of a metric
+      metrics.bind_protocols(config['evaluate']['protocols'])
   except ValueError as e:
     raise ValueError(f'config.evaluate.protocols: {e}') from e
   stages = []
   for name in config['stages']:
     try:
-      stages.append(_stage(name, config, workdir, stages, with_data=with_data))
+      saved = _text_folder(workdir, name) if trained else ''
+      stages.append(
+        _stage(name, config, workdir, stages, saved, with_data=with_data)
+      )
     except ValueError as e:
       raise ValueError(f'config.{name}: {e}') from e
   if with_data and config['evaluate']['protocols']:
     _check_test_split(config)
   return stages
+
+
+def _text_folder(workdir: str, stage: str) -> str:
+  return os.path.join(workdir, stage, 'text')
+
+
+def save_texts(stages: Sequence[Stage], workdir: str) -> None:
+  """Writes each stage's tokenizer and text encoder's sizes into the workdir.
+
+  With them and its checkpoints a run predicts on any machine.
+  """
+  for stage in stages:
+    network.save_text(
+      stage.model, stage.tokenizer, _text_folder(workdir, stage.name)
+    )
 
 
 def _origin(init: str, earlier: Sequence[Stage], *, contrast: bool):
@@ -133,15 +156,12 @@ def load_stages(workdir: str | os.PathLike) -> list[Stage]:
     FileNotFoundError: the folder is no run.
   """
   node = load(workdir)
-  model = node['model']
-  backbone = dict(model['backbone'], weights='')
-  node['model'] = dict(model, weights='', backbone=backbone)
   for name in node['stages']:
     contrast = contrast_lib.without_files(node[name]['contrast'])
     node[name] = dict(node[name], contrast=contrast, perceptual={})
     if not node[name]['init'].startswith('@'):
       node[name]['init'] = ''
-  return resolve(node, str(workdir), with_data=False)
+  return resolve(node, str(workdir), with_data=False, trained=True)
 
 
 def _check_test_split(config: Mapping) -> None:
@@ -160,6 +180,7 @@ def _stage(
   config: Mapping[str, Any],
   workdir: str,
   earlier: Sequence[Stage],
+  saved: str,
   *,
   with_data: bool,
 ) -> Stage:
@@ -167,7 +188,7 @@ def _stage(
   record = merged(config['model'], node['model'])
   schema.check_model(record)
   model, weights, tokenizer = network.make(
-    record, spec.lookup('dtype', DTYPES, config['dtype'])
+    record, spec.lookup('dtype', DTYPES, config['dtype']), saved=saved
   )
   model, more, contrast_fn, frozen = contrast_lib.attach(
     node['contrast'], model, node['pp'], tokenizer
@@ -208,6 +229,8 @@ def _stage(
     **{key: config[key] for key in _OF_RUN},
   )
   contrast_lib.check(stage)
+  if with_data:
+    ranges.check_rows(node, rows)
   return stage
 
 

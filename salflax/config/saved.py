@@ -28,7 +28,12 @@ def save(config: ml_collections.ConfigDict, workdir: str) -> None:
   path = pathlib.Path(workdir) / 'config.json'
   ours = plain(config)
   begun = any(p.name.isdigit() for p in path.parent.glob('*/checkpoints/*'))
-  if begun and path.exists():
+  if begun and not path.exists():
+    raise ValueError(
+      f'{workdir} has checkpoints but no config.json: which config they are of '
+      'is not known. Put it back, or take another --workdir.'
+    )
+  if begun:
     theirs = load(workdir)
     differ = [
       f'{k}: {a!r} there, {b!r} now'

@@ -1,10 +1,58 @@
-"""Files that are either whole or absent."""
+"""Files, whole or absent; JSON with the file's name in errors."""
 
 import contextlib
+import fcntl
+import json
+import logging
+import math
 import os
 import pathlib
+import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_LOG = logging.getLogger('salflax')
+_HELD: set[str] = set()
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, purpose: str) -> Iterator[None]:
+  """Holds a lock that ends with the process, however the process ends.
+
+  Within one process it may be taken again.
+
+  Args:
+    path: lock file; made where it is absent, and it stays.
+    purpose: what one process at a time may do, for the message.
+
+  Raises:
+    BlockingIOError: another process holds it; names that process.
+  """
+  path = pathlib.Path(path)
+  if (key := str(path.resolve())) in _HELD:
+    yield
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('a+', encoding='utf-8') as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      f.seek(0)
+      holder = f.read().strip() or 'Another process'
+      raise BlockingIOError(
+        f'{holder} is {purpose} (it holds {path}). Wait for it, or stop it.'
+      ) from None
+    except OSError as e:  # some network disks have no locks
+      _LOG.warning('Cannot lock %s: %s.', path, e.strerror)
+    f.truncate(0)
+    f.write(f'Process {os.getpid()} on {socket.gethostname()}')
+    f.flush()
+    _HELD.add(key)
+    try:
+      yield
+    finally:
+      _HELD.discard(key)
 
 
 @contextlib.contextmanager
@@ -13,6 +61,9 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
   A reader never sees half a file, and a failed writer leaves the old one. The
   folder is made if need be; the suffix is kept, since writers go by it.
+
+  Raises:
+    OSError: the file cannot be written; always names it.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,6 +73,11 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   try:
     yield temporary
     os.replace(temporary, path)
+  except OSError as e:
+    if e.errno is None or e.filename not in (None, str(temporary), temporary):
+      raise
+    # A full disk gives no name, or the temporary one.
+    raise type(e)(e.errno, e.strerror, str(path)) from e
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -30,3 +86,45 @@ def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes UTF-8 text, all or nothing."""
   with replacing(path) as temporary:
     temporary.write_text(text, encoding='utf-8')
+
+
+def write_json(path: str | os.PathLike, tree: Any) -> None:
+  """Writes dicts, lists, text and numbers, all or nothing; NaN becomes null."""
+
+  def plain(node):
+    if isinstance(node, Mapping):
+      return {str(k): plain(v) for k, v in node.items()}
+    if isinstance(node, Sequence) and not isinstance(node, str):
+      return [plain(v) for v in node]
+    if hasattr(node, 'dtype'):  # a NumPy scalar
+      return plain(node.item())
+    if isinstance(node, os.PathLike):
+      return str(pathlib.Path(node))
+    if isinstance(node, float) and not math.isfinite(node):
+      return None
+    return node
+
+  text = json.dumps(plain(tree), indent=1, ensure_ascii=False, allow_nan=False)
+  write_text(path, text + '\n')
+
+
+def read_json(path: str | os.PathLike, *, kind: type = dict) -> Any:
+  """Reads a JSON file.
+
+  Args:
+    path: the file.
+    kind: type of the whole: dict or list.
+
+  Raises:
+    ValueError: with the file's name: it is no JSON, or of another kind.
+    OSError: it cannot be read.
+  """
+  try:
+    tree = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  except (ValueError, RecursionError) as e:
+    raise ValueError(f'{path}: not JSON ({e}).') from e
+  if not isinstance(tree, kind):
+    names = {dict: 'an object', list: 'a list'}
+    found = names.get(type(tree), type(tree).__name__)
+    raise ValueError(f'{path}: expected {names[kind]}, found {found}.')
+  return tree

@@ -1,4 +1,4 @@
-"""Where published weights are found: a path, a package, the Hugging Face Hub.
+"""Places of published weights: a path, a package, the Hugging Face Hub.
 
 A name is looked up, in this order, as
 
@@ -42,7 +42,7 @@ def locate(
   files: Sequence[str],
   beside: Sequence[str] = (),
 ) -> pathlib.Path:
-  """Returns the path of the first of `files` that is found under `name`.
+  """Returns the path of the first of `files` that there is under `name`.
 
   Args:
     name: a file, a folder, or a name such as 'all-MiniLM-L6-v2',
@@ -69,8 +69,8 @@ def locate(
     )
   name = os.fspath(name)
   for folder in (weights_dir() / name, _package(name)):
-    if folder and folder.is_dir() and (found := _first(folder, files)):
-      return found
+    if folder and folder.is_dir() and (path := _first(folder, files)):
+      return path
   looks_like_path = name.startswith(('.', '/', '~')) or path.suffix in (
     WEIGHT_SUFFIXES | {'.json', '.txt'}
   )
@@ -82,16 +82,39 @@ def locate(
   return _from_hub(name, files, beside)
 
 
-def read_json(path: pathlib.Path) -> Any:
-  """Returns what a JSON file says, such as a checkpoint's config.json.
+def read_json(path: pathlib.Path, kind: type = dict) -> Any:
+  """Reads a JSON file of an object, such as a checkpoint's config.json.
 
   Raises:
-    ValueError: if it is not JSON, with its name.
+    ValueError: if it is not JSON, or no object, with its name.
   """
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    content = json.loads(path.read_text(encoding='utf-8'))
   except ValueError as e:
     raise ValueError(f'{path} is not JSON: {e}.') from e
+  if not isinstance(content, kind):
+    raise ValueError(
+      f'{path} is a JSON {type(content).__name__}, not a {kind.__name__}.'
+    )
+  return content
+
+
+def parse_config(content: dict, kind: str, path: pathlib.Path) -> Any:
+  """Makes transformers' config of a network from config.json's content.
+
+  Args:
+    content: the file's, as `read_json` gives it.
+    kind: name of the network, such as 'bert'; older files do not state it.
+    path: the file, for the error message.
+
+  Raises:
+    ValueError: for a value of the wrong type.
+  """
+  content = {k: v for k, v in content.items() if k != 'model_type'}
+  try:
+    return transformers().AutoConfig.for_model(kind, **content)
+  except Exception as e:  # the library's own kinds of errors
+    raise ValueError(f'{path}: {e}') from e
 
 
 def _fail(message: str) -> None:
@@ -115,48 +138,41 @@ def _from_hub(
   name: str, files: Sequence[str], beside: Sequence[str]
 ) -> pathlib.Path:
   """Returns the file in the Hub's cache, downloading it where it is not."""
-  import huggingface_hub
-  from huggingface_hub import errors
-
+  cached_file = transformers().utils.cached_file
   wanted = ' or '.join(files) + ''.join(f', {b}' for b in beside)
-  try:
+  reason = ''
+  for offline in (True, False):
+    if not offline and not _reachable():
+      reason = 'it is out of reach'
+      break
     for file in files:
-      cached = huggingface_hub.try_to_load_from_cache(name, file)
-      if isinstance(cached, str):
-        return pathlib.Path(cached)
-  except errors.HFValidationError as e:
-    raise FileNotFoundError(
-      f'{name!r} is neither a path nor a name of the Hub: {e}'
-    ) from e
-  endpoint = huggingface_hub.constants.ENDPOINT
-  if not _reachable(endpoint):
-    raise FileNotFoundError(
-      _advice(name, wanted, f'{endpoint} is out of reach')
-    )
-  for file in files:
-    try:
-      return pathlib.Path(
-        huggingface_hub.hf_hub_download(name, file, etag_timeout=TIMEOUT)
-      )
-    except errors.EntryNotFoundError as e:
-      # Its subclass of that name means that the network went away.
-      if isinstance(e, errors.LocalEntryNotFoundError):
-        raise FileNotFoundError(_advice(name, wanted, str(e))) from e
-    except (errors.HfHubHTTPError, OSError, ValueError) as e:
-      reason = str(e).strip().splitlines()[0] if str(e).strip() else repr(e)
-      raise FileNotFoundError(_advice(name, wanted, reason)) from e
-  raise FileNotFoundError(_advice(name, wanted, 'the repository has none'))
+      try:
+        return pathlib.Path(cached_file(name, file, local_files_only=offline))
+      except OSError as e:
+        reason = str(e).strip().partition('\n')[0]
+  raise FileNotFoundError(_advice(name, wanted, reason))
 
 
-def _reachable(endpoint: str) -> bool:
-  """Returns whether the Hub answers soon; its own client retries for long."""
-  import huggingface_hub
+def transformers() -> Any:
+  """Imports Hugging Face's library, without its note that PyTorch is absent.
 
-  if huggingface_hub.constants.is_offline_mode():
+  It takes a second: import it where it is used.
+  """
+  os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
+  import transformers
+
+  return transformers
+
+
+def _reachable() -> bool:
+  """Tells whether the Hub answers soon; its own client retries for long."""
+  from huggingface_hub import constants
+
+  if constants.is_offline_mode():
     return False
   if any(os.environ.get(k) for k in ('HTTPS_PROXY', 'https_proxy')):
     return True
-  host = urllib.parse.urlsplit(endpoint)
+  host = urllib.parse.urlsplit(constants.ENDPOINT)
   answered = threading.Event()
 
   def connect():
@@ -178,7 +194,8 @@ def _advice(name: str, wanted: str, reason: str) -> str:
   """Returns what a user can do about weights that are not there."""
   folder = weights_dir() / name
   lines = [
-    f'No weights {name!r} here: {reason}.',
+    f'No file, folder or package {name!r} here, and none of the Hugging Face '
+    f'Hub: {reason.rstrip(".")}.',
     f'Download {wanted} from https://huggingface.co/{name} and '
     f'put it into {folder}/, or give the path of that folder '
     'instead of the name.',

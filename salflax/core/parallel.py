@@ -6,6 +6,10 @@ device, many devices and many processes: batch statistics and losses are those
 of the global batch, and XLA inserts the all-reduces.
 """
 
+import logging
+import os
+import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +17,70 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+# Seconds without a sign of life after which a process counts as dead, and all
+# others end.
+HEARTBEAT = 30
+# Seconds that finished processes wait for the last one, which may have hours
+# of evaluation to do: its heartbeat says whether it lives.
+SHUTDOWN = 7 * 24 * 3600
+
+
+def initialise(coordinator: str, processes: int = 1, process: int = 0) -> None:
+  """Joins the processes of one run over several hosts.
+
+  Args:
+    coordinator: host:port of process 0; 'auto' where the cluster sets it; ''
+      for a run of one process.
+    processes: number of processes.
+    process: index of this process.
+  """
+  if not coordinator:
+    return
+  place = () if coordinator == 'auto' else (coordinator, processes, process)
+  jax.distributed.initialize(
+    *place,
+    heartbeat_timeout_seconds=HEARTBEAT,
+    shutdown_timeout_seconds=SHUTDOWN,
+  )
+
+
+def describe(error: BaseException) -> str:
+  """Returns an error's message; says so where it is the end of another process.
+
+  Such an error comes out of whatever computation this process was in.
+  """
+  signs = ('closed by peer', 'Gloo', 'coordination service', 'heartbeat')
+  if any(s in str(error) for s in signs):
+    first = str(error).splitlines()[0][:200]
+    return (
+      'Another process of this run has ended; what it printed says why. (Here: '
+      f'{first})'
+    )
+  return str(error)
+
+
+def leave(code: int) -> int:
+  """Ends this process at once if it is one of several, with an exit code.
+
+  For errors: an orderly exit would wait for the others, which wait for this
+  one in a computation. Without its heartbeat they end, too.
+
+  Returns:
+    The code, where this is the only process.
+  """
+  if not jax.distributed.is_initialized() or jax.process_count() == 1:
+    return code
+  if jax.process_index() == 0:
+    # The others have the same error, perhaps: they may say so first.
+    time.sleep(2)
+  logging.shutdown()
+  for stream in (sys.stdout, sys.stderr):
+    stream.flush()
+  os._exit(code)
+
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-  """Returns a mesh with the one axis 'data' over all devices.
+  """Makes a mesh with the one axis 'data' over all devices.
 
   `jax.make_mesh` is avoided: from jax 0.9 on its axes are explicit, under
   which plain indexing inside a model raises.

@@ -1,17 +1,24 @@
 """Spec strings: `'flip(0.5)|normalize("imagenet")'`, `'10*kld + 2*cc'`.
 
 Names and arguments are checked against a table when the string is bound, so a
-misspelt option stops a run before anything is built.
+misspelt option stops a run before anything is built. Every function here raises
+ValueError for text that it cannot read.
 """
 
 import ast
+import collections
 import dataclasses
 import difflib
 import functools
 import inspect
-import math
+import io
+import numbers
+import tokenize
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
+
+# float32 cannot hold much more.
+MAX_WEIGHT = 1e30
 
 
 class Call(NamedTuple):
@@ -32,12 +39,12 @@ class Term(NamedTuple):
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> ValueError:
-  """Returns an error that names what was found, what is allowed, the nearest.
+  """Makes the error for a name that is not in a table.
 
   Args:
     kind: what the name stands for, e.g. 'loss'.
-    name: what was found.
-    allowed: the names that exist.
+    name: the name as written.
+    allowed: the names that exist; the nearest one is suggested.
   """
   allowed = sorted(str(a) for a in allowed)
   near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
@@ -48,10 +55,77 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> ValueError:
 
 
 def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:
-  """Returns `table[name]`, or raises an error naming the nearest entry."""
+  """Looks up an entry; the error for an unknown name has the nearest one."""
   if name not in table:
     raise unknown(kind, name, table)
   return table[name]
+
+
+def check_number(
+  name: str,
+  value: float,
+  least: float,
+  most: float,
+  *,
+  above: bool = False,
+  whole: bool = False,
+) -> None:
+  """Checks an option that is a number.
+
+  Args:
+    name: function and option, e.g. 'wbce: w'.
+    value: the option's value.
+    least: least value allowed.
+    most: greatest value allowed, finite.
+    above: `least` itself is not allowed.
+    whole: only integers are allowed.
+
+  Raises:
+    ValueError: for another type, NaN, or a value out of range.
+  """
+  kind = numbers.Integral if whole else numbers.Real
+  good = isinstance(value, kind) and not isinstance(value, bool)
+  good = good and (value > least if above else value >= least)
+  if not (good and value <= most):
+    raise ValueError(
+      f'{name} must be a {"whole " * whole}number '
+      f'{"above" if above else "at least"} {least:g} and at most {most:g}; '
+      f'found {value!r}.'
+    )
+
+
+def split(text: str, by: str) -> list[str]:
+  """Splits text at an operator that no bracket or quote encloses.
+
+  Args:
+    text: e.g. 'mit|kl(eps=1e-7, floor=0), course'.
+    by: ',', '|' or '+'.
+
+  Returns:
+    The parts without blanks around them; one of them may be empty.
+  """
+  if not isinstance(text, str):
+    raise ValueError(f'Expected a spec string, found {text!r}.')
+  # One line, so that a token's column is its place in the text.
+  text = text.replace('\n', ' ').replace('\r', ' ').strip()
+  parts, depth, start = [], 0, 0
+  try:
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+      if token.type == tokenize.OP:
+        depth += (token.string in '([{') - (token.string in ')]}')
+        if token.string == by and not depth:
+          parts.append(text[start : token.start[1]].strip())
+          start = token.end[1]
+  except (tokenize.TokenError, SyntaxError) as e:
+    raise ValueError(f'Cannot read the spec {text!r}: {e.args[0]}.') from e
+  return [*parts, text[start:].strip()]
+
+
+def _parts(text, by):
+  parts = split(text, by)
+  if len(parts) > 1 and '' in parts:
+    raise ValueError(f'Cannot read the spec {text!r}: nothing beside a {by!r}.')
+  return parts
 
 
 def _call(node: ast.expr, text: str) -> Call:
@@ -62,15 +136,18 @@ def _call(node: ast.expr, text: str) -> Call:
       f'Cannot read {ast.unparse(node)!r} in {text!r}: expected a name or a '
       "call such as 'flip(0.5)'."
     )
+  if any(k.arg is None for k in node.keywords):
+    raise ValueError(f'** is not allowed in {text!r}.')
+  names = [k.arg for k in node.keywords]
+  if len(set(names)) < len(names):
+    raise ValueError(f'{ast.unparse(node)!r} has an option twice.')
   try:
     args = tuple(ast.literal_eval(a) for a in node.args)
-    kwargs = {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg}
-  except ValueError as e:
+    kwargs = {k.arg: ast.literal_eval(k.value) for k in node.keywords}
+  except (ValueError, TypeError, RecursionError, MemoryError) as e:
     raise ValueError(
       f'Arguments must be literals in {ast.unparse(node)!r} of {text!r}.'
     ) from e
-  if any(k.arg is None for k in node.keywords):
-    raise ValueError(f'** is not allowed in {text!r}.')
   return Call(node.func.id, args, kwargs)
 
 
@@ -81,32 +158,45 @@ def _expression(text: str) -> ast.expr:
     return ast.parse(text.strip(), mode='eval').body
   except SyntaxError as e:
     raise ValueError(f'Cannot read the spec {text!r}: {e.msg}.') from e
+  except (ValueError, RecursionError, MemoryError) as e:
+    short = text if len(text) < 80 else f'{text[:80]}...'
+    raise ValueError(f'Cannot read the spec {short!r}: {e}.') from e
 
 
 def parse(text: str) -> Call:
-  """Returns the name and arguments of `'flip(0.5)'`."""
+  """Reads the name and arguments of `'flip(0.5)'`."""
   return _call(_expression(text), text)
 
 
 def check_call(fn: Callable, call: Call, *, takes: int) -> None:
-  """Raises ValueError where `fn` cannot take the arguments of `call`.
+  """Checks that a function can take the arguments of a call.
 
   Args:
     fn: the function, whose first `takes` arguments come at run time.
     call: name and arguments as written.
     takes: number of leading positional arguments that come later.
+
+  Raises:
+    ValueError: for an argument that `fn` does not have or lacks, and for a
+      switch, an option that is True or False by default, with another value.
   """
   signature = inspect.signature(fn)
   try:
-    signature.bind(*([None] * takes), *call.args, **call.kwargs)
+    bound = signature.bind(*([None] * takes), *call.args, **call.kwargs)
   except TypeError as e:
-    options = [p for p in list(signature.parameters)[takes:]]
+    options = list(signature.parameters)[takes:]
     for key in call.kwargs:
       if key not in options:
         raise unknown(f'argument of {call.name}()', key, options) from e
     raise ValueError(
       f'{call.name}: {e}. Its options are: {", ".join(options) or "none"}.'
     ) from e
+  for key, value in list(bound.arguments.items())[takes:]:
+    switch = isinstance(signature.parameters[key].default, bool)
+    if switch and not isinstance(value, bool):
+      raise ValueError(
+        f'{call.name}: {key} must be True or False; found {value!r}.'
+      )
 
 
 def _fn(entry: Any) -> Callable:
@@ -116,7 +206,7 @@ def _fn(entry: Any) -> Callable:
 def bind(
   table: Mapping[str, Any], text: str, *, takes: int, kind: str = 'name'
 ) -> Callable:
-  """Returns `table[name]` with its options filled in.
+  """Binds the options of a table's function.
 
   Args:
     table: functions, or records with an attribute `fn`.
@@ -138,20 +228,14 @@ def bind(
 
 
 def split_chain(text: str) -> list[str]:
-  """Returns the parts of `'a|b(2)'`, as written, left to right."""
-
-  def walk(node):
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-      return walk(node.left) + walk(node.right)
-    return [ast.unparse(node)]
-
-  return walk(_expression(text))
+  """Splits `'a|b(2)'` into its parts, each in Python's own spelling."""
+  return [ast.unparse(_expression(part)) for part in _parts(text, '|')]
 
 
 def chain(
   table: Mapping[str, Any], text: str, *, takes: int, kind: str = 'op'
 ) -> Callable:
-  """Returns the ops of `'a|b(2)'` as one function, applied left to right.
+  """Joins the ops of `'a|b(2)'` into one function, applied left to right.
 
   The first argument is what flows through; the other `takes - 1` are handed to
   every op.
@@ -166,55 +250,55 @@ def chain(
   return apply
 
 
+def _weighted(text: str, kind: str) -> tuple[float, ast.expr]:
+  """Reads weight and term of `'10*kld'`, the weight being 1 if none stands."""
+  node = _expression(text)
+  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+    left, right = node.left, node.right
+    if isinstance(right, ast.Constant):
+      left, right = right, left
+    # By type: True is an int, too.
+    if isinstance(left, ast.Constant) and type(left.value) in (int, float):
+      if not 0 < left.value <= MAX_WEIGHT:
+        raise ValueError(
+          f'Weights are positive numbers up to {MAX_WEIGHT:g}; found '
+          f'{ast.unparse(left)} for {ast.unparse(right)!r}.'
+        )
+      return float(left.value), right
+  if isinstance(node, ast.Name | ast.Call):
+    return 1.0, node
+  raise ValueError(
+    f'{text!r} is not a sum of weighted {kind} terms. Write '
+    "'10*a + b'; every term is minimised, so there is no minus."
+  )
+
+
 def weighted_sum(
   table: Mapping[str, Any], text: str, *, takes: int, kind: str = 'loss'
 ) -> list[Term]:
-  """Returns the terms of `'10*kld + cc(eps=1e-6)'`.
+  """Reads the terms of `'10*kld + cc(eps=1e-6)'`, however many.
 
   Raises:
     ValueError: for an unknown name or option, a sign other than +, a weight
       that is not a positive number, or the same term twice.
   """
-
-  def walk(node):
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-      return walk(node.left) + walk(node.right)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-      left, right = node.left, node.right
-      if isinstance(right, ast.Constant):
-        left, right = right, left
-      # By type: True is an int, too.
-      if isinstance(left, ast.Constant) and type(left.value) in (int, float):
-        return [(float(left.value), right)]
-    if isinstance(node, ast.Name | ast.Call):
-      return [(1.0, node)]
-    raise ValueError(
-      f'{text!r} is not a sum of weighted {kind} terms: cannot read '
-      f"{ast.unparse(node)!r}. Write '10*a + b'; every term is minimised, so "
-      'there is no minus.'
-    )
-
   terms = []
-  for weight, node in walk(_expression(text)):
-    if not 0 < weight < math.inf:
-      raise ValueError(
-        f'Weights are positive numbers; found {weight:g} for '
-        f'{ast.unparse(node)!r} in {text!r}.'
-      )
-    call = _call(node, text)
+  for part in _parts(text, '+'):
+    weight, node = _weighted(part, kind)
+    call = _call(node, part)
     entry = lookup(kind, table, call.name)
     check_call(_fn(entry), call, takes=takes)
     if call.args:
-      raise ValueError(f'Options of {call.name} must be named, in {text!r}.')
+      raise ValueError(f'Options of {call.name} must be named, in {part!r}.')
     terms.append(Term(weight, ast.unparse(node), entry, call.kwargs))
-  names = [t.name for t in terms]
-  if twice := {n for n in names if names.count(n) > 1}:
-    raise ValueError(f'{text!r} has the same term twice: {sorted(twice)}.')
+  counts = collections.Counter(t.name for t in terms)
+  if twice := sorted(name for name, n in counts.items() if n > 1):
+    raise ValueError(f'The sum has the same term twice: {", ".join(twice)}.')
   return terms
 
 
 def build(table: Mapping[str, Any], node: Mapping, *, kind: str) -> Any:
-  """Returns `table[name](**kwargs)` for `{'name': name, **kwargs}`."""
+  """Calls `table[name](**kwargs)` for `{'name': name, **kwargs}`."""
   kwargs = dict(node)
   if 'name' not in kwargs:
     raise ValueError(f"A {kind} needs a 'name'; found keys {sorted(kwargs)}.")
@@ -224,15 +308,18 @@ def build(table: Mapping[str, Any], node: Mapping, *, kind: str) -> Any:
   return fn(**kwargs)
 
 
-def attributes(module: type, given: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Returns `given`, or raises ValueError for what `module` does not have.
+def attributes(module: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Checks that a class of networks has the attributes that get values.
 
   Args:
     module: a class of networks.
-    given: values of its attributes.
+    values: values of its attributes, returned as they are.
+
+  Raises:
+    ValueError: for another attribute.
   """
   fields = {f.name for f in dataclasses.fields(module)} - {'parent', 'name'}
-  for key in given:
+  for key in values:
     if key not in fields:
       raise unknown(f'attribute of {module.__name__}', key, fields)
-  return given
+  return values

@@ -1,5 +1,7 @@
 """Datasets by name: `load_source('sjtu_tis', 'train', data_dir)`."""
 
+import functools
+import importlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -8,71 +10,29 @@ from typing import Any
 from salflax.core import spec
 
 
-def _sjtu_tis():
-  from salflax.data.published import sjtu_tis
-
-  return sjtu_tis.SjtuTis
-
-
-def _osie():
-  from salflax.data.published import osie
-
-  return osie.Osie
+def _published(module: str, edition: str = ''):
+  """Imports a dataset when it is asked for: TFDS and SciPy are slow."""
+  module = importlib.import_module(f'salflax.data.published.{module}')
+  return module.DATASET[edition] if edition else module.DATASET
 
 
-def _salicon2015():
-  from salflax.data.published import salicon
-
-  return salicon.Salicon2015
-
-
-def _salicon2017():
-  from salflax.data.published import salicon
-
-  return salicon.Salicon2017
-
-
-def _mit1003():
-  from salflax.data.published import mit1003
-
-  return mit1003.Mit1003
-
-
-def _cat2000():
-  from salflax.data.published import cat2000
-
-  return cat2000.Cat2000
-
-
-def _fiwi():
-  from salflax.data.published import fiwi
-
-  return fiwi.Fiwi
-
-
-def _folder():
-  from salflax.data.published import folder
-
-  return folder.Folder
-
-
-# Functions that return the builder, so that TFDS is imported when needed.
+# Functions that return a `pairing.Dataset`.
 DATASETS = {
-  'sjtu_tis': _sjtu_tis,
-  'osie': _osie,
-  'salicon2015': _salicon2015,
-  'salicon2017': _salicon2017,
-  'mit1003': _mit1003,
-  'cat2000': _cat2000,
-  'fiwi': _fiwi,
-  'folder': _folder,
+  'sjtu_tis': functools.partial(_published, 'sjtu_tis'),
+  'osie': functools.partial(_published, 'osie'),
+  'salicon2015': functools.partial(_published, 'salicon', '2015'),
+  'salicon2017': functools.partial(_published, 'salicon', '2017'),
+  'mit1003': functools.partial(_published, 'mit1003'),
+  'cat2000': functools.partial(_published, 'cat2000'),
+  'fiwi': functools.partial(_published, 'fiwi'),
+  'folder': functools.partial(_published, 'folder'),
 }
-# Made on the fly: nothing to prepare.
+# Drawn on the fly: nothing to prepare.
 GENERATED = ('scenes',)
 
 
 def default_data_dir() -> pathlib.Path:
-  """Returns $SALFLAX_DATA, or ~/salflax_data where it is not set."""
+  """Reads $SALFLAX_DATA; ~/salflax_data where it is not set."""
   path = os.environ.get('SALFLAX_DATA') or '~/salflax_data'
   return pathlib.Path(path).expanduser()
 
@@ -83,12 +43,12 @@ def load_source(
   data_dir: str | os.PathLike | None = None,
   **options: Any,
 ) -> Sequence[dict]:
-  """Returns the rows of a dataset's split, read when asked for.
+  """Loads the rows of a dataset's split; pixels are read when asked for.
 
   A row is a dict: image u8 [h, w, 3]; saliency u8 [h, w, 1]; fixations i32
   [N, 2], (row, column), repeats kept where the source has them; text;
   condition, one of 'pure' (free viewing), 'whole', 'all', 'salient',
-  'non_salient'; image_id, the same for all conditions of a picture.
+  'non_salient'; image_id, the same for all conditions of an image.
   `source.meta(i)` gives text, condition, image_id and size undecoded.
 
   Args:
@@ -96,10 +56,10 @@ def load_source(
       with --name=NAME.
     split: 'all', 'train', 'test'; 'val', a tenth of train where the dataset
       has no such part itself, and 'fit', the rest of train; 'fold0' to
-      'fold4' (a fifth of the pictures each) and 'not_fold0', 'val_fold0',
+      'fold4' (a fifth of the images each) and 'not_fold0', 'val_fold0',
       'fit_fold0'; or several joined by '+'.
     data_dir: where prepared datasets lie; `default_data_dir()` if None.
-    **options: `conditions` (one or several) and `exclude` (a file of picture
+    **options: `conditions` (one or several) and `exclude` (a file of image
       ids, a packaged list's name, or ids) of prepared datasets; those of
       `scenes.load` for scenes.
 
@@ -113,6 +73,8 @@ def load_source(
   if dataset in GENERATED and not own:
     from salflax.data import scenes
 
+    call = spec.Call('load_source of scenes', (), options)
+    spec.check_call(scenes.load, call, takes=1)
     return scenes.load(split, **options)
   if dataset not in DATASETS:
     raise spec.unknown('dataset', dataset, [*DATASETS, *GENERATED])

@@ -46,7 +46,7 @@ class Prepare:
     self.source, self.pp, self.finish = source, pp, tuple(finish)
 
   def __call__(self, index: int, rng: np.random.Generator | None) -> Batch:
-    """Returns the keys of `KEYS` that the row has after pp and `finish`."""
+    """Prepares the keys of `KEYS` that the row has after pp and `finish`."""
     try:
       example = dict(self.source[index])
       seen = example['image'] if 'image' in example else example['saliency']
@@ -66,7 +66,7 @@ class Prepare:
 
 
 def meta(source: Sequence[Example], index: int) -> dict[str, Any]:
-  """Returns image_id, condition and text of a row, undecoded if possible."""
+  """Reads image_id, condition and text of a row, undecoded if possible."""
   return source.meta(index) if hasattr(source, 'meta') else source[index]
 
 
@@ -98,7 +98,7 @@ def map_ahead(
 
 
 def describe(source: Sequence[Example], index: int) -> str:
-  """Returns 'image_id/condition' of a row."""
+  """Names a row: 'image_id/condition'."""
   try:
     row = meta(source, index)
   except Exception:  # a row that cannot be read has an error of its own
@@ -107,17 +107,17 @@ def describe(source: Sequence[Example], index: int) -> str:
 
 
 def picture(row: Mapping[str, Any]) -> tuple[int, str]:
-  """Returns what tells a picture from others, given a row or its `meta`.
+  """Identifies the image of a row or of its `meta`.
 
-  Data sets that are joined may each have a picture of the same name.
+  Data sets that are joined may each have an image of the same name.
   """
   return row.get('joined', 0), row['image_id']
 
 
 def number_picture(example: Example) -> Example:
-  """Returns the example with `picture`, i32 [], alike for rows of a picture.
+  """Adds `picture`, i32 [], the same for all rows of an image.
 
-  A hash, so that every worker and process finds it alone: of 1,500 pictures
+  A hash, so that every worker and process finds it alone: of 1,500 images
   two have the same number once in four thousand data sets.
   """
   number = zlib.crc32(repr(picture(example)).encode())
@@ -125,7 +125,7 @@ def number_picture(example: Example) -> Example:
 
 
 class Rows:
-  """Some rows of a source, in a given order."""
+  """Some rows of a source, in an order of their own."""
 
   def __init__(self, source: Sequence[Example], rows: Sequence[int]):
     self.source, self.rows = source, list(rows)
@@ -137,7 +137,7 @@ class Rows:
     return self.source[self.rows[index]]
 
   def meta(self, index: int) -> dict[str, Any]:
-    """Returns image_id, condition and text of a row."""
+    """Reads image_id, condition and text of a row."""
     return meta(self.source, self.rows[index])
 
   def truth(self, index: int) -> Example:
@@ -167,7 +167,7 @@ class Joined:
     return dict(self.sources[part][row], joined=part)
 
   def meta(self, index: int) -> dict[str, Any]:
-    """Returns image_id, condition, text and joined of a row."""
+    """Reads image_id, condition, text and joined of a row."""
     part, row = self._find(index)
     return dict(meta(self.sources[part], row), joined=part)
 
@@ -197,19 +197,18 @@ def train_batches(
   threads: int = 2,
   workers: int = 0,
 ) -> grain.IterDataset:
-  """Returns endless batches, shuffled anew every epoch.
+  """Makes endless batches, shuffled anew every epoch.
 
   Args:
     source: random access to examples.
     pp: (example, rng) -> example.
     batch_size: rows of the global batch, over all processes.
-    seed: of the order and of every random op.
-    start: batches to leave out: those an earlier run has seen. No state of an
-      iterator is needed, which would be of use to as many workers only.
+    seed: seed of the order and of every random op.
+    start: number of batches to leave out: those an earlier run has seen.
     shard: (index, count) of this process; each takes every count-th row.
     finish: applied to the example after pp, e.g. the tokenizer.
-    threads: that read and preprocess where there are no workers.
-    workers: processes that read and preprocess; 0 = threads.
+    threads: number that read and preprocess where there are no workers.
+    workers: number of processes that read and preprocess; 0 = threads.
   """
   index, count = shard
   _check_batch_size(batch_size, count)
@@ -248,7 +247,7 @@ def eval_batches(
     shard: (index, count) of this process. All processes yield equally many
       batches, as the devices must keep in step.
     finish: applied to the example after pp, e.g. the tokenizer.
-    threads: that read and preprocess.
+    threads: number that read and preprocess.
   """
   index, count = shard
   _check_batch_size(batch_size, count)

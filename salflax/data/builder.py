@@ -1,21 +1,21 @@
-"""What all TFDS builders share: features, checks, and writing in parts."""
+"""Stores samples with TFDS: features, and writing in parts."""
 
 import collections
 import errno
 import itertools
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import auto as tqdm
 
-from salflax.data import problems
+from salflax.data import pairing, prepare, problems
 from salflax.data import raw as raw_lib
 
 FORMAT = 'array_record'
+
 # TFDS holds a split in memory until it is written, so a dataset is written as
 # several splits of about this many bytes ("parts"). They mean nothing else.
 PART_BYTES = 200 << 20
@@ -28,48 +28,34 @@ class _Info(tfds.core.DatasetInfo):
     """Does nothing: these datasets are not published there."""
 
 
-class GazeBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Base of the datasets: a subclass says where the files lie (`samples`)."""
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """Reads the samples of a dataset and stores what is sound.
 
-  VERSION = tfds.core.Version('1.0.0')
-  SUMMARY = ''
-  CITATION = ''
-  HOMEPAGE = ''
-  LICENSE = ''
+  Attributes:
+    records: `raw.Record` of each stored row, in order.
+  """
+
+  VERSION = tfds.core.Version(prepare.VERSION)
+  BUILDER_CONFIGS = []
   # Nothing is downloaded. TFDS would look for a file of checksums beside the
   # module, by way of a package that it does not install.
   url_infos = {}
 
   def __init__(
     self,
-    *,
-    raw: pathlib.Path,
+    dataset: pairing.Dataset,
+    samples: list[raw_lib.Sample],
     report: problems.Report,
-    options: Mapping[str, Any],
+    *,
     keep_inside: bool,
     **kwargs,
   ):
-    """Builds from the folder `raw`; `options` are those of `samples`."""
-    self._raw, self._report = raw, report
-    self._options, self._keep_inside = dict(options), keep_inside
+    """Builds `dataset` of `samples`; `report` takes what cannot be used."""
+    self.name, self._dataset = dataset.name, dataset
+    self._samples, self._report = samples, report
+    self._keep_inside = keep_inside
     self.records: list[raw_lib.Record] = []
     super().__init__(file_format=FORMAT, **kwargs)
-
-  @staticmethod
-  def samples(
-    raw: pathlib.Path, report: problems.Report, **options
-  ) -> list[raw_lib.Sample]:
-    """Returns where each sample lies, without reading pictures.
-
-    Args:
-      raw: the folder with the published files.
-      report: takes what was found and what cannot be used.
-      **options: of the dataset.
-
-    Raises:
-      FileNotFoundError: where `raw` has not the expected layout.
-    """
-    raise NotImplementedError
 
   def _info(self) -> tfds.core.DatasetInfo:
     features = tfds.features.FeaturesDict(
@@ -84,30 +70,28 @@ class GazeBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
     return _Info(
       builder=self,
-      description=self.SUMMARY,
+      description=self._dataset.summary,
       features=features,
-      citation=self.CITATION,
-      homepage=self.HOMEPAGE or None,
-      license=self.LICENSE,
+      homepage=self._dataset.homepage or None,
+      license=self._dataset.licence,
       disable_shuffling=True,
     )
 
   def _split_generators(self, dl_manager) -> dict[str, Iterator]:
     del dl_manager
-    samples = self.samples(self._raw, self._report, **self._options)
-    samples = _unique(samples, self._report)
+    samples = _unique(self._samples, self._report)
     _check_space(samples, self._data_dir_root)
     bar = tqdm.tqdm(total=len(samples), desc=self.name, mininterval=1)
     parts = {}
     for chunk in _chunks(samples, PART_BYTES):
       rows = self._read(chunk, bar)
-      # TFDS fails on an empty split: a part is made once it has a good row.
+      # TFDS fails on an empty split: a part begins once it has a good row.
       if first := next(rows, None):
         name = f'part{len(parts):05d}'
         parts[name] = self._generate_examples(itertools.chain([first], rows))
     if not parts:
       bar.close()
-      raise ValueError(f'Nothing usable in {self._raw}.\n{self._report.text()}')
+      raise ValueError(f'Nothing usable.\n{self._report.text()}')
     return parts
 
   def _read(self, samples, bar):
@@ -116,6 +100,8 @@ class GazeBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         sample, self._report, keep_inside=self._keep_inside
       )
       bar.update()
+      if bar.n == bar.total:
+        bar.close()
       if row:
         yield row
 
@@ -154,3 +140,30 @@ def _chunks(samples, limit: int) -> Iterator[list]:
       chunk, size = [], 0
   if chunk:
     yield chunk
+
+
+def store(
+  dataset: pairing.Dataset,
+  samples: list[raw_lib.Sample],
+  report: problems.Report,
+  root: pathlib.Path,
+  *,
+  name: str,
+  keep_inside: bool,
+) -> tuple[pathlib.Path, list[raw_lib.Record]]:
+  """Writes a dataset below `root`; returns its folder and its records."""
+  builder = Builder(
+    dataset,
+    samples,
+    report,
+    keep_inside=keep_inside,
+    data_dir=root,
+    config=tfds.core.BuilderConfig(name=name) if name else None,
+  )
+  tfds.disable_progress_bar()  # Ours counts the samples read.
+  builder.download_and_prepare(
+    download_config=tfds.download.DownloadConfig(
+      compute_stats=tfds.download.ComputeStatsMode.SKIP
+    )
+  )
+  return pathlib.Path(builder.data_path), builder.records

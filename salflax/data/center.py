@@ -1,4 +1,4 @@
-"""The mean training map, laid into each picture's frame."""
+"""The mean training map, laid into each image's frame."""
 
 import concurrent.futures
 from collections.abc import Sequence
@@ -8,20 +8,20 @@ import numpy as np
 from salflax.core.types import Example
 from salflax.data import pp
 
-# Maps are averaged on this grid, whatever the size of the pictures.
+# Maps are averaged on this grid, whatever the size of the images.
 GRID = (288, 384)
 
 
 def mean_map(
   source: Sequence[Example], *, threads: int | None = None
 ) -> np.ndarray:
-  """Returns the mean of the saliency maps, each scaled to a maximum of 1.
+  """Averages the saliency maps, each scaled to a maximum of 1.
 
   Empty maps are left out.
 
   Args:
     source: rows with `saliency` of any scale, [h, w] or [h, w, 1].
-    threads: that read.
+    threads: number that read.
 
   Returns:
     f32 `GRID`, in [0, 1].
@@ -59,7 +59,7 @@ class Center:
     self.mean = np.asarray(mean, np.float32)
 
   def __call__(self, example: Example) -> Example:
-    """Returns the example with `center`, 0 outside of the box."""
+    """Adds `center`, 0 outside of the box."""
     center = np.zeros(np.shape(example['saliency']), np.float32)
     top, left, h, w = (int(v) for v in example['box'])
     center[top : top + h, left : left + w] = pp.resize(self.mean, (h, w))

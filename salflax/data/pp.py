@@ -3,7 +3,7 @@
     'resize_pad(288, 384)|flip(0.5)|rasterize|normalize("imagenet")'
 
 An op is `op(example, rng, **options) -> example` on NumPy arrays. Geometry ops
-move picture, map, fixation points and box together, so that a fixation stays
+move image, map, fixation points and box together, so that a fixation stays
 where it was looked at.
 """
 
@@ -39,12 +39,12 @@ _SIDES = re.compile(
 
 
 def fit(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, ...]:
-  """Returns the box (top, left, height, width) of a picture in a frame.
+  """Computes the box (top, left, height, width) of an image in a frame.
 
-  The picture keeps its aspect and is centred, as in TranSalNet's test path.
+  The image keeps its aspect and is centred, as in TranSalNet's test path.
 
   Args:
-    size: (h, w) of the picture.
+    size: (h, w) of the image.
     frame: (H, W) of the frame.
   """
   (h, w), (H, W) = size, frame
@@ -56,7 +56,7 @@ def fit(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, ...]:
 
 
 def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Returns a map or picture resized bilinearly; shrinking averages.
+  """Resizes a map or image bilinearly; shrinking averages.
 
   Args:
     array: f32 [h, w] or u8 [h, w, 3].
@@ -69,22 +69,23 @@ def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _points(example: Example) -> np.ndarray:
-  """Returns the fixations i64 [N, 2]; raises for points outside."""
+  """Checks the fixations i64 [N, 2]; raises for points outside."""
   points = np.asarray(example['fixations'], np.int64).reshape(-1, 2)
   h, w = example['image'].shape[:2]
   outside = points[((points < 0) | (points >= (h, w))).any(1)]
   if len(outside):
     row, column = outside[0]
     raise ValueError(
-      f'The fixation ({row}, {column}) is outside of its picture of {h} x {w}.'
+      f'The fixation ({row}, {column}) is outside of its image of {h} x {w}.'
     )
   return points
 
 
 def _is_map(example: Example) -> bool:
   """Tells whether the fixations are a map already, not points."""
-  given = np.asarray(example['fixations'])
-  return given.dtype.kind == 'f' and given.shape == example['image'].shape[:2]
+  fixations = np.asarray(example['fixations'])
+  size = example['image'].shape[:2]
+  return fixations.dtype.kind == 'f' and fixations.shape == size
 
 
 def resize_pad(
@@ -94,21 +95,21 @@ def resize_pad(
   width: int,
   fill: Sequence[int] = (124, 116, 104),
 ) -> Example:
-  """Fits picture, map and fixations into a frame and sets `box`.
+  """Fits image, map and fixations into a frame and sets `box`.
 
   Args:
     example: with `image` u8 [h, w, 3]; `saliency` u8 or float [h, w(, 1)] and
       `fixations` (row, column) [N, 2] move along where present.
     rng: not used.
-    height: of the frame.
-    width: of the frame.
-    fill: RGB of the padding; ImageNet's mean colour, unless told otherwise.
+    height: height of the frame.
+    width: width of the frame.
+    fill: RGB of the padding; ImageNet's mean colour by default.
   """
   del rng
   image = example['image']
   if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
     raise ValueError(
-      f'Expected a picture u8 [h, w, 3], found {image.dtype} {image.shape}.'
+      f'Expected an image u8 [h, w, 3], found {image.dtype} {image.shape}.'
     )
   size = image.shape[:2]
   top, left, h, w = box = fit(size, (height, width))
@@ -121,7 +122,7 @@ def resize_pad(
     saliency = np.asarray(example['saliency'], np.float32)
     if saliency.shape not in (size, (*size, 1)):
       raise ValueError(
-        f'Expected a saliency map for a picture of {size[0]} x {size[1]}, '
+        f'Expected a saliency map for an image of {size[0]} x {size[1]}, '
         f'found {saliency.shape}.'
       )
     saliency = saliency.reshape(size)
@@ -155,7 +156,7 @@ def flip(
 
 
 def mirror(example: Example, rng: np.random.Generator | None = None) -> Example:
-  """Returns the example mirrored left to right, and notes it in `mirrored`."""
+  """Mirrors the example left to right, and notes it in `mirrored`."""
   del rng
   width = example['image'].shape[1]
   out = dict(example, mirrored=not example.get('mirrored', False))
@@ -192,7 +193,7 @@ def rasterize(
 def normalize(
   example: Example, rng: np.random.Generator | None, name: str
 ) -> Example:
-  """Turns the picture into f32 [H, W, 3], as the weights `name` expect it."""
+  """Turns the image into f32 [H, W, 3], as the weights `name` expect it."""
   del rng
   order, mean, std = spec.lookup('normalization', NORMALIZATIONS, name)
   image = example['image'].astype(np.float32)
@@ -212,22 +213,33 @@ OPS: dict[str, Callable] = {
 
 
 def make(text: str) -> Callable[[Example, np.random.Generator | None], Example]:
-  """Returns the ops of a pp string as one function (example, rng) -> example.
+  """Binds the ops of a pp string to one function (example, rng) -> example.
 
   Raises:
-    ValueError: for an unknown op or option, with the nearest right one.
+    ValueError: for an unknown op or option, with the nearest right one, for an
+      option out of range, and for two ops of a kind that goes once.
   """
+  for name, options in _calls(text).items():
+    _check_options(name, options)
+  return Pipeline(text)
+
+
+def _calls(text: str) -> dict[str, dict[str, Any]]:
+  """Reads the options of the ops of a pp string, by name."""
+  calls = {}
   for part in spec.split_chain(text):
     call = spec.parse(part)
     op = spec.lookup('op', OPS, call.name)
     spec.check_call(op, call, takes=2)
+    if call.name in calls and call.name in ('resize_pad', 'normalize'):
+      raise ValueError(f'{call.name} goes once; found twice in {text!r}.')
     bound = inspect.signature(op).bind(None, None, *call.args, **call.kwargs)
-    _check_options(call.name, bound.arguments)
-  return Pipeline(text)
+    calls[call.name] = bound.arguments
+  return calls
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
-  """Raises ValueError for values that would only fail at the first picture."""
+  """Raises ValueError for values that would only fail at the first image."""
 
   def require(good, key, what):
     if not good:
@@ -260,7 +272,7 @@ class Pipeline:
   def __call__(
     self, example: Example, rng: np.random.Generator | None = None
   ) -> Example:
-    """Returns the example with every op applied, left to right."""
+    """Applies every op, left to right."""
     return self._apply(example, rng)
 
   def __reduce__(self):
@@ -268,48 +280,36 @@ class Pipeline:
 
 
 def frame(text: str) -> tuple[int, int] | None:
-  """Returns (H, W) of the pictures that a pp string makes, None if any."""
-  size = None
-  for part in spec.split_chain(text):
-    call = spec.parse(part)
-    if call.name == 'resize_pad':
-      given = inspect.signature(resize_pad).bind(
-        *(None, None), *call.args, **call.kwargs
-      )
-      size = given.arguments['height'], given.arguments['width']
-  return size
+  """Reads (H, W) of the images that a pp string makes, None if any."""
+  options = _calls(text).get('resize_pad')
+  return options and (options['height'], options['width'])
 
 
 def normalization(text: str) -> tuple[str, tuple, tuple]:
-  """Returns channel order, means and deviations that a pp string ends up with.
+  """Reads channel order, means and deviations that a pp string ends up with.
 
   Raises:
     ValueError: it does not normalise.
   """
-  for part in spec.split_chain(text):
-    call = spec.parse(part)
-    if call.name == 'normalize':
-      given = inspect.signature(normalize).bind(
-        *(None, None), *call.args, **call.kwargs
-      )
-      return NORMALIZATIONS[given.arguments['name']]
+  if options := _calls(text).get('normalize'):
+    return NORMALIZATIONS[options['name']]
   raise ValueError(f'No normalize in {text!r}.')
 
 
 def is_random(text: str) -> bool:
   """Tells whether a pp string has an op that draws."""
-  return any(spec.parse(p).name == 'flip' for p in spec.split_chain(text))
+  return 'flip' in _calls(text)
 
 
 def unletterbox(
   pred: np.ndarray, box: Sequence[int], size: tuple[int, int]
 ) -> np.ndarray:
-  """Returns the map of the picture itself: the inverse of `resize_pad`.
+  """Cuts out the map of the image itself: the inverse of `resize_pad`.
 
   Args:
     pred: f32 [H, W], a map of the whole frame.
-    box: top, left, height, width of the picture inside the frame.
-    size: (h, w) of the picture.
+    box: top, left, height, width of the image inside the frame.
+    size: (h, w) of the image.
 
   Returns:
     f32 [h, w]: the box, resized bilinearly.

@@ -4,21 +4,23 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
+import fnmatch
 import hashlib
 import io
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import tensorflow_datasets as tfds
+from salflax.data import pairing, problems
 
-from salflax.data import builder as builder_lib
-from salflax.data import problems
-
+VERSION = '1.0.0'
 RECORDS = 'records.jsonl'
+# The files of a prepared dataset: nothing else is ever removed.
+FILES = ('*.array_record*', 'features.json', 'dataset_info.json', 'LICENSE')
+FILES += (RECORDS, 'report.json', 'report.csv')
+MAX_SIGMA = 1000.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Prepared:
 
   Attributes:
     folder: where it lies.
-    summary: what its report.json holds.
+    summary: content of its report.json.
     fresh: False where it was there already.
   """
 
@@ -37,15 +39,17 @@ class Prepared:
 
 
 def fingerprint(raw: pathlib.Path) -> str:
-  """Returns a digest of the names and sizes of all files below `raw`."""
+  """Digests the names and contents of all files below `raw`."""
   digest = hashlib.sha256()
-  for root, folders, names in os.walk(raw):
-    folders.sort()
-    for name in sorted(names):
-      path = pathlib.Path(root, name)
-      # A dangling link has no size of its own target; the link's will do.
-      entry = f'{path.relative_to(raw)}\0{path.lstat().st_size}\n'
-      digest.update(entry.encode('utf-8', 'surrogateescape'))
+  for path in pairing.walk(raw):
+    try:
+      with path.open('rb') as f:
+        content = hashlib.file_digest(f, 'sha256').hexdigest()
+    except OSError as e:  # a link to nothing, or a file that may not be read
+      content = type(e).__name__
+    digest.update(
+      os.fsencode(path.relative_to(raw)) + f'\0{content}\n'.encode()
+    )
   return digest.hexdigest()[:32]
 
 
@@ -53,7 +57,7 @@ def fingerprint(raw: pathlib.Path) -> str:
 def _lock(path: pathlib.Path):
   """Holds a lock on a dataset's name, freed with the process at the latest."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('w') as f:
+  with path.open('a') as f:
     try:
       fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -63,69 +67,154 @@ def _lock(path: pathlib.Path):
     yield
 
 
-def _already(folder: pathlib.Path, asked: dict) -> dict | None:
-  """Returns the report of a finished preparation, or None.
+def read_json(path: pathlib.Path) -> dict:
+  """Reads a dict.
 
   Raises:
-    ValueError: where it was made of other files or with other options.
+    ValueError: where the file holds something else; it names the file.
+  """
+  try:
+    content = json.loads(path.read_text('utf-8'))
+    if isinstance(content, dict):
+      return content
+    detail = f'it holds a {type(content).__name__}'
+  except ValueError as e:
+    detail = str(e)
+  raise ValueError(
+    f'{path} is damaged ({detail}): pass --overwrite to prepare it anew.'
+  )
+
+
+def _already(folder: pathlib.Path, request: dict) -> dict | None:
+  """Reads the report of a finished preparation; None where there is none.
+
+  Raises:
+    ValueError: where it was prepared of other files or with other options.
   """
   if not (folder / 'report.json').is_file():
     return None
-  summary = json.loads((folder / 'report.json').read_text('utf-8'))
-  for key, value in asked.items():
-    if summary.get(key) != value:
-      what = {'fingerprint': 'files'}.get(key, key)
+  summary = read_json(folder / 'report.json')
+  for key, value in request.items():
+    if key not in summary:
       raise ValueError(
-        f'{folder} was prepared of other {what} ({summary.get(key)!r}, now '
+        f'{folder} is of an earlier version, which did not compare contents: '
+        'it can be read, or pass --overwrite to prepare it anew.'
+      )
+    if summary[key] != value:
+      what = {'content': 'files'}.get(key, key)
+      raise ValueError(
+        f'{folder} was prepared of other {what} ({summary[key]!r}, now '
         f'{value!r}): pass --overwrite to prepare it anew.'
       )
   return summary
 
 
+def _check_own(folder: pathlib.Path, data_dir: pathlib.Path) -> None:
+  """Raises FileExistsError for what is not `prepare`'s in its place."""
+  for parent in folder.parents:
+    if parent != data_dir.parent and parent.exists() and not parent.is_dir():
+      raise FileExistsError(f'{parent} is in the way: it is no folder.')
+  if not folder.exists():
+    return
+  paths = folder.rglob('*') if folder.is_dir() else [folder]
+  foreign = [
+    p.relative_to(data_dir).as_posix()
+    for p in paths
+    if not p.is_dir() and not any(fnmatch.fnmatch(p.name, k) for k in FILES)
+  ]
+  if foreign:
+    raise FileExistsError(
+      f'{folder} holds what prepare did not write and will not remove: '
+      f'{", ".join(sorted(foreign)[:5])}. Move it away first.'
+    )
+
+
+def _recover(final: pathlib.Path, scratch: pathlib.Path) -> None:
+  """Tidies up after a preparation that was killed; the old dataset comes back.
+
+  Raises:
+    FileExistsError: where the scratch folder holds what is not `prepare`'s.
+  """
+  replaced = scratch / 'replaced'
+  if replaced.exists() and not final.exists():
+    final.parent.mkdir(parents=True, exist_ok=True)
+    replaced.rename(final)
+  _check_own(scratch, scratch.parent)
+  if scratch.exists():
+    shutil.rmtree(scratch)
+
+
+def _publish(
+  written: pathlib.Path, final: pathlib.Path, scratch: pathlib.Path
+) -> None:
+  """Gives a finished dataset its name; the old one goes, or comes back."""
+  final.parent.mkdir(parents=True, exist_ok=True)
+  replaced = scratch / 'replaced'
+  if final.exists():
+    final.rename(replaced)
+  try:
+    written.rename(final)
+  except OSError:
+    if replaced.exists():
+      replaced.rename(final)
+    raise
+
+
 def _write(
-  builder_class: type[builder_lib.GazeBuilder],
+  dataset: pairing.Dataset,
   root: pathlib.Path,
-  *,
   raw: pathlib.Path,
-  config: Any,
-  options: Mapping[str, Any],
+  *,
+  name: str,
+  options: dict,
   keep_inside: bool,
-  asked: dict,
+  request: dict,
 ) -> pathlib.Path:
   """Prepares below `root` and returns the folder, complete with report."""
+  from salflax.data import builder
+
   report = problems.Report()
-  builder = builder_class(
-    raw=raw,
-    report=report,
-    options=options,
-    keep_inside=keep_inside,
-    data_dir=root,
-    config=config,
-  )
-  tfds.disable_progress_bar()  # Ours counts the samples read.
-  download_config = tfds.download.DownloadConfig(
-    manual_dir=raw, compute_stats=tfds.download.ComputeStatsMode.SKIP
-  )
+  samples = dataset.samples(raw, report, **options)
   # TFDS would print that the data is ready, in a folder yet to be renamed.
   with contextlib.redirect_stdout(io.StringIO()):
-    builder.download_and_prepare(download_config=download_config)
-  folder = pathlib.Path(builder.data_path)
-  lines = [json.dumps(r._asdict(), ensure_ascii=False) for r in builder.records]
+    try:
+      folder, records = builder.store(
+        dataset, samples, report, root, name=name, keep_inside=keep_inside
+      )
+    except ValueError as e:
+      raise ValueError(f'{raw}: {e}') from e
+  lines = [json.dumps(r._asdict(), ensure_ascii=False) for r in records]
   (folder / RECORDS).write_text('\n'.join(lines) + '\n', encoding='utf-8')
   report.save(
     folder,
-    dataset=builder.name,
-    raw=str(raw.resolve()),
-    samples=len(builder.records),
-    pictures=len({r.image_id for r in builder.records}),
-    conditions=dict(collections.Counter(r.condition for r in builder.records)),
-    **asked,
+    dataset=dataset.name,
+    raw=problems.printable(str(raw.resolve())),
+    samples=len(records),
+    images=len({r.image_id for r in records}),
+    conditions=dict(collections.Counter(r.condition for r in records)),
+    **request,
   )
   return folder
 
 
+def _check(raw: pathlib.Path, data_dir: pathlib.Path, options: dict) -> None:
+  if not raw.is_dir():
+    what = 'no folder' if raw.exists() else 'absent'
+    raise FileNotFoundError(f'The raw folder {raw} is {what}.')
+  if data_dir.resolve().is_relative_to(raw.resolve()):
+    raise ValueError(
+      f'--data_dir={data_dir} lies in --raw={raw}: what is prepared would '
+      'count as raw files. Choose a folder elsewhere.'
+    )
+  sigma = options.get('sigma', 1.0)
+  if not 0 < sigma <= MAX_SIGMA:
+    raise ValueError(
+      f'--sigma is above 0 and at most {MAX_SIGMA:g} pixels, found {sigma:g}.'
+    )
+
+
 def prepare(
-  builder_class: type[builder_lib.GazeBuilder],
+  dataset: pairing.Dataset,
   raw: str | os.PathLike,
   data_dir: str | os.PathLike,
   *,
@@ -140,79 +229,64 @@ def prepare(
   step, so a preparation that was cut off leaves nothing that looks finished.
 
   Args:
-    builder_class: the dataset.
-    raw: its published files.
-    data_dir: where prepared datasets lie.
-    name: of a dataset that is the user's own, '' otherwise.
+    dataset: what `data.DATASETS[...]()` returns.
+    raw: folder with the published files.
+    data_dir: where prepared datasets lie, not within `raw`.
+    name: name of a dataset that is the user's own, '' otherwise.
     overwrite: replace what was prepared before.
-    keep_inside: leave out fixations outside the picture, not the sample.
-    **options: of the dataset's `samples`.
+    keep_inside: leave out fixations outside the image or without a position,
+      not the sample.
+    **options: arguments of the dataset's `samples`; None for the default.
 
   Raises:
     FileNotFoundError: for a raw folder that is absent or has another layout.
-    ValueError: where nothing is usable, or where the dataset was prepared
-      before of other files or with other options.
+    FileExistsError: where something that `prepare` did not write is in the way.
+    ValueError: where nothing is usable, for a wrong option, or where the
+      dataset was prepared before of other files or with other options.
     OSError: for a disk that is full or cannot be written.
   """
   raw = pathlib.Path(raw).expanduser()
   data_dir = pathlib.Path(data_dir).expanduser()
-  if not raw.is_dir():
-    raise FileNotFoundError(f'The raw folder {raw} is absent.')
-  label = '-'.join(filter(None, [builder_class.name, name]))
-  final = folder_of(data_dir, builder_class.name, name)
   options = {k: v for k, v in options.items() if v is not None}
-  asked = {
+  _check(raw, data_dir, options)
+  label = '-'.join(filter(None, [dataset.name, name]))
+  final = folder_of(data_dir, dataset.name, name)
+  scratch = data_dir / f'.{label}.tmp'
+  request = {
     'options': dict(options, keep_inside=keep_inside),
-    'fingerprint': fingerprint(raw),
+    'content': fingerprint(raw),
   }
   with _lock(data_dir / f'.{label}.lock'):
-    if not overwrite and (summary := _already(final, asked)):
+    _recover(final, scratch)
+    if not overwrite and (summary := _already(final, request)):
       return Prepared(final, summary, fresh=False)
-    scratch = data_dir / f'.{label}.tmp'
-    shutil.rmtree(scratch, ignore_errors=True)
+    _check_own(final, data_dir)
     try:
-      made = _write(
-        builder_class,
+      written = _write(
+        dataset,
         scratch,
-        raw=raw,
-        config=tfds.core.BuilderConfig(name=name) if name else None,
+        raw,
+        name=name,
         options=options,
         keep_inside=keep_inside,
-        asked=asked,
+        request=request,
       )
-      _publish(made, final, scratch)
+      _publish(written, final, scratch)
     finally:
-      shutil.rmtree(scratch, ignore_errors=True)
-    return Prepared(final, _already(final, asked), fresh=True)
-
-
-def _publish(made: pathlib.Path, final: pathlib.Path, scratch: pathlib.Path):
-  """Gives a complete folder its final name."""
-  for path in sorted(made.iterdir()):
-    with path.open('rb') as f:
-      os.fsync(f.fileno())
-  final.parent.mkdir(parents=True, exist_ok=True)
-  replaced = scratch / 'replaced'
-  if final.exists():
-    final.rename(replaced)
-  try:
-    made.rename(final)
-  except OSError:
-    if replaced.exists():
-      replaced.rename(final)
-    raise
+      with contextlib.suppress(OSError):  # not in place of an earlier error
+        _recover(final, scratch)
+    return Prepared(final, _already(final, request), fresh=True)
 
 
 def folder_of(
   data_dir: pathlib.Path, dataset: str, name: str = ''
 ) -> pathlib.Path:
-  """Returns where a prepared dataset lies."""
-  version = str(builder_lib.GazeBuilder.VERSION)
-  return pathlib.Path(data_dir, *filter(None, [dataset, name, version]))
+  """Names the folder of a prepared dataset."""
+  return pathlib.Path(data_dir, *filter(None, [dataset, name, VERSION]))
 
 
 def names_in(data_dir: pathlib.Path) -> Sequence[str]:
-  """Returns the prepared datasets below `data_dir`: 'osie', 'folder:mine'."""
+  """Lists the prepared datasets below `data_dir`: 'osie', 'folder:mine'."""
   reports = pathlib.Path(data_dir).glob('*/**/report.json')
   folders = [r.parent.parent.relative_to(data_dir) for r in reports]
-  return sorted(':'.join(f.parts) for f in folders)
+  return sorted(':'.join(f.parts) for f in folders if f.parts[0][0] != '.')

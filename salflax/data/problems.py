@@ -1,6 +1,6 @@
 """Names what is wrong in a raw folder.
 
-Nothing is repaired in silence: a sample that cannot be trusted is dropped with
+Nothing is repaired in silence: a sample that cannot be trusted is left out with
 a reason from `REASONS`, and the rest goes on.
 """
 
@@ -9,43 +9,50 @@ import csv
 import io
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from salflax.core import spec
+from salflax.core import files, spec
 
 REASONS = (
-  'unreadable picture',
+  'unreadable image',
   'unreadable map',
   'unreadable fixations',
-  'missing picture',
+  'unreadable folder',
+  'unreadable name',
+  'missing image',
   'missing map',
   'missing fixations',
   'sizes disagree',
   'empty map',
+  'not a map',
   'no fixations',
-  'fixation outside the picture',
-  'not a fixation picture',
+  'implausible fixations',
+  'fixation outside the image',
+  'not a fixation image',
   'unknown suffix',
   'unknown condition',
   'unknown file',
-  'text without picture',
-  'picture without text',
+  'file of no sample',
+  'text without image',
+  'image without text',
+  'condition without text',
   'empty text',
   'text in a pure condition',
   'duplicate id',
   'duplicate text',
-  'unreadable text row',
+  'unreadable row',
 )
 
 
 class Problem(NamedTuple):
-  """Something found in the raw folder that is not used.
+  """Something in the raw folder that is not used.
 
   Attributes:
-    name: the sample, file or row.
+    name: sample, file or row.
     reason: one of `REASONS`.
-    detail: what was found.
+    detail: what is there in place of what was expected.
   """
 
   name: str
@@ -53,41 +60,47 @@ class Problem(NamedTuple):
   detail: str
 
 
-class Dropped(Exception):
-  """Says why one sample cannot be used."""
+class Dropped(ValueError):
+  """Says why one sample, map or fixation image cannot be used."""
 
   def __init__(self, reason: str, detail: str):
     super().__init__(f'{reason}: {detail}')
     self.reason, self.detail = reason, detail
 
 
+def printable(text: str) -> str:
+  """Escapes control characters and bytes of names that are not UTF-8."""
+  escape = lambda match: match[0].encode('unicode_escape').decode()
+  return re.sub('[\x00-\x1f\x7f-\x9f\ud800-\udfff]', escape, text)
+
+
 class Report:
-  """What a raw folder held and what was not used, with the reason.
+  """What a raw folder holds and what of it is not used, with the reason.
 
   Attributes:
-    found: counts of what was found, by kind.
+    counts: number of images, texts and other parts, by kind.
     problems: every `Problem`, in the order met.
   """
 
-  def __init__(self, found: Mapping = (), problems: Iterable[Problem] = ()):
+  def __init__(self, counts: Mapping = (), problems: Iterable[Problem] = ()):
     """Starts with counts and problems, e.g. of a stored report."""
-    self.found: dict[str, int] = dict(found)
+    self.counts: dict[str, int] = dict(counts)
     self.problems: list[Problem] = list(problems)
 
   def drop(self, name: str, reason: str, detail: str) -> None:
     """Adds a problem; `reason` must be one of `REASONS`."""
     if reason not in REASONS:
       raise spec.unknown('reason', reason, REASONS)
-    self.problems.append(Problem(name, reason, detail))
+    self.problems.append(Problem(printable(name), reason, printable(detail)))
 
-  def counts(self) -> dict[str, int]:
-    """Returns how many problems there are of each reason."""
+  def reasons(self) -> dict[str, int]:
+    """Counts the problems of each reason."""
     return dict(collections.Counter(p.reason for p in self.problems))
 
   def text(self, *, limit: int = 5) -> str:
-    """Returns lines to print: the first `limit` problems of each reason."""
-    lines = [f'found: {n} {kind}' for kind, n in sorted(self.found.items())]
-    for reason, count in sorted(self.counts().items()):
+    """Lists the first `limit` problems of each reason, a line each."""
+    lines = [f'{kind}: {n}' for kind, n in sorted(self.counts.items())]
+    for reason, count in sorted(self.reasons().items()):
       lines.append(f'not used, {reason}: {count}')
       same = [p for p in self.problems if p.reason == reason]
       lines += [f'  {p.name}: {p.detail}' for p in same[:limit]]
@@ -100,14 +113,13 @@ class Report:
     problems = sorted(self.problems)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator='\n')
-    writer.writerow(Problem._fields)
-    writer.writerows(problems)
-    (folder / 'report.csv').write_text(table.getvalue(), encoding='utf-8')
+    writer.writerows([Problem._fields, *problems])
+    files.write_text(folder / 'report.csv', table.getvalue())
     record = dict(
       extra,
-      found=dict(self.found),
-      not_used=self.counts(),
+      counts=self.counts,
+      not_used=self.reasons(),
       problems=[p._asdict() for p in problems],
     )
     text = json.dumps(record, indent=1, ensure_ascii=False)
-    (folder / 'report.json').write_text(text + '\n', encoding='utf-8')
+    files.write_text(folder / 'report.json', text + '\n')

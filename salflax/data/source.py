@@ -1,4 +1,4 @@
-"""Reads prepared datasets: random access, pictures decoded when asked for."""
+"""Reads prepared datasets: random access, images decoded when asked for."""
 
 import io
 import json
@@ -20,7 +20,7 @@ class PreparedSource(Sequence):
 
   Attributes:
     records: `raw.Record` of each row: id, condition, text and size, without
-      decoding pictures.
+      decoding images.
   """
 
   def __init__(
@@ -29,55 +29,72 @@ class PreparedSource(Sequence):
     rows: Sequence[int],
     records: Sequence[raw_lib.Record],
   ):
-    """Shows the given rows of the dataset in `folder`, in their order."""
+    """Opens some rows of the dataset in `folder`, in their order.
+
+    Args:
+      folder: prepared dataset.
+      rows: numbers of the rows.
+      records: `raw.Record` of every stored row, in order.
+
+    Raises:
+      ValueError: where the dataset is damaged.
+    """
     import tensorflow_datasets as tfds
 
-    self.records = list(records)
-    self._rows = list(rows)
-    prepared = tfds.builder_from_directory(folder)
-    names = sorted(prepared.info.splits)
-    # Pictures are decoded here, by Pillow: TFDS would take OpenCV where it is
+    self.records = [records[i] for i in rows]
+    self._rows, self._folder = list(rows), folder
+    # Images are decoded here, by Pillow: TFDS would take OpenCV where it is
     # installed, whose JPEG decoder gives other values.
     skip = tfds.decode.SkipDecoding()
-    self._parts = prepared.as_data_source(
-      split=names, decoders={'image': skip, 'saliency': skip}
-    )
-    self._starts = np.cumsum([0] + [len(p) for p in self._parts])
-    if self._rows and max(self._rows) >= self._starts[-1]:
-      raise ValueError(
-        f'{folder}: {prepare.RECORDS} names more rows than the '
-        f'{self._starts[-1]} stored; prepare it anew with --overwrite.'
+    try:
+      prepared = tfds.builder_from_directory(folder)
+      self._parts = prepared.as_data_source(
+        split=sorted(prepared.info.splits),
+        decoders={'image': skip, 'saliency': skip},
       )
+      self._starts = np.cumsum([0] + [len(p) for p in self._parts])
+    except Exception as e:  # TFDS raises many kinds for a damaged dataset.
+      raise _damaged(folder, e) from e
+    if self._starts[-1] != len(records):
+      detail = f'{len(records)} records of {self._starts[-1]} rows'
+      raise _damaged(folder, detail)
 
   def __len__(self) -> int:
     return len(self._rows)
 
   def meta(self, index: int) -> dict[str, Any]:
-    """Returns a row's `raw.Record` as a dict, without decoding pictures."""
+    """Lists a row's `raw.Record` as a dict, without decoding images."""
     return self.records[operator.index(index)]._asdict()
 
   def __getitem__(self, index: int) -> dict:
-    """Returns the stored example: see `data.load_source`."""
-    stored = self._stored(index)
-    return {'image': _decode(stored['image'], 'RGB'), **_truth(stored)}
+    """Reads the stored example: see `data.load_source`."""
+    return self._read(index, image='RGB')
 
   def truth(self, index: int) -> dict:
-    """Returns the stored example without its image, which is not decoded."""
-    return _truth(self._stored(index))
+    """Reads the stored example without its image, which is not decoded."""
+    return self._read(index)
 
-  def _stored(self, index: int) -> dict:
+  def _read(self, index: int, **images: str) -> dict:
+    record = self.records[operator.index(index)]
     row = self._rows[operator.index(index)]
     part = int(np.searchsorted(self._starts, row, side='right')) - 1
-    return self._parts[part][row - int(self._starts[part])]
+    try:
+      stored = self._parts[part][row - int(self._starts[part])]
+      example = {k: _decode(stored[k], mode) for k, mode in images.items()}
+      example['saliency'] = _decode(stored['saliency'], 'L')[..., None]
+      points = np.asarray(stored['fixations'], np.int32).reshape(-1, 2)
+    except Exception as e:  # so do array_record and Pillow
+      raise _damaged(self._folder, f'row {row}: {e}') from e
+    text = {k: _str(stored[k]) for k in ('text', 'condition', 'image_id')}
+    if text != {k: getattr(record, k) for k in text}:
+      raise _damaged(self._folder, f'row {row} is not that of its record')
+    return {**example, 'fixations': points, **text}
 
 
-def _truth(stored) -> dict:
-  text = {k: _str(stored[k]) for k in ('text', 'condition', 'image_id')}
-  return {
-    'saliency': _decode(stored['saliency'], 'L')[..., None],
-    'fixations': np.asarray(stored['fixations'], np.int32).reshape(-1, 2),
-    **text,
-  }
+def _damaged(folder: pathlib.Path, detail) -> ValueError:
+  return ValueError(
+    f'{folder} is damaged ({detail}); prepare it anew with --overwrite.'
+  )
 
 
 def _str(value) -> str:
@@ -90,8 +107,14 @@ def _decode(data: bytes, mode: str) -> np.ndarray:
 
 
 def _records(folder: pathlib.Path) -> list[raw_lib.Record]:
-  with (folder / prepare.RECORDS).open(encoding='utf-8') as f:
-    return [raw_lib.Record(**json.loads(line)) for line in f]
+  path = folder / prepare.RECORDS
+  try:
+    lines = path.read_text('utf-8').splitlines()
+    if not lines:
+      raise ValueError('it holds nothing')
+    return [raw_lib.Record(**json.loads(line)) for line in lines]
+  except (ValueError, TypeError) as e:
+    raise _damaged(folder, f'{path.name}: {e}') from e
 
 
 def _check_conditions(conditions, present, where: str) -> tuple[str, ...]:
@@ -118,17 +141,17 @@ def load(
 
   Args:
     dataset: name in `data.DATASETS`.
-    name: of a user's own folder, '' otherwise.
+    name: name of a user's own folder, '' otherwise.
     split: see `splits.split_names`.
     data_dir: where prepared datasets lie.
     conditions: keep these alone.
-    exclude: leave out these pictures: a file of ids, a packaged list's name,
+    exclude: leave out these images: a file of ids, a packaged list's name,
       or ids.
 
   Raises:
     FileNotFoundError: where the dataset is not prepared.
-    ValueError: for an unknown split or condition, an exclusion that matches
-      nothing, or a split that comes out empty.
+    ValueError: for an unknown split or condition, an excluded id that is no
+      image, a damaged dataset, or a split that comes out empty.
   """
   splits.parse(split)
   folder = prepare.folder_of(data_dir, dataset, name)
@@ -150,14 +173,13 @@ def load(
     keep = _check_conditions(conditions, present, label)
     rows = [i for i in rows if records[i].condition in keep]
   if exclude is not None:
-    is_list = not isinstance(exclude, str | pathlib.Path)
-    ids = set(exclude) if is_list else splits.read_ids(exclude)
-    if not ids & {r.image_id for r in records}:
-      raise ValueError(f'No id of {exclude!r} is a picture of {label}.')
+    ids = splits.excluded(
+      exclude, dataset, {r.image_id for r in records}, label
+    )
     rows = [i for i in rows if records[i].image_id not in ids]
   if not rows:
     raise ValueError(
       f'Split {split!r} of {label} is empty with conditions={conditions!r}, '
       f'exclude={exclude!r}.'
     )
-  return PreparedSource(folder, rows, [records[i] for i in rows])
+  return PreparedSource(folder, rows, records)

@@ -1,39 +1,45 @@
-"""Splits by picture: a picture is in one split, whatever its sentences.
+"""Splits by image: an image is in one split, whatever its sentences.
 
-Every picture has a place u in [0, 1). Folds cut [0, 1) in five; the test part
-is where u is below the dataset's test share. The places of known pictures are
+Every image has a place u in [0, 1). Folds cut [0, 1) in five; the test part
+is where u is below the dataset's test share. The places of listed images are
 spread evenly within their group by the order of a seeded hash, and listed in
-`lists/`; a picture that is not listed gets its hash itself. So a picture keeps
+`lists/`; an image that is not listed gets its hash itself. So an image keeps
 its place whichever others are absent.
 """
 
 import csv
+import difflib
 import functools
 import hashlib
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 
 from salflax.core import spec
+from salflax.data import tables
 
 FOLDS = 5
 SEED = 'salflax'
 LISTS = pathlib.Path(__file__).parent / 'lists'
-COLUMNS = ('image_id', 'group', 'fold', 'part')
+# What a list of ids may have above its first id.
+_HEAD = re.compile(
+  r'(.*[ _])?(ids?|images?|pictures?|names?|files?|stem)', re.I
+)
 
-# Share of the pictures in the test part: 120 of SJTU-TIS's 600, 200 of OSIE's
+# Share of the images in the test part: 120 of SJTU-TIS's 600, 200 of OSIE's
 # 700, a fifth of any other folder.
 TEST_SHARE = {'sjtu_tis': Fraction(1, 5), 'osie': Fraction(2, 7)}
 # Share of `val` in what is not tested on.
 VAL_SHARE = Fraction(1, 10)
-# Editions of the same pictures, which are split alike.
+# Editions of the same images, which are split alike.
 EDITION_OF = {'salicon2015': 'salicon', 'salicon2017': 'salicon'}
-# Two names of one picture.
-SAME_PICTURE = {'osie': {'1374': '1279'}}
+# Two names of one image.
+SAME_IMAGE = {'osie': {'1374': '1279'}}
 
 
 def split_names() -> list[str]:
-  """Returns every name that a split string may hold."""
+  """Lists every name that a split string may hold."""
   folds = [f'fold{i}' for i in range(FOLDS)]
   kinds = ('', 'not_', 'fit_', 'val_')
   return ['all', 'train', 'test', 'fit', 'val'] + [
@@ -41,15 +47,15 @@ def split_names() -> list[str]:
   ]
 
 
-def seeded_hash(dataset: str, picture: str) -> Fraction:
-  """Returns a number in [0, 1), the same on every machine."""
-  text = f'{SEED}/{dataset}/{picture}'.encode()
+def seeded_hash(dataset: str, image: str) -> Fraction:
+  """Hashes an image to [0, 1), the same on every machine."""
+  text = f'{SEED}/{dataset}/{image}'.encode()
   return Fraction(int.from_bytes(hashlib.sha256(text).digest()[:8]), 1 << 64)
 
 
-def _same(dataset: str, picture: str) -> str:
-  """Returns the one name under which a picture is split."""
-  return SAME_PICTURE.get(dataset, {}).get(picture, picture)
+def _same(dataset: str, image: str) -> str:
+  """Names what an image is split under."""
+  return SAME_IMAGE.get(dataset, {}).get(image, image)
 
 
 def _cut(dataset: str, place: Fraction) -> tuple[int, str]:
@@ -57,32 +63,9 @@ def _cut(dataset: str, place: Fraction) -> tuple[int, str]:
   return int(place * FOLDS), 'test' if place < share else 'train'
 
 
-def assign(
-  dataset: str, groups: Mapping[str, str]
-) -> dict[str, tuple[int, str]]:
-  """Returns the fold and the part of each picture, balanced within groups.
-
-  Args:
-    dataset: name, which seeds the hash.
-    groups: picture -> group.
-  """
-  same = SAME_PICTURE.get(dataset, {})
-  result = {}
-  for group in sorted(set(groups.values())):
-    ids = [i for i, g in groups.items() if g == group]
-    # Copies come right after their original and get its place.
-    ids.sort(key=lambda i: (seeded_hash(dataset, same.get(i, i)), i))
-    for rank, i in enumerate(ids):
-      if i in same and same[i] in result:
-        result[i] = result[same[i]]
-      else:
-        result[i] = _cut(dataset, Fraction(rank, len(ids)))
-  return result
-
-
 @functools.cache
 def listed(dataset: str) -> dict[str, tuple[int, str]]:
-  """Returns the packaged fold and part by picture; {} if there is none."""
+  """Reads the packaged fold and part by image; {} if there is no list."""
   path = LISTS / f'{dataset}.csv'
   if not path.is_file():
     return {}
@@ -91,10 +74,11 @@ def listed(dataset: str) -> dict[str, tuple[int, str]]:
   return {r['image_id']: (int(r['fold']), r['part']) for r in rows}
 
 
-def place(dataset: str, picture: str) -> tuple[int, str]:
-  """Returns the fold, 0 to 4, and the part, 'train' or 'test', of a picture."""
-  known = listed(dataset).get(picture)
-  return known or _cut(dataset, seeded_hash(dataset, picture))
+def place(dataset: str, image: str) -> tuple[int, str]:
+  """Looks up an image's fold, 0 to 4, and part, 'train' or 'test'."""
+  return listed(dataset).get(image) or _cut(
+    dataset, seeded_hash(dataset, image)
+  )
 
 
 def _holds(name: str, fold: int, part: str, validates: bool) -> bool:
@@ -109,7 +93,7 @@ def _holds(name: str, fold: int, part: str, validates: bool) -> bool:
 
 
 def parse(split: str) -> list[str]:
-  """Returns the names in a split string such as 'train' or 'fold1+fold2'.
+  """Splits a split string such as 'train' or 'fold1+fold2' at '+'.
 
   Raises:
     ValueError: for a name that does not exist, with the nearest one.
@@ -125,22 +109,22 @@ def parse(split: str) -> list[str]:
 def select(
   dataset: str,
   split: str,
-  pictures: Sequence[str],
+  images: Sequence[str],
   parts: Sequence[str] | None = None,
 ) -> list[int]:
-  """Returns the rows that belong to a split, in order.
+  """Selects the rows that belong to a split, in order.
 
   Args:
     dataset: name without edition of the user, e.g. 'osie' or 'folder'.
     split: names joined by '+': see `split_names`.
-    pictures: for each row, what its split goes by.
-    parts: for each row, the part that the dataset itself puts it in: 'fit',
+    images: key of each row that its split goes by.
+    parts: part of each row that the dataset itself puts it in: 'fit',
       'val', 'train' or 'test', or '' for none; it decides train and test.
   """
   names = parse(split)
   dataset = EDITION_OF.get(dataset, dataset)
   inside = {}
-  for p, own in dict(zip(pictures, parts or [''] * len(pictures))).items():
+  for p, own in dict(zip(images, parts or [''] * len(images))).items():
     fold, part = place(dataset, p)
     validates = seeded_hash(f'{dataset}/val', _same(dataset, p)) < VAL_SHARE
     if own:
@@ -148,38 +132,77 @@ def select(
     if own in ('fit', 'val'):
       validates = own == 'val'
     inside[p] = any(_holds(n, fold, part, validates) for n in names)
-  return [row for row, p in enumerate(pictures) if inside[p]]
+  return [row for row, p in enumerate(images) if inside[p]]
 
 
-def read_ids(source: str | pathlib.Path) -> set[str]:
-  """Returns the picture ids in the first column of a list.
+def read_ids(
+  source: str | pathlib.Path, images: Collection[str] = ()
+) -> dict[str, int]:
+  """Reads the image ids in the first column of a list, with their lines.
 
   Args:
     source: a file with one id a line or a CSV whose first column is an id, with
       or without a head; or the name of a packaged list, 'sjtu_tis_in_salicon'.
+    images: ids; a line that is one of them as a whole, with its commas, is it.
 
   Raises:
     FileNotFoundError: naming the nearest packaged list.
+    ValueError: for a file that is not UTF-8.
   """
   path = pathlib.Path(source).expanduser()
   packaged = LISTS / f'{source}.csv'
   if not path.is_file() and packaged.is_file():
     path = packaged
   if not path.is_file():
-    known = [p.stem for p in LISTS.glob('*.csv')]
-    error = spec.unknown('list of ids', str(source), known)
+    names = [p.stem for p in LISTS.glob('*.csv')]
+    error = spec.unknown('list of ids', str(source), names)
     raise FileNotFoundError(f'{error} A path to a file will do, too.')
-  with path.open(encoding='utf-8-sig', newline='') as f:
-    return {row[0].strip() for row in csv.reader(f) if row and row[0].strip()}
+  ids = {}
+  for number, line in enumerate(tables.read_lines(path), start=1):
+    row, fault = tables.cells(line)
+    whole = fault or line.strip() in images
+    if image_id := line.strip() if whole else ''.join(row[:1]):
+      ids[image_id] = number
+  return ids
 
 
-def write_list(
-  path: pathlib.Path, dataset: str, groups: Mapping[str, str]
-) -> None:
-  """Writes the list that is packaged for a dataset (see `assign`)."""
-  places = assign(dataset, groups)
-  rows: Iterable = [(i, groups[i], *places[i]) for i in sorted(places)]
-  with path.open('w', encoding='utf-8', newline='') as f:
-    writer = csv.writer(f, lineterminator='\n')
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
+def excluded(
+  exclude: str | pathlib.Path | Iterable[str],
+  dataset: str,
+  images: Collection[str],
+  label: str,
+) -> set[str]:
+  """Chooses the images that a list of ids excludes.
+
+  Args:
+    exclude: file, name of a packaged list, or ids.
+    dataset: name without edition of the user.
+    images: ids of the dataset's images.
+    label: name of the dataset, for the message.
+
+  Raises:
+    ValueError: where no id is an image, or an id of the user's own list is
+      none; of a published dataset not all images need to be there.
+  """
+  is_file = isinstance(exclude, str | pathlib.Path)
+  ids = read_ids(exclude, images) if is_file else dict.fromkeys(exclude)
+  strays = [i for i in ids if i not in images]
+  if len(strays) == len(ids):
+    raise ValueError(f'No id of {exclude!r} is an image of {label}.')
+  if is_file and not pathlib.Path(exclude).expanduser().is_file():
+    return ids.keys() - strays  # packaged, and of more than one dataset
+  strays = [
+    i
+    for i in strays
+    if i not in listed(dataset)
+    and not (ids[i] == 1 and _HEAD.fullmatch(str(i)))
+  ]
+  if strays:
+    near = difflib.get_close_matches(str(strays[0]), images, n=1)
+    names = [f'{i!r} (line {ids[i]})' if ids[i] else f'{i!r}' for i in strays]
+    raise ValueError(
+      f'{len(strays)} ids to exclude are no image of {label}: '
+      f'{", ".join(names[:9])}.'
+      + (f' Did you mean {near[0]!r}?' if near else '')
+    )
+  return ids.keys() & images

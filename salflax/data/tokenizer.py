@@ -1,20 +1,24 @@
-"""Sentences to word pieces, with Hugging Face's `tokenizers`."""
+"""Sentences to word pieces, with Hugging Face's tokenizers."""
 
-import json
+import logging
 import os
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from salflax.core import hub
 
+FILES = ('tokenizer.json', 'vocab.txt')
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]')
 # BLIP's embedding table has rows for [DEC] and [ENC], which its tokenizer
 # lacks and which plain sentences never use.
 BLIP_EXTRA = 2
+# Letters and symbols that show nothing: the fillers of Hangul, Braille's blank.
+_INVISIBLE = '\u115f\u1160\u3164\uffa0\u2800'
+_LOG = logging.getLogger('salflax')
 
 
 class Tokenizer:
@@ -36,7 +40,7 @@ class Tokenizer:
       length: L >= 3; longer sentences lose their end but keep [SEP].
 
     Raises:
-      FileNotFoundError: where neither file is found.
+      FileNotFoundError: where neither file is there.
       ValueError: for a length below 3, or a vocabulary that lacks a special
         word or is not of the size that config.json states.
     """
@@ -47,20 +51,22 @@ class Tokenizer:
     path = _find(folder_or_name)
     self.length = length
     self._tokenizer = _read(path)
+    self._warned = False
     self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
-    _check(self._tokenizer, path, _config(folder_or_name))
+    _check(self._tokenizer, path, folder_or_name)
+    to_id = self._tokenizer.token_to_id
+    self._special = [to_id(w) for w in SPECIAL if w != '[UNK]']
     # Published files bake in other values, such as 128.
     self._tokenizer.enable_truncation(length)
     self._tokenizer.enable_padding(
-      length=length,
-      pad_id=self._tokenizer.token_to_id('[PAD]'),
-      pad_token='[PAD]',
+      length=length, pad_id=to_id('[PAD]'), pad_token='[PAD]'
     )
 
   def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Returns word pieces i32 [B, L], and bool [B, L], True for real ones.
 
-    An empty sentence is [CLS] [SEP].
+    A text without a word, such as '' or ' ', is padding throughout: no
+    sentence. Warns once of sentences that lose their end.
 
     Raises:
       TypeError: where `texts` is not a list of strings.
@@ -71,20 +77,44 @@ class Tokenizer:
       if not isinstance(text, str):
         raise TypeError(f'Sentence {i} is {text!r}, not a string.')
     # Not encode_batch: its threads do not survive a fork.
-    encoded = [self._tokenizer.encode(_valid(t)) for t in texts]
+    encoded = [self._tokenizer.encode(_visible(t)) for t in texts]
+    self._warn([t for t, e in zip(texts, encoded) if e.overflowing])
     shape = (len(encoded), self.length)
     ids = np.array([e.ids for e in encoded], np.int32).reshape(shape)
     mask = np.array([e.attention_mask for e in encoded], bool).reshape(shape)
-    return ids, mask
+    # [CLS] and [SEP] alone are no sentence.
+    words = ~np.isin(ids, self._special).all(1, keepdims=True)
+    return np.where(words, ids, self._special[0]).astype(np.int32), mask & words
 
   def fits(self, text: str) -> bool:
     """Tells whether a sentence keeps its end."""
-    return not self._tokenizer.encode(_valid(text)).overflowing
+    return not self._tokenizer.encode(_visible(text)).overflowing
+
+  def save(self, folder: str | os.PathLike) -> None:
+    """Writes tokenizer.json into a folder that exists."""
+    self._tokenizer.save(os.path.join(folder, FILES[0]))
+
+  def _warn(self, long: Sequence[str]) -> None:
+    if long and not self._warned:
+      self._warned = True
+      _LOG.warning(
+        '%d sentences have more than %d word pieces and lose their end, such '
+        'as %r: raise model.text.length.',
+        *(len(long), self.length, max(long, key=len)),
+      )
 
 
-def _valid(text: str) -> str:
-  """Returns the text without halves of characters, which stop the library."""
-  return text.encode('utf-8', 'replace').decode('utf-8')
+def _visible(text: str) -> str:
+  """Returns the text, '' where it shows nothing.
+
+  Halves of characters, which stop the library, become '?'.
+  """
+  text = text.encode('utf-8', 'replace').decode('utf-8')
+  shows = (
+    unicodedata.category(c)[0] not in 'ZCM' and c not in _INVISIBLE
+    for c in text
+  )
+  return text if any(shows) else ''
 
 
 def _find(folder_or_name: str | os.PathLike) -> pathlib.Path:
@@ -92,75 +122,53 @@ def _find(folder_or_name: str | os.PathLike) -> pathlib.Path:
   # A vocabulary under a name of its own, not the one that lies beside it.
   if path.is_file() and path.suffix == '.txt':
     return path
-  return hub.locate(folder_or_name, files=('tokenizer.json', 'vocab.txt'))
+  return hub.locate(folder_or_name, files=FILES)
 
 
 def _read(path: pathlib.Path) -> tokenizers.Tokenizer:
-  if path.suffix == '.json':
-    try:
-      return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as e:  # the library raises nothing narrower
-      raise ValueError(f'{path} is not a tokenizer.json: {e}.') from e
+  library = hub.transformers()
+  reader, place, options = library.PreTrainedTokenizerFast, path.parent, {}
+  # Not AutoTokenizer: it fails on a folder with nothing but vocab.txt, and
+  # beside BERT's config.json it makes a tokenizer.json anew, in lower case.
+  if path.suffix != '.json':
+    reader, place = library.BertTokenizerFast, path
+    beside = path.with_name('tokenizer_config.json')
+    options = hub.read_json(beside) if beside.is_file() else {}
+    keys = ('do_lower_case', 'strip_accents', 'tokenize_chinese_chars')
+    options = {k: options[k] for k in keys if k in options}
   try:
-    # Not splitlines(), which also cuts at separators that are word pieces.
-    words = path.read_text(encoding='utf-8').removesuffix('\n').split('\n')
-  except UnicodeDecodeError as e:
-    raise ValueError(f'{path} is not a vocabulary in UTF-8: {e}.') from e
-  vocab = {word.rstrip('\r'): i for i, word in enumerate(words)}
-  _require_special(vocab, path)
-  options = _options(path.with_name('tokenizer_config.json'))
-  tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token='[UNK]'))
-  tokenizer.add_special_tokens([*SPECIAL, '[MASK]'][: 4 + ('[MASK]' in vocab)])
-  tokenizer.normalizer = normalizers.BertNormalizer(
-    lowercase=options.get('do_lower_case', True),
-    strip_accents=options.get('strip_accents'),
-    handle_chinese_chars=options.get('tokenize_chinese_chars', True),
-  )
-  tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-  tokenizer.post_processor = processors.BertProcessing(
-    ('[SEP]', vocab['[SEP]']), ('[CLS]', vocab['[CLS]'])
-  )
-  return tokenizer
-
-
-def _options(path: pathlib.Path) -> dict:
-  return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-
-
-def _require_special(vocab, path: pathlib.Path) -> None:
-  if missing := [word for word in SPECIAL if word not in vocab]:
-    raise ValueError(
-      f'The vocabulary {path} ({len(vocab)} word pieces) lacks '
-      f'{", ".join(missing)}.'
-    )
-
-
-def _config(folder_or_name: str | os.PathLike) -> pathlib.Path | None:
-  """Returns the network's config.json where there is one."""
-  try:
-    return hub.locate(folder_or_name, files=('config.json',))
-  except FileNotFoundError:
-    return None
+    return reader.from_pretrained(place, **options).backend_tokenizer
+  except Exception as e:  # the library raises nothing narrower
+    raise ValueError(f'{path} is no tokenizer: {e}.') from e
 
 
 def _check(
   tokenizer: tokenizers.Tokenizer,
   path: pathlib.Path,
-  config_path: pathlib.Path | None,
+  folder_or_name: str | os.PathLike,
 ) -> None:
   """Raises ValueError unless the vocabulary is the network's.
 
   Without this a truncated vocabulary makes every word [UNK], and a network
   trains on the lengths of sentences without a murmur.
   """
-  vocab = tokenizer.get_vocab(with_added_tokens=True)
-  _require_special(vocab, path)
-  config = _options(config_path) if config_path else {}
-  text = config.get('text_config') or config
-  want = text.get('vocab_size')
-  blip = str(config.get('model_type', '')).startswith('blip')
-  allowed = (want, want - BLIP_EXTRA) if blip and want else (want,)
-  if want is not None and len(vocab) not in allowed:
+  # The library adds special words that the file lacks.
+  vocab = tokenizer.get_vocab(with_added_tokens=False)
+  if missing := [word for word in SPECIAL if word not in vocab]:
+    raise ValueError(
+      f'The vocabulary {path} ({len(vocab)} word pieces) lacks '
+      f'{", ".join(missing)}.'
+    )
+  try:
+    config_path = hub.locate(folder_or_name, files=('config.json',))
+  except FileNotFoundError:
+    return
+  config = hub.read_json(config_path)
+  want = (config.get('text_config') or config).get('vocab_size')
+  allowed = {len(vocab), tokenizer.get_vocab_size(with_added_tokens=True)}
+  if str(config.get('model_type', '')).startswith('blip'):
+    allowed |= {n + BLIP_EXTRA for n in allowed}
+  if want is not None and want not in allowed:
     raise ValueError(
       f'{path} has {len(vocab)} word pieces, but {config_path} states a '
       f'vocabulary of {want}: they do not belong together.'

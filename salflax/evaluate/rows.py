@@ -1,170 +1,145 @@
-"""What an evaluation leaves behind: rows, their summary, and the files.
+"""One table of scores, and its means, intervals and paired tests.
 
-A row is a dict with image_id, condition, text and '<protocol>/<metric>': one
-per picture and condition. Needs no accelerator.
+A row is one image under one condition: `image_id`, `condition`, `text` and one
+column '<protocol>/<metric>' for each score; NaN where a score is not defined.
+`source` names the data set of a row where several are joined, since their ids
+may be equal; `predictor` what was scored. Every function takes a pandas table
+or a list of dicts. Needs no jax.
 """
 
 import csv
 import importlib.metadata
-import io
-import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import salflax
 from salflax.core import files
+from salflax.core.files import write_json as write_json
 from salflax.metrics import statistics
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+  import pandas as pd
+
+Row = Mapping[str, Any]
+Rows = 'pd.DataFrame | Sequence[Row]'
 
 IDENTITY = ('image_id', 'condition', 'text')
+IMAGE = ('source', 'image_id')  # what is resampled
+TEXT = ('source', *IDENTITY, 'predictor')  # all columns that are no scores
 
 
-def metric_keys(rows: Sequence[Row]) -> list[str]:
-  """Returns the '<protocol>/<metric>' keys, in the order of the rows."""
-  return [key for key in (rows[0] if rows else ()) if key not in IDENTITY]
+def table(rows: Rows) -> 'pd.DataFrame':
+  """Makes a table of rows; one that is a table already stays as it is."""
+  import pandas as pd
+
+  if isinstance(rows, pd.DataFrame):
+    return rows
+  return pd.DataFrame(list(rows), columns=None if rows else [*IDENTITY])
 
 
-def conditions_of(rows: Sequence[Row]) -> list[str]:
-  """Returns the conditions, in the order in which they first occur."""
-  return list(dict.fromkeys(row['condition'] for row in rows))
+def metric_keys(rows: Rows) -> list[str]:
+  """Lists the '<protocol>/<metric>' columns in their order."""
+  return [key for key in table(rows) if key not in TEXT]
 
 
-def means(rows: Sequence[Row]) -> dict[str, float]:
-  """Returns '<metric>' -> mean over conditions of the mean over rows.
-
-  Also '<condition>/<metric>' where there are several conditions. What cannot
-  be measured (NaN) is left out of a mean; a mean of nothing is NaN.
-  """
-  result, conditions = {}, conditions_of(rows)
-  for key in metric_keys(rows):
-    each = []
-    for condition in conditions:
-      values = [r[key] for r in rows if r['condition'] == condition]
-      valid = [v for v in values if not math.isnan(v)]
-      each.append(math.fsum(valid) / len(valid) if valid else math.nan)
-      if len(conditions) > 1:
-        result[f'{condition}/{key}'] = each[-1]
-    known = [v for v in each if not math.isnan(v)]
-    result[key] = math.fsum(known) / len(known) if known else math.nan
-  return result
+def images(rows: 'pd.DataFrame') -> np.ndarray:
+  """Numbers the images of rows, in the order of their names."""
+  return rows.groupby([k for k in IMAGE if k in rows]).ngroup().to_numpy()
 
 
-def entries(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-  """Returns per metric mean, low, high, n rows and n_valid with a value."""
-  result = {}
-  for key in metric_keys(rows):
-    valid = [r for r in rows if not math.isnan(r[key])]
-    values = np.array([r[key] for r in valid])
-    entry = {'mean': math.nan, 'low': math.nan, 'high': math.nan}
-    if valid:
-      groups = [r['image_id'] for r in valid]
-      low, high = statistics.interval(values, groups)
-      mean = math.fsum(values) / len(values)
-      entry = {'mean': mean, 'low': float(low), 'high': float(high)}
-    result[key] = entry | {'n': len(rows), 'n_valid': len(valid)}
-  return result
+def _mean(values: Sequence[float]) -> float:
+  """Averages what is not NaN, exactly rounded; nothing has the mean NaN."""
+  valid = [v for v in values if not math.isnan(v)]
+  return math.fsum(valid) / len(valid) if valid else math.nan
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-  """Returns means with 95 % bootstrap intervals, clustered by picture.
+def means(rows: Rows) -> dict[str, float]:
+  """Averages each score over rows, then over conditions.
 
   Returns:
-    `overall` (all rows alike) and `conditions` (by name): per metric a dict of
-    mean, low, high, n rows, n_valid rows with a value. `mean_of_conditions`:
-    per metric the mean over conditions. `n` rows, `pictures` different ones.
+    '<metric>' -> mean over conditions of the mean over rows; also
+    '<condition>/<metric>' where there are several conditions. NaN is left out
+    of a mean; a mean of nothing is NaN.
   """
-  conditions = {
-    c: entries([r for r in rows if r['condition'] == c])
-    for c in conditions_of(rows)
-  }
+  rows, result = table(rows), {}
+  groups = dict(list(rows.groupby('condition', sort=False)))
+  for key in metric_keys(rows):
+    each = {name: _mean(group[key]) for name, group in groups.items()}
+    if len(each) > 1:
+      result |= {f'{name}/{key}': mean for name, mean in each.items()}
+    result[key] = _mean(each.values())
+  return result
+
+
+def entries(rows: Rows) -> dict[str, dict[str, float]]:
+  """Finds mean, low, high, n rows and n_valid rows with a value per metric."""
+  rows, result = table(rows), {}
+  groups = images(rows)
+  for key in metric_keys(rows):
+    low, high = statistics.interval(rows[key], groups)
+    result[key] = {
+      'mean': _mean(rows[key]),
+      'low': low,
+      'high': high,
+      'n': len(rows),
+      'n_valid': int(rows[key].notna().sum()),
+    }
+  return result
+
+
+def summarise(rows: Rows) -> dict[str, Any]:
+  """Averages rows, with 95 % bootstrap intervals over images.
+
+  Returns:
+    `overall` (all rows alike) and `conditions` (by name): `entries` of each.
+    `mean_of_conditions`: per metric the mean over conditions. `n` rows,
+    `images` different ones.
+  """
+  rows = table(rows)
   per_metric = means(rows)
   return {
     'n': len(rows),
-    'pictures': len({r['image_id'] for r in rows}),
+    'images': len(set(images(rows))),
     'overall': entries(rows),
     'mean_of_conditions': {k: per_metric[k] for k in metric_keys(rows)},
-    'conditions': conditions,
+    'conditions': {
+      name: entries(group)
+      for name, group in rows.groupby('condition', sort=False)
+    },
   }
 
 
-def versions() -> dict[str, str]:
-  """Returns the versions of what the numbers rest on."""
-  names = ('jax', 'flax', 'numpy', 'scipy', 'pillow')
-  found = {'salflax': salflax.__version__}
-  for name in names:
-    found[name] = importlib.metadata.version(name)
-  return found
+def placed(rows: Rows, *columns: str) -> 'pd.DataFrame':
+  """Indexes rows by their place: image, condition and number among equals.
+
+  Args:
+    rows: table or list of dicts.
+    *columns: further columns that tell images apart, of `IMAGE`.
+  """
+  rows = table(rows)
+  place = [*columns, 'image_id', 'condition']
+  number = rows.groupby(place).cumcount().rename('number')
+  rows = rows.set_index([*place, number], drop=False)
+  return rows.rename_axis([None] * (len(place) + 1))  # names stay columns
 
 
-def write_rows(path: str | os.PathLike, rows: Sequence[Row]) -> None:
-  """Writes rows as CSV; numbers keep all 17 significant digits."""
-  out = io.StringIO()
-  writer = csv.writer(out, lineterminator='\n')
-  keys = [*IDENTITY, *metric_keys(rows)]
-  writer.writerow(keys)
-  for row in rows:
-    writer.writerow(
-      f'{row[k]:.17g}' if isinstance(row[k], float) else row[k] for k in keys
-    )
-  files.write_text(path, out.getvalue())
+def paired(*tables: Rows) -> list['pd.DataFrame']:
+  """Cuts several tables to the places that all of them have, in one order."""
+  tables = [table(rows) for rows in tables]
+  # Rows that were written before data sets had names go by their ids alone.
+  columns = ['source'] * all('source' in rows for rows in tables)
+  first, *rest = (placed(rows, *columns) for rows in tables)
+  for other in rest:
+    first = first[first.index.isin(other.index)]
+  return [first, *(other.loc[first.index] for other in rest)]
 
 
-def write_json(path: str | os.PathLike, tree: Any) -> None:
-  """Writes a tree of dicts, lists, text and numbers; NaN becomes null."""
-
-  def plain(node):
-    if isinstance(node, Mapping):
-      return {str(k): plain(v) for k, v in node.items()}
-    if isinstance(node, Sequence) and not isinstance(node, str):
-      return [plain(v) for v in node]
-    if isinstance(node, np.generic):
-      return plain(node.item())
-    if isinstance(node, os.PathLike):
-      return str(pathlib.Path(node))
-    if isinstance(node, float) and not math.isfinite(node):
-      return None
-    return node
-
-  text = json.dumps(plain(tree), indent=1, ensure_ascii=False, allow_nan=False)
-  files.write_text(path, text + '\n')
-
-
-def read_rows(path: str | os.PathLike) -> list[Row]:
-  """Returns the rows of a CSV file that `write_rows` wrote."""
-  with open(path, encoding='utf-8', newline='') as f:
-    reader = csv.DictReader(f)
-    if missing := set(IDENTITY) - set(reader.fieldnames or ()):
-      raise ValueError(
-        f'{path}: not a file of rows, {sorted(missing)} missing.'
-      )
-    return [
-      {k: v if k in IDENTITY else float(v) for k, v in row.items()}
-      for row in reader
-    ]
-
-
-def by_place(rows: Sequence[Row]) -> dict[tuple[str, str, int], Row]:
-  """Returns rows by picture, condition and which of several such rows it is."""
-  found = {}
-  for row in rows:
-    place = row['image_id'], row['condition']
-    count = 0
-    while (*place, count) in found:
-      count += 1
-    found[*place, count] = row
-  return found
-
-
-def compare(
-  ours: Sequence[Row], theirs: Sequence[Row]
-) -> dict[str, dict[str, dict[str, float]]]:
-  """Returns paired tests of two predictors on the pictures both have scored.
+def compare(ours: Rows, theirs: Rows) -> dict[str, dict[str, dict[str, float]]]:
+  """Tests two predictors on the images that both have scored.
 
   Args:
     ours: rows of the one.
@@ -173,37 +148,71 @@ def compare(
   Returns:
     By condition, and by metric: difference (ours minus theirs, positive means
     that ours is larger), its 95 % interval low and high, p (two-sided), n
-    pairs. All clustered by picture. Also 'overall', where there are several
+    pairs. All clustered by image. Also 'overall', where there are several
     conditions.
   """
-  left, right = by_place(ours), by_place(theirs)
-  pairs = [(left[k], right[k]) for k in left if k in right]
-  keys = [k for k in metric_keys(ours) if k in metric_keys(theirs)]
-  groups = {
-    c: [(a, b) for a, b in pairs if a['condition'] == c]
-    for c in conditions_of([a for a, _ in pairs])
-  }
+  ours, theirs = (t.reset_index(drop=True) for t in paired(ours, theirs))
+  keys = [k for k in metric_keys(ours) if k in theirs]
+  groups = dict(list(ours.groupby('condition', sort=False)))
   if len(groups) > 1:
-    groups['overall'] = pairs
+    groups['overall'] = ours
   return {
-    condition: {key: _paired(group, key) for key in keys}
+    condition: {
+      key: _test(group[key], theirs[key][group.index], images(group))
+      for key in keys
+    }
     for condition, group in groups.items()
   }
 
 
-def _paired(pairs: Sequence[tuple[Row, Row]], key: str) -> dict[str, float]:
-  valid = [
-    (a, b)
-    for a, b in pairs
-    if not math.isnan(a[key]) and not math.isnan(b[key])
-  ]
-  if not valid:
-    nothing = dict.fromkeys(('difference', 'low', 'high', 'p'), math.nan)
-    return nothing | {'n': 0}
-  test = statistics.paired(
-    np.array([a[key] for a, _ in valid]),
-    np.array([b[key] for _, b in valid]),
-    [a['image_id'] for a, _ in valid],
+def _test(ours, theirs, groups) -> dict[str, float]:
+  test = statistics.paired(ours, theirs, groups)
+  return test._asdict() | {'n': int((ours - theirs).notna().sum())}
+
+
+def versions() -> dict[str, str]:
+  """Lists the versions of what the numbers rest on."""
+  names = ('jax', 'flax', 'numpy', 'scipy', 'pillow')
+  return {
+    'salflax': salflax.__version__,
+    **{name: importlib.metadata.version(name) for name in names},
+  }
+
+
+def write_rows(path: str | os.PathLike, rows: Rows) -> None:
+  """Writes rows as CSV; numbers keep all 17 significant digits."""
+  rows = table(rows)
+  text = rows.to_csv(
+    columns=[*(k for k in TEXT if k in rows), *metric_keys(rows)],
+    index=False,
+    float_format='%.17g',
+    na_rep='nan',
+    lineterminator='\n',
   )
-  found = {k: float(getattr(test, k)) for k in ('difference', 'low', 'high')}
-  return found | {'p': float(test.p), 'n': len(valid)}
+  files.write_text(path, text)
+
+
+def read_table(path: str | os.PathLike) -> 'pd.DataFrame':
+  """Reads the table that `write_rows` wrote.
+
+  Raises:
+    ValueError: with the file's name, where it holds something else.
+  """
+  import pandas as pd
+
+  with open(path, encoding='utf-8', newline='') as f:
+    try:
+      head, *lines = csv.reader(f)
+      if wrong := [n for n, x in enumerate(lines, 2) if len(x) != len(head)]:
+        raise ValueError(f'rows {wrong[:5]} have not {len(head)} cells')
+      rows = pd.DataFrame(lines, columns=head)
+      if missing := sorted({*IDENTITY} - {*head}):
+        raise ValueError(f'{missing} missing')
+      return rows.astype(dict.fromkeys(metric_keys(rows), float))
+    except (ValueError, TypeError, csv.Error) as e:
+      raise ValueError(f'{path}: not a file of rows, {e}.') from e
+
+
+def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """Reads the rows that `write_rows` wrote, as dicts."""
+  return read_table(path).to_dict('records')

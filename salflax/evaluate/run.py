@@ -197,8 +197,7 @@ def _result(rows, labels, label, protocols):
       'label': labels[name],
       'scores': rows_lib.summarise(found),
     }
-    ours = 'Right sentence' if name in SENTENCES else label
-    tests[f'{ours} − {labels[name]}'] = rows_lib.compare(model, found)
+    tests[name] = rows_lib.compare(model, found)
   return {
     'model': label,
     'versions': rows_lib.versions(),

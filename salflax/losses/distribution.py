@@ -1,9 +1,15 @@
-"""Losses that compare a prediction with the saliency map as a whole."""
+"""Losses that compare a prediction with the saliency map as a whole.
 
-import jax
+All take `pred`, predicted saliency P, and `target`, the saliency map S, both
+>= 0, of any scale, [B, H, W]; and `where`, see `maps.prepare`. Unless a loss
+says otherwise, P and S stand for the maps divided by their sums. Options out of
+range raise ValueError.
+"""
+
 import jax.numpy as jnp
 from jax import Array
 
+from salflax.core import spec
 from salflax.losses import maps
 
 MIT_EPS = 2.2204e-16
@@ -18,27 +24,22 @@ def kld(
   where: Array | None = None,
   eps: float = MIT_EPS,
 ) -> Array:
-  """Kullback-Leibler divergence of the prediction from the saliency map.
+  """Computes the divergence of the prediction from the saliency map (KL).
 
-  sum S log(eps + S / (P + eps)) in nats, of maps that sum to 1.
+  sum S log(eps + S / (P + eps)) in nats.
 
   Args:
-    pred: predicted saliency >= 0 of any scale, [B, H, W].
-    target: saliency map of any scale, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
-    eps: bounds the price of predicting exactly 0. The gradient at such a pixel
+    eps: in [1e-18, 1], so that float32 can hold its square. It bounds the price
+      of predicting exactly 0. The gradient at such a pixel
       grows as its inverse: 1e-7 is milder for networks that end in a ReLU.
 
   Returns:
     [B], at least 0 up to rounding; 0 where the densities are equal or the
     saliency map is empty.
 
-  Raises:
-    ValueError: where float32 cannot hold the square of `eps`.
-
   Reference: MIT saliency benchmark (KLdiv); TranSalNet's training loss.
   """
-  maps.check_option('kld: eps', eps, 1e-18)
+  spec.check_number('kld: eps', eps, 1e-18, 1)
   pred, target, valid = maps.prepare(pred, target, where)
   p = maps.density(pred, valid)
   s = maps.truth_density(target, valid)
@@ -48,16 +49,11 @@ def kld(
 def kld_released(
   pred: Array, target: Array, *, where: Array | None = None
 ) -> Array:
-  """What the text-guided model's released code minimises in place of a KL.
+  """Computes what the text-guided model's released code has in place of a KL.
 
-  mean S (log S - P), with P not a log-probability: its gradient is -S / n
-  whatever P is, so it only pushes predictions up to 1. To reproduce that code;
-  not to train with.
-
-  Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
-    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
+  mean S (log S - P), of P in [0, 1] and S scaled to a maximum of 1, with P not
+  a log-probability: its gradient is -S / n whatever P is, so it only pushes
+  predictions up to 1. To reproduce that code; not to train with.
 
   Returns:
     [B], in [-1, 0]; lowest for a prediction of 1 at every salient pixel.
@@ -77,33 +73,27 @@ def kld_printed(
   where: Array | None = None,
   eps: float = MIT_EPS,
 ) -> Array:
-  """The reverse divergence: of the saliency map from the prediction.
+  """Computes the divergence of the saliency map from the prediction.
 
-  sum P log((P + eps) / (S + eps)) in nats, of maps that sum to 1. It is the
-  printed direction, which asks that nothing be predicted where nobody looked
-  rather than that all be covered, on maps that are distributions.
+  sum P log((P + eps) / (S + eps)) in nats. It is the printed direction, which
+  asks that nothing be predicted where nobody looked rather than that all be
+  covered, on maps that are distributions.
 
   Args:
-    pred: predicted saliency >= 0 of any scale, [B, H, W].
-    target: saliency map of any scale, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
-    eps: bounds the price of predicting where S is exactly 0.
+    eps: in [1e-18, 1]; bounds the price of predicting where S is exactly 0.
 
   Returns:
     [B], at least 0 up to rounding; 0 where the densities are equal or the
     saliency map is empty.
 
-  Raises:
-    ValueError: where `eps` is below 1e-18.
-
   Reference: Bruckert et al. 2021, eq. 5, of maps divided by their sums.
   """
-  maps.check_option('kld_printed: eps', eps, 1e-18)
+  spec.check_number('kld_printed: eps', eps, 1e-18, 1)
   pred, target, valid = maps.prepare(pred, target, where)
   p = maps.density(pred, valid)
   s = maps.truth_density(target, valid)
   value = maps.total(p * (jnp.log(p + eps) - jnp.log(s + eps)), valid)
-  return jnp.where(maps.recorded(target, valid), value, 0)[:, 0, 0]
+  return jnp.where(maps.has_truth(target, valid), value, 0)[:, 0, 0]
 
 
 def kld_printed_raw(
@@ -113,27 +103,22 @@ def kld_printed_raw(
   where: Array | None = None,
   eps: float = MIT_EPS,
 ) -> Array:
-  """The printed divergence of maps in [0, 1] that are no distributions.
+  """Computes the printed divergence, of maps that are no distributions.
 
-  sum P log((P + eps) / (S + eps)). It grows with the size of the picture and is
-  0 for a prediction of zeros as for S itself; its least value, below 0, is at
-  P = S / e. To reproduce the equation; not to train with.
+  sum P log((P + eps) / (S + eps)), of P in [0, 1] and S scaled to a maximum of
+  1. It grows with the size of the image and is 0 for a prediction of zeros as
+  for S itself; its least value, below 0, is at P = S / e. To reproduce the
+  equation; not to train with.
 
   Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
-    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
-    eps: bounds the price of predicting where S is exactly 0.
+    eps: in [1e-18, 1]; bounds the price of predicting where S is exactly 0.
 
   Returns:
     [B], in [-n / e, -n log eps] for n pixels.
 
-  Raises:
-    ValueError: where `eps` is below 1e-18.
-
   Reference: Bruckert et al. 2021, eq. 5.
   """
-  maps.check_option('kld_printed_raw: eps', eps, 1e-18)
+  spec.check_number('kld_printed_raw: eps', eps, 1e-18, 1)
   pred, target, valid = maps.prepare(pred, target, where)
   s = maps.max_to_one(target, valid)
   logs = jnp.log(pred + eps) - jnp.log(s + eps)
@@ -147,12 +132,12 @@ def bhat(
   where: Array | None = None,
   eps: float = ROOT_EPS,
 ) -> Array:
-  """Bhattacharyya distance: -log sum sqrt(S P) of maps that sum to 1.
+  """Computes the Bhattacharyya distance, -log sum sqrt(S P).
+
+  The printed sum of sqrt(S P) itself grows with agreement: minimised, it would
+  drive the prediction away from the truth.
 
   Args:
-    pred: predicted saliency >= 0 of any scale, [B, H, W].
-    target: saliency map of any scale, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
     eps: share of the uniform density that is mixed into both maps, in
       [1e-18, .5]: the root has an infinite slope at 0. At such a pixel the
       gradient goes with its inverse root.
@@ -161,14 +146,11 @@ def bhat(
     [B], in [0, -log eps]; 0 where the densities are equal or the saliency map
     is empty.
 
-  Raises:
-    ValueError: where `eps` is out of range.
-
   Reference: Jetley et al. 2016; Bruckert et al. 2021, eq. 6, turned round.
   """
-  p, s, known, valid = _roots('bhat', pred, target, where, eps)
+  p, s, has_truth, valid = _roots('bhat', pred, target, where, eps)
   value = -jnp.log(maps.total(p * s, valid))
-  return jnp.where(known, value, 0)[:, 0, 0]
+  return jnp.where(has_truth, value, 0)[:, 0, 0]
 
 
 def hellinger(
@@ -178,74 +160,37 @@ def hellinger(
   where: Array | None = None,
   eps: float = ROOT_EPS,
 ) -> Array:
-  """Hellinger distance: sqrt(1 - sum sqrt(S P)) of maps that sum to 1.
+  """Computes the Hellinger distance, sqrt(1 - sum sqrt(S P)).
 
   Args:
-    pred: predicted saliency >= 0 of any scale, [B, H, W].
-    target: saliency map of any scale, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
     eps: as in `bhat`.
 
   Returns:
     [B], in [0, 1]; 0 where the densities are equal or the saliency map is
     empty.
 
-  Raises:
-    ValueError: where `eps` is out of range.
-
   Reference: Hellinger 1909.
   """
-  p, s, known, valid = _roots('hellinger', pred, target, where, eps)
+  p, s, has_truth, valid = _roots('hellinger', pred, target, where, eps)
   # Half the squared distance of the roots is 1 - sum sqrt(S P), without the
   # cancellation that would hide what is near 0.
   square = maps.total((p - s) ** 2, valid) / 2
   value = jnp.where(square > 0, maps.root(square), 0)
-  return jnp.where(known, value, 0)[:, 0, 0]
+  return jnp.where(has_truth, value, 0)[:, 0, 0]
 
 
 def _roots(name, pred, target, where, eps):
-  """Returns the roots of both densities, where S is known, and valid."""
-  maps.check_option(f'{name}: eps', eps, 1e-18, 0.5)
+  """Computes the roots of both densities, which rows have gaze, and valid."""
+  spec.check_number(f'{name}: eps', eps, 1e-18, 0.5)
   pred, target, valid = maps.prepare(pred, target, where)
   uniform = eps / maps.count(valid, pred.dtype)
   p = jnp.sqrt((1 - eps) * maps.density(pred, valid) + uniform)
   s = jnp.sqrt((1 - eps) * maps.truth_density(target, valid) + uniform)
-  return p, s, maps.recorded(target, valid), valid
-
-
-def bhat_printed_sim(
-  pred: Array, target: Array, *, where: Array | None = None
-) -> Array:
-  """The printed sum of sqrt(S P) of maps in [0, 1]: a similarity, not a loss.
-
-  It grows with agreement, so it must not be minimised: that would drive the
-  prediction to 0. It also grows with the prediction itself and with the size of
-  the picture. It is a value without gradient; `bhat` and `hellinger` are the
-  losses.
-
-  Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
-    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
-
-  Returns:
-    [B], in [0, n] for n pixels.
-
-  Reference: Bruckert et al. 2021, eq. 6.
-  """
-  pred, target, valid = maps.prepare(pred, target, where)
-  product = maps.max_to_one(target, valid) * pred
-  value = maps.total(jnp.sqrt(jnp.maximum(product, 0)), valid)[:, 0, 0]
-  return jax.lax.stop_gradient(value)
+  return p, s, maps.has_truth(target, valid), valid
 
 
 def cc(pred: Array, target: Array, *, where: Array | None = None) -> Array:
-  """One minus Pearson's correlation of prediction and saliency map.
-
-  Args:
-    pred: predicted saliency of any scale and offset, [B, H, W].
-    target: saliency map of any scale and offset, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
+  """Computes one minus Pearson's correlation of both maps, of any offset.
 
   Returns:
     [B], in [0, 2]; 0 for proportional maps, 1 where either map is flat.
@@ -267,12 +212,9 @@ def sim(
   where: Array | None = None,
   minmax: bool = True,
 ) -> Array:
-  """One minus the histogram intersection of prediction and saliency map.
+  """Computes one minus the histogram intersection of both maps.
 
   Args:
-    pred: predicted saliency >= 0 of any scale, [B, H, W].
-    target: saliency map >= 0 of any scale, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
     minmax: subtract each map's minimum before it is divided by its sum, as in
       the MIT benchmark and in TranSalNet.
 

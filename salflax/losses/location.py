@@ -1,8 +1,14 @@
-"""Losses that read the prediction at the fixated pixels."""
+"""Losses that read the prediction at the fixated pixels.
+
+All take `pred`, predicted saliency P, and `target`, the fixation map, positive
+where somebody looked, [B, H, W]; and `where`, see `maps.prepare`. They return
+[B], 0 for an image without fixations. Options out of range raise ValueError.
+"""
 
 import jax.numpy as jnp
 from jax import Array
 
+from salflax.core import spec
 from salflax.losses import maps
 from salflax.losses.binary import LOG_EPS
 from salflax.losses.distribution import MIT_EPS
@@ -15,17 +21,15 @@ def nss(
   where: Array | None = None,
   ddof: int = 1,
 ) -> Array:
-  """Minus the mean standardised prediction at the fixated pixels.
+  """Computes minus the mean standardised prediction at the fixated pixels.
+
+  P may have any scale and offset.
 
   Args:
-    pred: predicted saliency of any scale and offset, [B, H, W].
-    target: fixation map, positive where somebody looked, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
     ddof: 1 divides by the deviation with n - 1, 0 by the one with n.
 
   Returns:
-    [B], in standard deviations, unbounded; 0 for a flat prediction and for a
-    picture without fixations.
+    [B], in standard deviations, unbounded; 0 for a flat prediction.
 
   Reference: Peters et al. 2005; Bruckert et al. 2021, eq. 11, with the sign
   that minimises and divided by the number of fixations.
@@ -41,19 +45,13 @@ def nss_printed(
   where: Array | None = None,
   ddof: int = 1,
 ) -> Array:
-  """`nss` as printed: divided by the pixels, not by the fixations.
+  """Computes `nss` as printed: divided by the pixels, not by the fixations.
 
   So it is `nss` times the share of fixated pixels: beside other losses, hardly
   anything. The sign is turned, so that it can be minimised.
 
   Args:
-    pred: predicted saliency of any scale and offset, [B, H, W].
-    target: fixation map, positive where somebody looked, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
     ddof: as in `nss`.
-
-  Returns:
-    [B], unbounded; 0 for a flat prediction and for a picture without fixations.
 
   Reference: Bruckert et al. 2021, eq. 11, negated.
   """
@@ -62,7 +60,8 @@ def nss_printed(
 
 
 def _standardised(pred, target, where, ddof):
-  """Returns the standardised prediction, where it is fixated, and valid."""
+  """Computes the standardised prediction, where it is fixated, and valid."""
+  spec.check_number('nss: ddof', ddof, 0, 1, whole=True)
   pred, target, valid = maps.prepare(pred, target, where)
   p = maps.centre(pred, valid)
   freedom = jnp.maximum(maps.count(valid, p.dtype) - ddof, 1)
@@ -77,29 +76,24 @@ def nll(
   where: Array | None = None,
   eps: float = MIT_EPS,
 ) -> Array:
-  """Mean negative log-likelihood of the fixated pixels.
+  """Computes the mean negative log-likelihood of the fixated pixels.
 
-  -log(p + eps) in nats, with p the prediction divided by its sum. For a
+  -log(p + eps) in nats, with p the prediction, of any scale, divided by its
+  sum. For a
   network that ends in an exponential, log p is the log-softmax of what it
   exponentiates.
 
   Args:
-    pred: predicted saliency >= 0 of any scale, [B, H, W].
-    target: fixation map, positive where somebody looked, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
-    eps: bounds the price of predicting exactly 0, at least 1e-18.
+    eps: in [1e-18, 1]; bounds the price of predicting exactly 0.
 
   Returns:
     [B], in [0, -log eps], in nats a fixation; log n for a flat prediction of n
-    pixels, 0 for a picture without fixations.
-
-  Raises:
-    ValueError: where `eps` is below 1e-18.
+    pixels.
 
   Reference: Kuemmerer et al. 2016 (DeepGaze II); Bruckert et al. 2021, eq. 10,
   of a density.
   """
-  maps.check_option('nll: eps', eps, 1e-18)
+  spec.check_number('nll: eps', eps, 1e-18, 1)
   pred, target, valid = maps.prepare(pred, target, where)
   log_p = jnp.log(maps.density(pred, valid) + eps)
   return -maps.mean(log_p, valid & (target > 0))[:, 0, 0]
@@ -112,26 +106,20 @@ def nll_printed(
   where: Array | None = None,
   eps: float = LOG_EPS,
 ) -> Array:
-  """Mean of -log P at the fixated pixels, of P in [0, 1], no density.
+  """Computes the mean of -log P at the fixated pixels, of P in [0, 1].
 
   It is least, 0, for a prediction of 1 everywhere: nothing makes it choose. To
   reproduce the equation; not to train with.
 
   Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
-    target: fixation map, positive where somebody looked, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
     eps: below it the logarithm goes on as its tangent, in [1e-18, .5].
 
   Returns:
-    [B], in [0, 1 - log eps], in nats; 0 for a picture without fixations.
-
-  Raises:
-    ValueError: where `eps` is out of range.
+    [B], in [0, 1 - log eps], in nats.
 
   Reference: Bruckert et al. 2021, eq. 10.
   """
-  maps.check_option('nll_printed: eps', eps, 1e-18, 0.5)
+  spec.check_number('nll_printed: eps', eps, 1e-18, 0.5)
   pred, target, valid = maps.prepare(pred, target, where)
   log_p = maps.bounded_log(pred, eps)
   return -maps.mean(log_p, valid & (target > 0))[:, 0, 0]

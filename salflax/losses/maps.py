@@ -1,7 +1,7 @@
 """Arithmetic that the losses on saliency maps share.
 
 Every function works on [B, H, W] with `valid` (bool [B, H, W], False in the
-padding of a letterbox) and reduces over a picture with the axes kept, so that
+padding of a letterbox) and reduces over an image with the axes kept, so that
 results broadcast without changing rank. Denominators are replaced *before* a
 division or a root: a `where` around the result alone would still let NaN into
 the gradient.
@@ -9,14 +9,13 @@ the gradient.
 
 import functools
 import math
-import numbers
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-PICTURE = (1, 2)
+IMAGE_AXES = (1, 2)
 # A sum or a range at or below this is that of an empty or flat map. It is
 # compared, never added, so float32 cannot round it away.
 TINY = 1e-12
@@ -25,7 +24,7 @@ TINY = 1e-12
 def prepare(
   pred: Array, target: Array, where: Array | None
 ) -> tuple[Array, Array, Array]:
-  """Checks what every loss expects and lifts it to at least float32.
+  """Checks the maps of a loss and lifts them to at least float32.
 
   Args:
     pred: floating [B, H, W].
@@ -41,20 +40,20 @@ def prepare(
   """
   pred, target = jnp.asarray(pred), jnp.asarray(target)
   valid = None if where is None else jnp.asarray(where)
-  found = f'pred {pred.dtype}{list(pred.shape)}, '
-  found += f'target {target.dtype}{list(target.shape)}'
+  types = f'pred {pred.dtype}{list(pred.shape)}, '
+  types += f'target {target.dtype}{list(target.shape)}'
   if valid is not None:
-    found += f', where {valid.dtype}{list(valid.shape)}'
+    types += f', where {valid.dtype}{list(valid.shape)}'
   if pred.ndim != 3:
-    raise ValueError(f'A loss takes maps [B, H, W]; found {found}.')
+    raise ValueError(f'A loss takes maps [B, H, W]; found {types}.')
   if target.shape != pred.shape:
-    raise ValueError(f'pred and target differ in shape: {found}.')
+    raise ValueError(f'pred and target differ in shape: {types}.')
   if valid is not None and valid.shape != pred.shape:
-    raise ValueError(f'where must have the shape of pred: {found}.')
+    raise ValueError(f'where must have the shape of pred: {types}.')
   if not jnp.issubdtype(pred.dtype, jnp.floating):
-    raise ValueError(f'pred must be floating: {found}.')
+    raise ValueError(f'pred must be floating: {types}.')
   if jnp.issubdtype(target.dtype, jnp.complexfloating):
-    raise ValueError(f'target must be real: {found}.')
+    raise ValueError(f'target must be real: {types}.')
   if valid is None:
     valid = jnp.ones(pred.shape, bool)
   dtype = jnp.promote_types(pred.dtype, jnp.float32)
@@ -66,61 +65,36 @@ def prepare(
   return pred, jnp.where(valid, target.astype(dtype), 0), valid
 
 
-def check_option(
-  name: str,
-  value: float,
-  least: float,
-  most: float = math.inf,
-  *,
-  above: bool = False,
-) -> None:
-  """Raises ValueError where an option is not a finite number in its range.
-
-  Args:
-    name: of loss and option, 'wbce: w'.
-    value: what was found.
-    least: the least that is allowed.
-    most: the greatest that is allowed.
-    above: `least` itself is not allowed.
-  """
-  good = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  good = good and (value > least if above else value >= least)
-  if not (good and value <= most and math.isfinite(value)):
-    allowed = f'{"above" if above else "at least"} {least:g}'
-    allowed += f' and at most {most:g}' if most < math.inf else ''
-    raise ValueError(f'{name} must be a number {allowed}; found {value!r}.')
-
-
 def total(x: Array, valid: Array) -> Array:
-  """Sum over the valid pixels of each picture, [B, 1, 1]."""
+  """Sums over the valid pixels of each image, [B, 1, 1]."""
   # Row sums first: 100,000 float32 added one by one lose four digits.
   rows = jnp.where(valid, x, 0).sum(2, keepdims=True)
   return rows.sum(1, keepdims=True)
 
 
 def count(valid: Array, dtype) -> Array:
-  """Number of valid pixels of each picture, [B, 1, 1], at least 1."""
-  return jnp.maximum(valid.sum(PICTURE, keepdims=True), 1).astype(dtype)
+  """Counts the valid pixels of each image, [B, 1, 1], at least 1."""
+  return jnp.maximum(valid.sum(IMAGE_AXES, keepdims=True), 1).astype(dtype)
 
 
 def mean(x: Array, valid: Array) -> Array:
-  """Mean over the valid pixels of each picture, [B, 1, 1]."""
+  """Averages over the valid pixels of each image, [B, 1, 1]."""
   return total(x, valid) / count(valid, x.dtype)
 
 
 def bounds(x: Array, valid: Array) -> tuple[Array, Array]:
-  """Least and greatest valid value of each picture, [B, 1, 1] each.
+  """Finds the least and greatest valid value of each image, [B, 1, 1] each.
 
-  Both are 0 where a picture has no valid pixel.
+  Both are 0 where an image has no valid pixel.
   """
-  some = valid.any(PICTURE, keepdims=True)
-  low = jnp.where(valid, x, jnp.inf).min(PICTURE, keepdims=True)
-  high = jnp.where(valid, x, -jnp.inf).max(PICTURE, keepdims=True)
+  some = valid.any(IMAGE_AXES, keepdims=True)
+  low = jnp.where(valid, x, jnp.inf).min(IMAGE_AXES, keepdims=True)
+  high = jnp.where(valid, x, -jnp.inf).max(IMAGE_AXES, keepdims=True)
   return jnp.where(some, low, 0), jnp.where(some, high, 0)
 
 
 def density(x: Array, valid: Array, *, minmax: bool = False) -> Array:
-  """`x` scaled to sum 1 over the valid pixels, 0 elsewhere, [B, H, W].
+  """Scales maps to sum 1 over the valid pixels, 0 elsewhere, [B, H, W].
 
   An all-zero map becomes uniform, and under `minmax` any flat map does, as in
   the metrics: the gradient then is that of an offset to the uniform density,
@@ -140,17 +114,17 @@ def density(x: Array, valid: Array, *, minmax: bool = False) -> Array:
 
 
 def truth_density(x: Array, valid: Array, *, minmax: bool = False) -> Array:
-  """As `density`, but all-zero maps stay zero: they record no gaze."""
-  return density(x, valid, minmax=minmax) * recorded(x, valid)
+  """Scales maps as `density` does, but all-zero ones, without gaze, stay."""
+  return density(x, valid, minmax=minmax) * has_truth(x, valid)
 
 
-def recorded(target: Array, valid: Array) -> Array:
-  """True where a picture has any ground truth inside `valid`, [B, 1, 1]."""
-  return (valid & (target > 0)).any(PICTURE, keepdims=True)
+def has_truth(target: Array, valid: Array) -> Array:
+  """Marks the images with any ground truth inside `valid`, [B, 1, 1]."""
+  return (valid & (target > 0)).any(IMAGE_AXES, keepdims=True)
 
 
 def max_to_one(x: Array, valid: Array) -> Array:
-  """`x` divided by its greatest valid value, 0 elsewhere, [B, H, W].
+  """Divides maps by their greatest valid value; 0 elsewhere, [B, H, W].
 
   An all-zero map stays zero.
   """
@@ -159,7 +133,7 @@ def max_to_one(x: Array, valid: Array) -> Array:
 
 
 def centre(x: Array, valid: Array) -> Array:
-  """`x` scaled to a range of 1 with mean 0, 0 elsewhere, [B, H, W].
+  """Scales maps to a range of 1 and mean 0; 0 elsewhere, [B, H, W].
 
   For measures that no affine change of `x` alters: the offset and the scale
   are therefore constants to the gradient. The range comes first so that a flat
@@ -172,13 +146,13 @@ def centre(x: Array, valid: Array) -> Array:
 
 
 def root(x: Array) -> Array:
-  """Square root for use as a denominator: 1 where `x` is not positive."""
+  """Takes the root for use as a denominator: 1 where `x` is not positive."""
   positive = x > 0
   return jnp.sqrt(jnp.where(positive, x, 1))
 
 
 def bounded_log(x: Array, eps: float) -> Array:
-  """Natural logarithm that goes on as its tangent below `eps`.
+  """Takes the natural logarithm, which goes on as its tangent below `eps`.
 
   So it is finite everywhere, exact from `eps` on, and still rises at 0, where a
   clipped one would have no gradient.
@@ -191,12 +165,12 @@ def bounded_log(x: Array, eps: float) -> Array:
 
 
 def reduced(x: Array, valid: Array, *, sum: bool) -> Array:
-  """Sum or mean over the valid pixels of each picture, [B]."""
+  """Sums or averages over the valid pixels of each image, [B]."""
   return (total if sum else mean)(x, valid)[:, 0, 0]
 
 
 def detached(fn: Callable) -> Callable:
-  """`fn` with its value but no gradient."""
+  """Makes a function with the value of `fn` but no gradient."""
 
   @functools.wraps(fn)
   def value_only(*args, **kwargs):

@@ -1,7 +1,7 @@
-"""Matching of pictures and sentences: scores, and the triplet loss on them.
+"""Matching of images and sentences: scores, and the triplet loss on them.
 
-A score matrix is f32 [B, B], picture i against sentence j, higher where they
-fit better. Pictures and sentences of one row belong together; every other pair
+A score matrix is f32 [B, B], image i against sentence j, higher where they
+fit better. Images and sentences of one row belong together; every other pair
 is a negative, unless `negatives` says otherwise.
 
 References:
@@ -26,14 +26,14 @@ from salflax.core.types import Batch
 SHORT = 1e-6
 
 
-def cosine_scores(pictures: Array, sentences: Array) -> Array:
-  """Returns the cosine of every picture and sentence, in [-1, 1], [B, B].
+def cosine_scores(images: Array, sentences: Array) -> Array:
+  """Computes the cosine of every image and sentence, in [-1, 1], [B, B].
 
   Args:
-    pictures: [B, D].
+    images: [B, D].
     sentences: [B, D]. A vector of zeros has score 0 and gradient 0.
   """
-  return _unit(pictures) @ _unit(sentences).T
+  return _unit(images) @ _unit(sentences).T
 
 
 def _unit(x):
@@ -45,29 +45,29 @@ def _unit(x):
 
 
 @jax.checkpoint  # [B, B, D] is not kept: D is that of all visual tokens.
-def order_scores(pictures: Array, sentences: Array) -> Array:
-  """Returns -||max(0, s_j - v_i)||, <= 0, f32 [B, B]: the released form.
+def order_scores(images: Array, sentences: Array) -> Array:
+  """Computes -||max(0, s_j - v_i)||, <= 0, f32 [B, B]: the released form.
 
-  A sentence lies below its picture where no coordinate exceeds the picture's.
+  A sentence lies below its image where no coordinate exceeds the image's.
 
   Args:
-    pictures: v, [B, D].
+    images: v, [B, D].
     sentences: s, [B, D].
   """
-  v, s = pictures.astype(jnp.float32), sentences.astype(jnp.float32)
+  v, s = images.astype(jnp.float32), sentences.astype(jnp.float32)
   square = jnp.square(jax.nn.relu(s[None] - v[:, None])).sum(-1)
   apart = square > 0
   return -jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
 
 
 def negatives(picture: Array, tokens: Array, valid: Array) -> Array:
-  """Returns which pairs are negatives, bool [B, B], symmetric.
+  """Marks the pairs that are negatives, bool [B, B], symmetric.
 
-  Rows of one picture are not: the sentences of a picture all describe it. Nor
+  Rows of one image are not: the sentences of an image all describe it. Nor
   are rows with the same sentence, nor those without any.
 
   Args:
-    picture: i32 [B], equal for rows of one picture.
+    picture: i32 [B], equal for rows of one image.
     tokens: i32 [B, L], word pieces.
     valid: bool [B], rows that have a sentence.
   """
@@ -85,10 +85,10 @@ def triplet(
   hardest: bool,
   reduce: str = 'mean',
 ) -> tuple[Array, Array]:
-  """Returns the hinge loss in both directions, and how often it is not zero.
+  """Computes the hinge loss in both directions, and how often it is not zero.
 
   For row i with score s_ii: max(0, margin + s_ij - s_ii) over the sentences j
-  that are negatives, plus max(0, margin + s_ji - s_ii) over such pictures.
+  that are negatives, plus max(0, margin + s_ji - s_ii) over such images.
 
   Args:
     scores: f32 [B, B].
@@ -123,7 +123,7 @@ KINDS = {'vsrn': (cosine_scores, 'mean'), 'order': (order_scores, 'sum')}
 
 
 def with_sentence(batch: Batch) -> Array:
-  """Returns which rows have a sentence, bool [B].
+  """Marks the rows that have a sentence, bool [B].
 
   An empty one still has two word pieces, its start and its end.
   """
@@ -134,7 +134,7 @@ def with_sentence(batch: Batch) -> Array:
 def make(
   kind: str, *, matching: float, caption: float, margin: float, hardest: bool
 ) -> Callable[[Any, Batch], tuple[Array, dict[str, Array], dict[str, Array]]]:
-  """Returns the contrastive loss of a batch.
+  """Makes the contrastive loss of a batch.
 
   Args:
     kind: 'vsrn' or 'order', see `KINDS`.
@@ -145,7 +145,7 @@ def make(
     hardest: see `triplet`.
 
   Returns:
-    `loss_fn(found, batch) -> (scalar, terms, measures)`. `found` has
+    `loss_fn(outputs, batch) -> (scalar, terms, measures)`. `outputs` has
     `pictures` and `sentences` [B, D], and `nll` [B]; the batch `tokens`,
     `token_mask` and `picture`. Terms are unweighted: 'matching', 'caption'.
     Measures: 'violated', see `triplet`.
@@ -155,18 +155,18 @@ def make(
   """
   scores_fn, reduce = spec.lookup('kind of contrast', KINDS, kind)
 
-  def loss_fn(found, batch):
+  def loss_fn(outputs, batch):
     valid, total, terms, measures = with_sentence(batch), 0.0, {}, {}
     if matching:
       apart = negatives(batch['picture'], batch['tokens'], valid)
       terms['matching'], measures['violated'] = triplet(
-        *(scores_fn(found.pictures, found.sentences), apart, valid),
+        *(scores_fn(outputs.pictures, outputs.sentences), apart, valid),
         **dict(margin=margin, hardest=hardest, reduce=reduce),
       )
       total += matching * terms['matching']
     if caption:
-      told = jnp.where(valid, found.nll, 0.0).sum()
-      terms['caption'] = told / jnp.maximum(valid.sum(), 1)
+      nll = jnp.where(valid, outputs.nll, 0.0).sum()
+      terms['caption'] = nll / jnp.maximum(valid.sum(), 1)
       total += caption * terms['caption']
     return total, terms, measures
 

@@ -1,8 +1,21 @@
 """Losses that compare what a fixed network sees in both maps.
 
+All take `pred`, predicted saliency P in [0, 1], [B, H, W]; `target`, the
+saliency map S of any scale, which they scale to a maximum of 1; `where`, see
+`maps.prepare`; and
+
+  vgg: the fixed network.
+  shrink: both maps are replaced by means over shrink x shrink pixels first,
+    which makes VGG cheaper by the square; a whole number from 1 to 64.
+  relative: each pooling's term is divided by what it is for a P that gives no
+    features: the value no longer hangs on how large VGG's features are.
+
+They raise ValueError without `vgg`, for maps too small for its poolings, and
+for a `shrink` out of range.
+
 `vgg` is (maps [B, H, W] in [0, 1]) -> its outputs after the first, second, ...
-2x2 pooling, each [B, h, w, C]: VGG-16's five in the paper. It is given when a
-loss is made, not written into a spec.
+2x2 pooling, each [B, h, w, C]: VGG-16's five in the paper. `make_loss` takes
+it; it is not written into a spec.
 
 Padding is 0 in both maps, and cells that pool nothing but padding are left out.
 What VGG sees next to the border still includes it: a letterboxed map has nearly
@@ -14,6 +27,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
+from salflax.core import spec
 from salflax.losses import maps
 
 Features = Callable[[Array], list[Array]]
@@ -28,25 +42,13 @@ def df(
   shrink: int = 1,
   relative: bool = False,
 ) -> Array:
-  """Squared distance of deep features: sum_j |phi_j(S) - phi_j(P)|^2 / (C h w).
+  """Computes the squared distance of deep features.
 
-  Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
-    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
-    vgg: the fixed network.
-    shrink: both maps are replaced by means over shrink x shrink pixels first,
-      which makes VGG cheaper by the square.
-    relative: each pooling's term is divided by what it is for a P that gives
-      no features: the value no longer hangs on how large VGG's features are.
+  sum_j |phi_j(S) - phi_j(P)|^2 / (C h w), for the features phi of pooling j.
 
   Returns:
     [B], at least 0; 0 where both maps are equal. Its size is that of the
     features, hence of the network's weights.
-
-  Raises:
-    ValueError: without `vgg`, for maps too small for its poolings, or a
-      `shrink` that is no whole number from 1.
 
   Reference: Bruckert et al. 2021, eq. 13.
   """
@@ -69,27 +71,13 @@ def gm(
   shrink: int = 1,
   relative: bool = False,
 ) -> Array:
-  """Squared distance of Gram matrices: sum_j |G_j(S) - G_j(P)|^2.
+  """Computes the squared distance of Gram matrices.
 
-  G is psi psi^T / (C h w) for the features psi [C, h w]: which of them go
-  together, wherever that is.
-
-  Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
-    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
-    vgg: the fixed network.
-    shrink: both maps are replaced by means over shrink x shrink pixels first,
-      which makes VGG cheaper by the square.
-    relative: each pooling's term is divided by what it is for a P that gives
-      no features: the value no longer hangs on how large VGG's features are.
+  sum_j |G_j(S) - G_j(P)|^2, with G psi psi^T / (C h w) for the features psi
+  [C, h w]: which of them go together, wherever that is.
 
   Returns:
     [B], at least 0; 0 where both maps are equal, and for others, too.
-
-  Raises:
-    ValueError: without `vgg`, for maps too small for its poolings, or a
-      `shrink` that is no whole number from 1.
 
   Reference: Bruckert et al. 2021, eqs. 14 and 15.
   """
@@ -104,16 +92,18 @@ def gm(
 
 
 def _pairs(name, pred, target, where, vgg, shrink):
-  """Returns (features of P, of S, cells that count [B, h, w, 1]) by pooling."""
+  """Lists (features of P, of S, cells that count [B, h, w, 1]) by pooling."""
   pred, target, valid = maps.prepare(pred, target, where)
   if vgg is None:
     raise ValueError(
       f"{name} needs VGG-16's features, and there are none: give the stage "
       "perceptual=dict(weights='...'), or make_loss its vgg."
     )
-  if not isinstance(shrink, int) or isinstance(shrink, bool) or shrink < 1:
+  spec.check_number(f'{name}: shrink', shrink, 1, 64, whole=True)
+  if not min(pred.shape[1:]) // shrink:
     raise ValueError(
-      f'{name}: shrink must be a whole number from 1, found {shrink!r}.'
+      f'{name}: shrink={shrink} leaves nothing of maps of {pred.shape[1]} x '
+      f'{pred.shape[2]}.'
     )
   target = maps.max_to_one(target, valid)
   pred, target = _shrunk(pred, shrink), _shrunk(target, shrink)
@@ -132,7 +122,7 @@ def _pairs(name, pred, target, where, vgg, shrink):
 
 
 def _shrunk(x, by):
-  """Returns means over cells of `by` x `by`; what is left over is cut off."""
+  """Averages cells of `by` x `by`; what is left over is cut off."""
   b, h, w = x.shape[0], x.shape[1] // by, x.shape[2] // by
   x = x[:, : h * by, : w * by].reshape(b, h, by, w, by)
   return x.mean((2, 4))

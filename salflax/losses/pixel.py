@@ -1,8 +1,9 @@
 """Losses that compare maps pixel by pixel.
 
-All take the prediction as it is: it has to be in [0, 1], as from a sigmoid. The
-saliency map is scaled to a maximum of 1, so that the weights mean the same for
-every picture.
+All take `pred`, predicted saliency P in [0, 1] as from a sigmoid, [B, H, W];
+`target`, the saliency map S of any scale, which they scale to a maximum of 1 so
+that weights mean the same for every image; and `where`, see `maps.prepare`.
+Options out of range raise ValueError.
 """
 
 import math
@@ -11,18 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from salflax.core import spec
 from salflax.losses import maps
+
+MOST = 1e6  # greatest weight or steepness: beyond, float32 loses the rest
 
 
 def mse(pred: Array, target: Array, *, where: Array | None = None) -> Array:
-  """Mean squared difference to the saliency map scaled to a maximum of 1.
-
-  The prediction is taken as it is: it has to be in [0, 1], as from a sigmoid.
-
-  Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
-    target: saliency map of any scale, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
+  """Computes the mean squared difference of the maps.
 
   Returns:
     [B], in [0, 1]; 0 where both maps are equal.
@@ -35,15 +32,10 @@ def mse(pred: Array, target: Array, *, where: Array | None = None) -> Array:
 
 
 def ead(pred: Array, target: Array, *, where: Array | None = None) -> Array:
-  """Mean of exp |P - S| - 1, the exponential absolute difference.
+  """Computes the exponential absolute difference, the mean of exp |P - S| - 1.
 
   Beyond a difference of 1, which no prediction in [0, 1] has, it goes on as its
   tangent: an unbounded output cannot overflow it.
-
-  Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
-    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
 
   Returns:
     [B], in [0, e - 1]; 0 where both maps are equal. Its gradient there jumps
@@ -59,12 +51,7 @@ def ead(pred: Array, target: Array, *, where: Array | None = None) -> Array:
 
 
 def ae(pred: Array, target: Array, *, where: Array | None = None) -> Array:
-  """Mean absolute difference to the saliency map scaled to a maximum of 1.
-
-  Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
-    target: saliency map of any scale, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
+  """Computes the mean absolute difference of the maps.
 
   Returns:
     [B], in [0, 1]; 0 where both maps are equal. Its gradient there jumps
@@ -84,25 +71,19 @@ def mlnet_mse(
   where: Array | None = None,
   alpha: float = 1.1,
 ) -> Array:
-  """Mean squared difference weighted by 1 / (alpha - S).
+  """Computes the mean squared difference weighted by 1 / (alpha - S).
 
   Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
-    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
     alpha: above 1, the maximum of S: the weights rise from 1 / alpha where
       nobody looked to 1 / (alpha - 1).
 
   Returns:
     [B], in [0, 1 / (alpha - 1)]; 0 where both maps are equal.
 
-  Raises:
-    ValueError: where `alpha` is not above 1.
-
   Reference: Bruckert et al. 2021, eq. 4; Cornia et al. 2016 (ML-Net), without
   its scaling of the prediction.
   """
-  maps.check_option('mlnet_mse: alpha', alpha, 1, above=True)
+  spec.check_number('mlnet_mse: alpha', alpha, 1, MOST, above=True)
   pred, target, valid = maps.prepare(pred, target, where)
   target = maps.max_to_one(target, valid)
   return maps.mean((pred - target) ** 2 / (alpha - target), valid)[:, 0, 0]
@@ -115,22 +96,16 @@ def mlnet_mse_maxnorm(
   where: Array | None = None,
   alpha: float = 1.1,
 ) -> Array:
-  """`mlnet_mse` of the prediction divided by its own maximum.
+  """Computes `mlnet_mse` of the prediction divided by its own maximum.
 
   The only loss on pixels that takes predictions of any scale. One of zeros
   stays zero.
 
   Args:
-    pred: predicted saliency >= 0 of any scale, [B, H, W].
-    target: saliency map of any scale, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
     alpha: as in `mlnet_mse`.
 
   Returns:
     [B], in [0, 1 / (alpha - 1)]; 0 for proportional maps.
-
-  Raises:
-    ValueError: where `alpha` is not above 1.
 
   Reference: ML-Net, released code.
   """
@@ -147,12 +122,11 @@ def sig_mse(
   lam: float = 0.55,
   k: float = 10.0,
 ) -> Array:
-  """Mean squared difference weighted by k / (1 + exp(-k (S - lambda))).
+  """Computes the mean squared difference weighted by a sigmoid of S.
+
+  The weights are k / (1 + exp(-k (S - lambda))).
 
   Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
-    target: saliency map of any scale, scaled here to a maximum of 1, [B, H, W].
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
     lam: lambda, the saliency in [0, 1] from which errors weigh more than half.
       The paper tries .25, .55 and .75.
     k: steepness and greatest weight, above 0; the loss is up to `k` times
@@ -161,13 +135,10 @@ def sig_mse(
   Returns:
     [B], in [0, k]; 0 where both maps are equal.
 
-  Raises:
-    ValueError: where `lam` is not in [0, 1] or `k` not above 0.
-
   Reference: Bruckert et al. 2021, after eq. 4.
   """
-  maps.check_option('sig_mse: lam', lam, 0, 1)
-  maps.check_option('sig_mse: k', k, 0, above=True)
+  spec.check_number('sig_mse: lam', lam, 0, 1)
+  spec.check_number('sig_mse: k', k, 0, MOST, above=True)
   pred, target, valid = maps.prepare(pred, target, where)
   target = maps.max_to_one(target, valid)
   weights = k * jax.nn.sigmoid(k * (target - lam))
@@ -182,15 +153,13 @@ def center_bias(
   alpha: float = 0.1,
   sum: bool = False,
 ) -> Array:
-  """alpha (P - B)^2: draws predictions to the mean training map B.
+  """Computes alpha (P - B)^2: draws predictions to the mean training map B.
 
-  A regulariser, to be added to a loss that knows the picture.
+  A regulariser, to be added to a loss that knows the image.
 
   Args:
-    pred: predicted saliency in [0, 1], [B, H, W].
     target: B, the mean of the training maps, each scaled to a maximum of 1, in
-      the frame of each picture, [B, H, W]. It is not scaled here.
-    where: nonzero for the pixels that count, [B, H, W]; None for all.
+      the frame of each image, [B, H, W]. It is not scaled here.
     alpha: weight, at least 0.
     sum: sum over the pixels in place of their mean. The paper does not say
       which it took.
@@ -198,11 +167,8 @@ def center_bias(
   Returns:
     [B], in [0, alpha], `sum` apart; 0 for B itself.
 
-  Raises:
-    ValueError: where `alpha` is negative.
-
   Reference: Bruckert et al. 2021, eq. 16 (R).
   """
-  maps.check_option('center_bias: alpha', alpha, 0)
+  spec.check_number('center_bias: alpha', alpha, 0, MOST)
   pred, target, valid = maps.prepare(pred, target, where)
   return maps.reduced(alpha * (pred - target) ** 2, valid, sum=sum)

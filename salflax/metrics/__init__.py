@@ -1,8 +1,9 @@
-"""Scores of a predicted saliency map, one picture at a time, in float64.
+"""Scores of a predicted saliency map, one image at a time, in float64.
 
-A metric is a function of one prediction f64 [h, w] >= 0, at the picture's own
-size and of any scale, and of the parts of the ground truth that it names. What
-it computes by default and every option is in docs/metrics.md.
+A metric is a function of one prediction f64 [h, w] >= 0, at the image's own
+size, and of the parts of the ground truth that it names. The scale of a map
+does not matter, whatever it is. docs/metrics.md has what each metric computes
+by default, and its options.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import numpy as np
 from salflax.core import spec
 from salflax.core.types import GroundTruth
 from salflax.metrics import course, distribution, location, salicon
-from salflax.metrics.arrays import as_map
+from salflax.metrics.arrays import as_map, note
 from salflax.metrics.statistics import Paired, interval, paired
 
 __all__ = [
@@ -28,18 +29,19 @@ __all__ = [
   'bind_protocols',
   'image_rng',
   'interval',
+  'note',
   'paired',
   'score',
 ]
 
 
 class Metric(NamedTuple):
-  """A score of one picture.
+  """A score of one image.
 
   Attributes:
     fn: `fn(pred [h, w], *needed, **options) -> float`.
     needs: fields of GroundTruth in order, and 'rng' for a numpy Generator.
-    label: as printed in tables, e.g. 'AUC-J'.
+    label: name in tables, e.g. 'AUC-J'.
     higher_is_better: direction.
   """
 
@@ -69,35 +71,38 @@ class BoundMetric(NamedTuple):
   text: str
 
 
-_FIXED = ('fixations',)
+_AT = ('fixations',)
 _MAP = ('saliency',)
 _OTHERS = ('fixations', 'other_fixations')
 
 METRICS = {
-  'auc': Metric(location.auc, _FIXED, 'AUC', True),
-  'auc_nonfixated': Metric(location.auc_nonfixated, _FIXED, 'AUC-nf', True),
-  'auc_judd': Metric(location.auc_judd, (*_FIXED, 'rng'), 'AUC-J', True),
-  'auc_borji': Metric(location.auc_borji, (*_FIXED, 'rng'), 'AUC-B', True),
+  'auc': Metric(location.auc, _AT, 'AUC', True),
+  'auc_nonfixated': Metric(location.auc_nonfixated, _AT, 'AUC-nf', True),
+  'auc_judd': Metric(location.auc_judd, (*_AT, 'rng'), 'AUC-J', True),
+  'auc_borji': Metric(location.auc_borji, (*_AT, 'rng'), 'AUC-B', True),
   'auc_shuffled': Metric(
     location.auc_shuffled, (*_OTHERS, 'rng'), 'sAUC', True
   ),
-  'nss': Metric(location.nss, _FIXED, 'NSS', True),
-  'ig': Metric(location.ig, (*_FIXED, 'baseline'), 'IG', True),
+  'nss': Metric(location.nss, _AT, 'NSS', True),
+  'ig': Metric(location.ig, (*_AT, 'baseline'), 'IG', True),
   'cc': Metric(distribution.cc, _MAP, 'CC', True),
   'sim': Metric(distribution.sim, _MAP, 'SIM', True),
   'kl': Metric(distribution.kl, _MAP, 'KL', False),
   'emd': Metric(distribution.emd, _MAP, 'EMD', False),
   'salicon_auc': Metric(
-    salicon.salicon_auc, (*_FIXED, 'rng'), 'AUC-SALICON', True
+    salicon.salicon_auc, (*_AT, 'rng'), 'AUC-SALICON', True
   ),
   'salicon_sauc': Metric(salicon.salicon_sauc, _OTHERS, 'sAUC-SALICON', True),
-  'salicon_cc': Metric(salicon.salicon_cc, _FIXED, 'CC-SALICON', True),
+  'salicon_cc': Metric(salicon.salicon_cc, _AT, 'CC-SALICON', True),
   'course_auc': Metric(course.course_auc, _MAP, 'AUC80', True),
   'course_sauc': Metric(course.course_sauc, (*_MAP, 'rng'), 'sAUC80', True),
   'course_cc': Metric(course.course_cc, _MAP, 'CC (course)', True),
-  'course_nss': Metric(course.course_nss, _FIXED, 'NSS (course)', True),
-  'course_sim': Metric(course.course_sim, _MAP, 'SIM (course)', True),
+  'course_nss': Metric(course.course_nss, _AT, 'NSS (course)', True),
 }
+
+_EXAMPLE = GroundTruth(
+  np.eye(2), np.zeros((1, 2), int), np.ones((1, 2), int), np.ones((2, 2))
+)
 
 PROTOCOLS = {
   'mit': (
@@ -114,14 +119,15 @@ PROTOCOLS = {
 
 
 def bind_metrics(text: str) -> list[BoundMetric]:
-  """Returns the metrics of a protocol or a spec string, checked.
+  """Binds the metrics of a protocol or a spec string.
 
   Args:
     text: `'mit'`, `'cc|nss|sim(minmax=True)'`, or both: `'mit|emd'`.
 
   Raises:
     ValueError: for an unknown metric, protocol or option, naming the nearest,
-      and for a metric given twice, which would need two names in a row.
+      for an option out of its range, and for a metric named twice, which would
+      need two names in a row.
     ImportError: for emd where POT is not installed.
   """
   parts = []
@@ -137,6 +143,8 @@ def bind_metrics(text: str) -> list[BoundMetric]:
       )
     fn = spec.bind(METRICS, part, takes=1 + len(entry.needs), kind='metric')
     bound.append(BoundMetric(name, fn, *entry[1:], text=part))
+    if fn is not entry.fn:  # its options are checked by a first score
+      score(np.eye(2), _EXAMPLE, bound[-1:], np.random.default_rng(0))
   keys = [b.key for b in bound]
   if twice := sorted({k for k in keys if keys.count(k) > 1}):
     raise ValueError(f'{text!r} has a metric twice: {", ".join(twice)}.')
@@ -145,51 +153,60 @@ def bind_metrics(text: str) -> list[BoundMetric]:
   return bound
 
 
-def bind_protocols(names: Iterable[str]) -> dict[str, list[BoundMetric]]:
-  """Returns bound metrics by protocol: `{'mit': ...}`.
+def bind_protocols(names: str | Iterable[str]) -> dict[str, list[BoundMetric]]:
+  """Binds metrics by protocol: `{'mit': ...}`.
 
   Args:
-    names: of protocols, empty ones left out; `'mit|emd'` adds a metric to one,
-      under the protocol's name.
+    names: protocols, one string with commas or several, empty ones left out;
+      `'mit|emd, course'` adds a metric to one, under the protocol's name.
 
   Raises:
-    ValueError: for an unknown protocol, metric or option, naming the nearest.
+    ValueError: for an unknown protocol, metric or option, naming the nearest,
+      and for a protocol named twice.
     ImportError: for emd where POT is not installed.
   """
-  found = {}
-  for text in filter(None, map(str.strip, names)):
+  protocols = {}
+  for text in split_protocols(names):
     name = text.partition('|')[0].strip()
     spec.lookup('protocol', PROTOCOLS, name)
-    found[name] = bind_metrics(text)
-  return found
+    if name in protocols:
+      raise ValueError(f'The protocol {name!r} is named twice.')
+    protocols[name] = bind_metrics(text)
+  return protocols
+
+
+def split_protocols(names: str | Iterable[str]) -> list[str]:
+  """Splits a list of protocols at the commas between them.
+
+  Args:
+    names: e.g. 'mit|kl(eps=1e-7, floor=0), course', or several such strings.
+  """
+  texts = [names] if isinstance(names, str) else names
+  return [part for text in texts for part in spec.split(text, ',') if part]
 
 
 def image_rng(image_id: str | int, seed: int = 0) -> np.random.Generator:
-  """Returns a generator that depends on the picture and the seed alone.
+  """Makes a generator that depends on the image and the seed alone.
 
   Args:
-    image_id: as in the data set; 7 and '7' are the same picture.
-    seed: of the run, >= 0.
+    image_id: id in the data set; 7 and '7' are the same image.
+    seed: seed of the run, >= 0.
   """
   digest = hashlib.sha256(str(image_id).encode()).digest()
   return np.random.default_rng([seed, *np.frombuffer(digest, np.uint32)])
 
 
 def _check(pred: np.ndarray, truth: GroundTruth) -> np.ndarray:
-  """Returns the prediction as f64 [h, w], or raises ValueError."""
-  pred = as_map(pred)
-  maps = {'prediction': pred}
+  """Checks prediction and truth, and scales the prediction."""
+  pred = as_map(pred, least=0)
   for name in ('saliency', 'baseline'):
-    if (value := getattr(truth, name)) is not None:
-      maps[name] = as_map(value, name)
-  for name, value in maps.items():
-    if value.shape != pred.shape:
+    value = getattr(truth, name)
+    if value is not None and as_map(value, name, least=0).shape != pred.shape:
       raise ValueError(
-        f'The prediction is {pred.shape} but the {name} map {value.shape}: '
-        "resize the prediction to the picture's own size first."
+        f'The prediction is {pred.shape} but the {name} map '
+        f"{np.shape(value)}: resize the prediction to the image's own size "
+        'first.'
       )
-    if (low := value.min()) < 0:
-      raise ValueError(f'The {name} map has negative values, down to {low:g}.')
   return pred
 
 
@@ -199,18 +216,21 @@ def score(
   metrics: Sequence[BoundMetric],
   rng: np.random.Generator | None = None,
 ) -> dict[str, float]:
-  """Returns the scores of one picture by key.
+  """Scores one image.
 
   A score is NaN only where the truth lacks what the metric needs: the field is
-  None, there is no fixation, or the map is zero everywhere (the metrics'
-  docstrings name the rest). Each metric that draws gets a generator of its own,
+  None, there is no fixation, or the map is zero everywhere (docs/metrics.md has
+  the rest). Each metric that draws gets a generator of its own,
   so that its score does not depend on which others are asked for.
 
   Args:
-    pred: f64 [h, w], finite and >= 0, at the picture's own size, any scale.
-    truth: what people did on this picture.
-    metrics: from `bind_metrics`.
-    rng: from `image_rng`; needed where a metric draws.
+    pred: f64 [h, w], finite and >= 0, at the image's own size, any scale.
+    truth: gaze on this image.
+    metrics: metrics from `bind_metrics`.
+    rng: generator from `image_rng`; needed where a metric draws.
+
+  Returns:
+    Score by key of the metric.
 
   Raises:
     ValueError: for a prediction that is negative, not finite or of another size

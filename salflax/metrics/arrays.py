@@ -1,4 +1,4 @@
-"""What every metric does to its arrays first.
+"""Checks and scaling of the arrays that metrics take.
 
 Maps are f64 [h, w], fixations i64 [N, 2] of (row, column) with repeats kept.
 """
@@ -13,28 +13,69 @@ EPS = float(np.finfo(np.float64).eps)
 FLAT = 1e-12
 
 
-def as_map(x: np.ndarray, name: str = 'prediction') -> np.ndarray:
-  """Returns `x` as f64 [h, w].
+def as_map(
+  x: np.ndarray, name: str = 'prediction', *, least: float = -np.inf
+) -> np.ndarray:
+  """Scales a map by a power of two, so that its largest value is in [.5, 1).
+
+  That rounds nothing, but no sum or product of map values can then leave the
+  range of float64, whatever the scale of the map was.
+
+  Args:
+    x: real numbers [h, w]; an all-zero map stays as it is.
+    name: name of the map, for the error message.
+    least: least value allowed.
+
+  Returns:
+    f64 [h, w].
 
   Raises:
-    ValueError: where `x` is not a non-empty matrix of finite numbers.
+    ValueError: where `x` is not a non-empty matrix of finite real numbers from
+      `least` on.
   """
-  x = np.asarray(x, np.float64)
+  x = np.asarray(x)
   if x.ndim != 2 or not x.size:
     raise ValueError(f'A {name} map must be [h, w], found shape {x.shape}.')
-  # One pass: a sum is finite only where every term is, barring overflow.
-  if not np.isfinite(x.sum()) and not np.isfinite(x).all():
+  if x.dtype.kind not in 'biuf':
+    raise ValueError(f'A {name} map must hold real numbers, found {x.dtype}.')
+  with np.errstate(over='ignore'):  # long doubles: infinite, so named below
+    x = x.astype(np.float64, copy=False)
+  low, high = x.min(), x.max()
+  if not np.isfinite(low) or not np.isfinite(high):
     raise ValueError(
       f'The {name} map holds {np.isnan(x).sum()} NaN and '
       f'{np.isinf(x).sum()} infinite values.'
     )
-  return x
+  if low < least:
+    raise ValueError(f'The {name} map has negative values, down to {low:g}.')
+  _, exponent = np.frexp(max(high, -low))
+  return np.ldexp(x, -exponent) if exponent else x
+
+
+def note(x: np.ndarray) -> str:
+  """Describes a map that says nothing about where people look.
+
+  Such a map has scores all the same, those of the uniform density.
+
+  Args:
+    x: map [h, w].
+
+  Returns:
+    'zero everywhere', 'one value everywhere', 'a single pixel', or '' for a
+    map with structure.
+  """
+  x = as_map(x)
+  if x.size == 1:
+    return 'a single pixel'
+  if not x.any():
+    return 'zero everywhere'
+  return 'one value everywhere' if is_flat(x) else ''
 
 
 def as_pair(
   pred: np.ndarray, other: np.ndarray, name: str = 'saliency'
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns both maps as f64 [h, w].
+  """Scales both maps as `as_map` does.
 
   Raises:
     ValueError: where they differ in shape or are no maps.
@@ -43,25 +84,25 @@ def as_pair(
   if pred.shape != other.shape:
     raise ValueError(
       f'The prediction is {pred.shape} but the {name} map {other.shape}: '
-      "resize the prediction to the picture's own size first."
+      "resize the prediction to the image's own size first."
     )
   return pred, other
 
 
 def is_flat(x: np.ndarray) -> bool:
-  """True where `x` is constant up to round-off."""
+  """Tells whether a map is constant up to round-off."""
   high, low = x.max(), x.min()
   return bool(high - low <= FLAT * max(abs(high), abs(low)))
 
 
 def scale_to_unit(x: np.ndarray) -> np.ndarray:
-  """Returns `(x - min) / (max - min)`, zeros for a flat map."""
+  """Scales a map to the range [0, 1]; a flat one becomes zero."""
   low, high = x.min(), x.max()
   return np.zeros_like(x) if is_flat(x) else (x - low) / (high - low)
 
 
 def as_density(x: np.ndarray, *, minmax: bool = False) -> np.ndarray:
-  """Returns `x` scaled to sum 1; a flat map, all-zero too, becomes uniform.
+  """Scales a map to sum 1; a flat map, all-zero too, becomes uniform.
 
   Args:
     x: f64 [h, w].
@@ -78,7 +119,7 @@ def as_density(x: np.ndarray, *, minmax: bool = False) -> np.ndarray:
 def as_cells(
   fixations: np.ndarray, shape: tuple[int, int], *, unique: bool = False
 ) -> np.ndarray:
-  """Returns the flat pixel index of each fixation, i64 [N].
+  """Turns fixations into flat pixel indices, i64 [N].
 
   Args:
     fixations: i64 [N, 2], (row, column).
@@ -112,7 +153,7 @@ def as_cells(
 
 
 def need_rng(rng: np.random.Generator | None, name: str) -> None:
-  """Raises ValueError where a metric that draws got no generator."""
+  """Checks that a metric that draws got a generator."""
   if not isinstance(rng, np.random.Generator):
     raise ValueError(
       f'{name} draws at random and needs a numpy Generator, such as '

@@ -1,18 +1,19 @@
-"""The scores behind the tables of the text-guided paper, `course_*`.
+"""Scores behind the tables of the text-guided paper, `course_*`.
 
 They are its own, and comparable with nothing else: both maps are cut to their
 upper fifth before an AUC is taken, and its shuffled AUC is a noisy copy of that
 AUC. Here to compare with those tables only.
 
-`size` is (height, width) that the maps are resized to first, by Pillow's
-bilinear filter as the released code does; None leaves them alone. A truth that
-is zero everywhere scores NaN.
+All take `pred`, a prediction f64 [h, w] of any scale. `size` is (height, width)
+that the maps are resized to first, by Pillow's bilinear filter as the released
+code does; None leaves them alone. A truth that is zero everywhere scores NaN.
 
 Reference: Huang and Li, "Text-guided saliency prediction", released code.
 """
 
 import numpy as np
 
+from salflax.core import spec
 from salflax.metrics import distribution
 from salflax.metrics.arrays import as_cells, as_map, as_pair, is_flat, need_rng
 
@@ -22,7 +23,13 @@ Size = tuple[int, int] | None
 
 
 def _resize(x: np.ndarray, size: Size) -> np.ndarray:
-  if size is None or x.shape == tuple(size):
+  if size is None:
+    return x
+  if not isinstance(size, tuple | list) or len(size) != 2:
+    raise ValueError(f'size must be (height, width) or None; found {size!r}.')
+  for n in size:
+    spec.check_number('size: a side', n, 1, 10_000, whole=True)
+  if x.shape == tuple(size):
     return x
   from PIL import Image
 
@@ -37,31 +44,26 @@ def _maps(pred, saliency, size: Size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _upper_fifth(x: np.ndarray) -> np.ndarray:
-  """True above the value of rank floor(0.8 n); ties with it are left out."""
+  """Marks what is above the value of rank floor(0.8 n), without its ties."""
   values = x.ravel()
   rank = int(0.8 * values.size)
   return values > np.partition(values, rank)[rank]
 
 
-def _binary_auc(found: np.ndarray, target: np.ndarray) -> float:
-  """1/2 + (hit rate inside the target - rate outside) / 2."""
+def _binary_auc(upper: np.ndarray, target: np.ndarray) -> float:
+  """Computes 1/2 + (hit rate inside the target - rate outside) / 2."""
   if target.all() or not target.any():
     return NAN
-  return float(0.5 + (found[target].mean() - found[~target].mean()) / 2)
+  return float(0.5 + (upper[target].mean() - upper[~target].mean()) / 2)
 
 
 def course_auc(
   pred: np.ndarray, saliency: np.ndarray, *, size: Size = SIZE
 ) -> float:
-  """AUC80: how well the map's upper fifth finds the truth's, in [0, 1].
+  """Computes AUC80: how well the map's upper fifth covers the truth's.
 
-  With exact fifths that overlap by a share k it is 0.375 + 0.625 k. 0.5 for a
-  flat prediction, NaN for a flat truth.
-
-  Args:
-    pred: f64 [h, w].
-    saliency: f64 [h, w].
-    size: (height, width) to resize both to, or None.
+  In [0, 1]. With exact fifths that overlap by a share k it is 0.375 + 0.625 k.
+  0.5 for a flat prediction, NaN for a flat truth.
   """
   pred, saliency = _maps(pred, saliency, size)
   return _binary_auc(_upper_fifth(pred), _upper_fifth(saliency))
@@ -75,11 +77,11 @@ def course_sauc(
   size: Size = SIZE,
   draws: int = 1,
 ) -> float:
-  """sAUC80: AUC80 after as many negatives as positives are called positive.
+  """Computes AUC80 after as many negatives as positives are called positive.
 
-  Relabelling at random halves the difference of the rates: the expected value
-  is 0.25 + 0.5 * AUC80. It says nothing that AUC80 does not and cannot be above
-  0.75.
+  This sAUC80 says nothing that AUC80 does not: relabelling at random halves the
+  difference of the rates, so its expected value is 0.25 + 0.5 * AUC80, and it
+  cannot be above 0.75.
 
   Args:
     pred: f64 [h, w].
@@ -89,16 +91,15 @@ def course_sauc(
     draws: number of draws to average, 1 in the released code.
   """
   need_rng(rng, 'course_sauc')
-  if draws < 1:
-    raise ValueError(f'Expected draws >= 1, found {draws}.')
+  spec.check_number('course_sauc: draws', draws, 1, 100_000, whole=True)
   pred, saliency = _maps(pred, saliency, size)
-  found, target = _upper_fifth(pred), _upper_fifth(saliency)
+  upper, target = _upper_fifth(pred), _upper_fifth(saliency)
   positives, negatives = int(target.sum()), int((~target).sum())
   count = min(positives, negatives)
   if not positives or count == negatives:
     return NAN
-  # The score depends on how many found pixels are among the drawn, no more.
-  inside, outside = int(found[target].sum()), int(found[~target].sum())
+  # The score depends on how many upper pixels are among the drawn, no more.
+  inside, outside = int(upper[target].sum()), int(upper[~target].sum())
   moved = rng.hypergeometric(outside, negatives - outside, count, draws)
   hits = (inside + moved) / (positives + count)
   misses = (outside - moved) / (negatives - count)
@@ -108,38 +109,18 @@ def course_sauc(
 def course_cc(
   pred: np.ndarray, saliency: np.ndarray, *, size: Size = SIZE
 ) -> float:
-  """Correlation of the resized maps, in [-1, 1]; 0 where one is flat.
-
-  Args:
-    pred: f64 [h, w].
-    saliency: f64 [h, w].
-    size: (height, width) to resize both to, or None.
-  """
+  """Computes the correlation of the resized maps; 0 where one is flat."""
   return distribution.cc(*_maps(pred, saliency, size))
-
-
-def course_sim(
-  pred: np.ndarray, saliency: np.ndarray, *, size: Size = SIZE
-) -> float:
-  """Histogram intersection of the resized, min-max scaled maps, in [0, 1].
-
-  The paper's training objective has it; its tables do not.
-
-  Args:
-    pred: f64 [h, w].
-    saliency: f64 [h, w].
-    size: (height, width) to resize both to, or None.
-  """
-  return distribution.sim(*_maps(pred, saliency, size), minmax=True)
 
 
 def course_nss(
   pred: np.ndarray, fixations: np.ndarray, *, size: Size = SIZE
 ) -> float:
-  """Mean z-score, by the unbiased deviation, where the fixation map is above 0.
+  """Computes the mean z-score where the resized fixation map is above 0.
 
-  The map of fixated pixels is resized like a picture, so that each fixation
-  grows to a patch of a few pixels. 0 for a flat prediction.
+  The deviation is the unbiased one. The map of fixated pixels is resized like
+  an image, so that each fixation grows to a patch of a few pixels. 0 for a flat
+  prediction.
 
   Args:
     pred: f64 [h, w].

@@ -1,9 +1,10 @@
 """Scores of one map against another: CC, SIM, KL, EMD.
 
-All take a prediction and a ground-truth saliency map, f64 [h, w] of any scale.
-A flat map, all-zero too, is read as the uniform density; a truth that is zero
-everywhere records no gaze, and scores NaN. Each raises ValueError for maps of
-different shapes and for values that are not finite.
+All take `pred`, a prediction, and `saliency`, a ground-truth saliency map, f64
+[h, w] of any scale. A flat map, all-zero too, is read as the uniform density; a
+truth that is zero everywhere records no gaze, and scores NaN. Each raises
+ValueError for maps of different shapes, values that are not finite and options
+out of range.
 
 Reference: Bylinskii et al. 2018, "What do different evaluation metrics tell us
 about saliency models?"
@@ -13,19 +14,16 @@ import importlib.util
 
 import numpy as np
 
+from salflax.core import spec
 from salflax.metrics.arrays import EPS, as_density, as_pair, is_flat
 
 NAN = float('nan')
 
 
 def cc(pred: np.ndarray, saliency: np.ndarray) -> float:
-  """Pearson's correlation coefficient of the two maps, in [-1, 1].
+  """Computes Pearson's correlation coefficient of the two maps, in [-1, 1].
 
   0 where either map is flat.
-
-  Args:
-    pred: f64 [h, w].
-    saliency: f64 [h, w].
   """
   pred, saliency = as_pair(pred, saliency)
   if not saliency.any():
@@ -33,7 +31,7 @@ def cc(pred: np.ndarray, saliency: np.ndarray) -> float:
   if is_flat(pred) or is_flat(saliency):
     return 0.0
   x, y = pred - pred.mean(), saliency - saliency.mean()
-  # Not x @ y: BLAS would start its threads beneath those that score pictures.
+  # Not x @ y: BLAS would start its threads beneath those that score images.
   # Roots apart, so that the product of tiny densities does not vanish.
   norms = np.sqrt((x * x).sum()) * np.sqrt((y * y).sum())
   return float(np.clip((x * y).sum() / norms, -1, 1))
@@ -42,7 +40,7 @@ def cc(pred: np.ndarray, saliency: np.ndarray) -> float:
 def sim(
   pred: np.ndarray, saliency: np.ndarray, *, minmax: bool = False
 ) -> float:
-  """Histogram intersection of the two maps as densities, in [0, 1].
+  """Computes the histogram intersection of both maps as densities, in [0, 1].
 
   Args:
     pred: f64 [h, w].
@@ -65,7 +63,7 @@ def kl(
   eps: float = EPS,
   floor: float = 0.0,
 ) -> float:
-  """Kullback-Leibler divergence of the prediction from the truth, in nats.
+  """Computes the divergence of the prediction from the truth (KL), in nats.
 
   sum of s * log(eps + s / (p + eps)), with p and s the maps plus `floor`,
   scaled to sum 1. Never below 0; a constant `eps` dominates it where the
@@ -74,15 +72,18 @@ def kl(
   Args:
     pred: f64 [h, w].
     saliency: f64 [h, w].
-    eps: added in both places: 2^-52 in MATLAB, 2.2204e-16 in pysaliency's form
-      for the MIT/Tuebingen benchmark, 0 with pysaliency's general form.
-    floor: added to both maps before scaling: 1e-20 in pysaliency's general
-      form.
+    eps: added in both places, in [0, 1]: 2^-52 in MATLAB, 2.2204e-16 in
+      pysaliency's form for the MIT/Tuebingen benchmark, 0 with pysaliency's
+      general form.
+    floor: added to both maps, each scaled to a maximum of 1, in [0, 1]: 1e-20
+      in pysaliency's general form, which adds it at whatever scale they have.
   """
+  spec.check_number('kl: eps', eps, 0, 1)
+  spec.check_number('kl: floor', floor, 0, 1)
   pred, saliency = as_pair(pred, saliency)
   if not saliency.any():
     return NAN
-  p, s = as_density(pred + floor), as_density(saliency + floor)
+  p, s = (as_density(x + floor * x.max()) for x in (pred, saliency))
   with np.errstate(divide='ignore', invalid='ignore'):
     log = np.log(eps + s / (p + eps))
   if not eps:
@@ -98,18 +99,18 @@ def _block_sums(x: np.ndarray, cell: int) -> np.ndarray:
 
 
 def emd(pred: np.ndarray, saliency: np.ndarray, *, cell: int = 32) -> float:
-  """Earth mover's distance of the maps on a coarse grid, in its cells.
+  """Computes the earth mover's distance on a coarse grid, in its cells.
 
   Both maps are summed over blocks of `cell` x `cell` pixels, those at the right
   and lower edge being smaller where the size does not divide, and scaled to sum
   1; then the cheapest transport of one into the other is solved exactly, the
   cost being the Euclidean distance in cells. Multiply by `cell` for pixels. 0
-  where the picture is a single block.
+  where the image is a single block.
 
   Args:
     pred: f64 [h, w] >= 0.
     saliency: f64 [h, w] >= 0.
-    cell: pixels along the side of a block.
+    cell: pixels along the side of a block, a whole number from 1.
 
   Raises:
     ImportError: where POT is not installed.
@@ -117,8 +118,7 @@ def emd(pred: np.ndarray, saliency: np.ndarray, *, cell: int = 32) -> float:
 
   References: Rubner et al. 2000; Pele and Werman 2009.
   """
-  if cell < 1:
-    raise ValueError(f'Expected cell >= 1 pixel, found {cell}.')
+  spec.check_number('emd: cell', cell, 1, 100_000, whole=True)
   pred, saliency = as_pair(pred, saliency)
   if not saliency.any():
     return NAN
@@ -128,7 +128,11 @@ def emd(pred: np.ndarray, saliency: np.ndarray, *, cell: int = 32) -> float:
 
 
 def require_solver() -> None:
-  """Raises ImportError where POT, which `emd` needs, is not installed."""
+  """Checks that POT, which `emd` needs, is installed.
+
+  Raises:
+    ImportError: it is not.
+  """
   if importlib.util.find_spec('ot') is None:
     raise ImportError(
       "emd needs POT: pip install 'salflax[emd]', or leave emd out."
@@ -136,15 +140,15 @@ def require_solver() -> None:
 
 
 def _transport(p: np.ndarray, s: np.ndarray) -> float:
-  """Cheapest transport of density `p` into `s`, both [rows, columns]."""
-  require_solver()
-  import ot
-
+  """Computes the cost of the cheapest transport of `p` into `s`, densities."""
   # Mass on both sides may stay where it is, since the cost is a metric.
   surplus, lack = np.maximum(p - s, 0), np.maximum(s - p, 0)
   mass = surplus.sum()
   if mass <= EPS * p.size:
     return 0.0
+  require_solver()
+  import ot
+
   source, sink = np.argwhere(surplus > 0), np.argwhere(lack > 0)
   cost = np.linalg.norm(source[:, None] - sink[None], axis=-1)
   value, log = ot.emd2(

@@ -1,8 +1,13 @@
 """Scores at fixated places: AUC in its kinds, NSS, information gain.
 
-All take a prediction f64 [h, w] of any scale and fixations i64 [N, 2] of (row,
-column), and return NaN where there is no fixation. Each raises ValueError for
-maps of different shapes, values that are not finite and fixations off the map.
+All take `pred`, a prediction f64 [h, w] of any scale, and `fixations`, i64
+[N, 2] of (row, column), and return NaN where there is no fixation. `unique`
+counts a pixel once, as MATLAB's binary fixation map does; otherwise every
+fixation counts. Sampled scores are means over `splits` draws by `rng`, with
+thresholds `step` apart on the map scaled to [0, 1]: a coarse step lowers them.
+
+Each raises ValueError for maps of different shapes, values that are not finite,
+fixations off the map and options out of range.
 
 References: Judd et al. 2009; Borji et al. 2013; Bylinskii et al. 2018, "What do
 different evaluation metrics tell us about saliency models?"; Kuemmerer et al.
@@ -13,6 +18,7 @@ import math
 
 import numpy as np
 
+from salflax.core import spec
 from salflax.metrics.arrays import (
   EPS,
   as_cells,
@@ -25,10 +31,14 @@ from salflax.metrics.arrays import (
 )
 
 NAN = float('nan')
+# Share of the uniform density in both densities of IG. Maps that were blurred
+# and stored in 8 bits are exactly 0 far from gaze: 12 of them, as a baseline,
+# would let one fixation in a corner earn 52 bits, and cost it as much.
+FLOOR = 0.01
 
 
 def _rank_auc(positives: np.ndarray, negatives: np.ndarray) -> float:
-  """Chance that a positive exceeds a negative, a tie counting half."""
+  """Computes the chance that a positive exceeds a negative; ties are half."""
   if not len(positives) or not len(negatives):
     return NAN
   negatives = np.sort(negatives)
@@ -38,14 +48,10 @@ def _rank_auc(positives: np.ndarray, negatives: np.ndarray) -> float:
 
 
 def auc(pred: np.ndarray, fixations: np.ndarray) -> float:
-  """Chance that a fixation's value exceeds a pixel's, in [0, 1].
+  """Computes the chance that a fixation's value exceeds a pixel's, in [0, 1].
 
   Exact: every value is a threshold, ties count half, every pixel is a negative
-  and every fixation counts as often as it was made. 0.5 for a flat map.
-
-  Args:
-    pred: f64 [h, w].
-    fixations: i64 [N, 2].
+  and every fixation counts. 0.5 for a flat map.
 
   Reference: pysaliency, AUC with uniform non-fixations.
   """
@@ -54,19 +60,13 @@ def auc(pred: np.ndarray, fixations: np.ndarray) -> float:
 
 
 def auc_nonfixated(pred: np.ndarray, fixations: np.ndarray) -> float:
-  """Like `auc`, but only pixels without a fixation are negatives.
+  """Computes `auc` against the pixels without a fixation.
 
   NaN where every pixel was fixated.
-
-  Args:
-    pred: f64 [h, w].
-    fixations: i64 [N, 2].
   """
   values = as_map(pred).ravel()
   cells = as_cells(fixations, np.shape(pred))
-  rest = np.ones(values.size, bool)
-  rest[cells] = False
-  return _rank_auc(values[cells], values[rest])
+  return _rank_auc(values[cells], np.delete(values, cells))
 
 
 def auc_judd(
@@ -77,20 +77,23 @@ def auc_judd(
   jitter: bool = False,
   unique: bool = True,
 ) -> float:
-  """Area under the ROC curve by the MIT benchmark's rule.
+  """Computes the area under the ROC curve with fixated values as thresholds.
 
-  Thresholds are the values at the fixations, the i-th highest taken to find
-  exactly i of them; the remaining pixels are negatives. On tied values that
-  rule undercounts hits, so a quantised map scores below `auc`, even below 0.
+  The negatives are the pixels without a fixation. With `unique`, the MIT
+  benchmark's rule: the i-th highest threshold is taken to find exactly i
+  fixated pixels, which undercounts hits on tied values, so that a quantised map
+  scores below `auc_nonfixated`, even below 0. Without it, pysaliency's rule:
+  all fixations at or above a threshold are found by it, repeats and ties
+  included.
 
   Args:
     pred: f64 [h, w].
     fixations: i64 [N, 2].
     rng: used by the jitter only.
-    jitter: add U(0, 1) * 1e-7 to the map as given, which breaks ties, and also
-      the order of a map whose own values are that small. MATLAB's default is
-      on, ours off, so that the score is a fact about the map.
-    unique: count a pixel once, as MATLAB's binary fixation map does.
+    jitter: add U(0, 1) * 1e-7 to the map scaled to [0, 1], which breaks ties.
+      MATLAB and pysaliency add it to the map as it is, and by default; here it
+      is off, so that the score is a fact about the map.
+    unique: count a pixel once, and choose the rule.
 
   Returns:
     0.5 for a flat map, where MATLAB divides 0 by 0. NaN where every pixel was
@@ -102,19 +105,24 @@ def auc_judd(
     return NAN
   if is_flat(pred):
     return 0.5
-  if jitter:
-    need_rng(rng, 'auc_judd(jitter=True)')
-    pred = pred + rng.random(pred.shape) * 1e-7
   # Kept although ranks do not ask for it: rounding may merge close values.
   values = scale_to_unit(pred).ravel()
-  rest = values.size - len(cells)
-  if rest <= 0:
+  if jitter:
+    need_rng(rng, 'auc_judd(jitter=True)')
+    values = values + rng.random(values.size) * 1e-7
+  rest = np.sort(np.delete(values, cells))
+  if not len(rest):
     return NAN
   thresholds = np.sort(values[cells])[::-1]
-  above = values.size - np.searchsorted(np.sort(values), thresholds, 'left')
-  hits = np.arange(1, len(cells) + 1)
+  if unique:
+    hits = np.arange(1, len(cells) + 1)
+    above = values.size - np.searchsorted(np.sort(values), thresholds, 'left')
+    alarms = above - hits
+  else:
+    hits = len(cells) - np.searchsorted(thresholds[::-1], thresholds, 'left')
+    alarms = len(rest) - np.searchsorted(rest, thresholds, 'left')
   tp = np.concatenate([[0], hits / len(cells), [1]])
-  fp = np.concatenate([[0], (above - hits) / rest, [1]])
+  fp = np.concatenate([[0], alarms / len(rest), [1]])
   return float(np.trapezoid(tp, fp))
 
 
@@ -125,13 +133,13 @@ def stepped_auc(
   step: float,
   closed: bool = True,
 ) -> float:
-  """Area under an ROC curve with thresholds 0, step, 2 step, ... of [0, 1].
+  """Computes the area under an ROC curve with thresholds 0, step, 2 step, ...
 
   Args:
     positives: f64 [p], values in [0, 1].
     negatives: f64 [n], values in [0, 1].
     step: distance of the thresholds, which are multiples `i * step` in floating
-      point, as Octave computes `0:step:top`.
+      point, as Octave computes `0:step:top`, in (0, 1].
     closed: whether a threshold that equals the highest value is used (MATLAB's
       range) or not (NumPy's `arange`).
   """
@@ -146,17 +154,15 @@ def stepped_auc(
   thresholds = thresholds[::-1]
 
   def rate(values):
-    found = 1 - np.searchsorted(values, thresholds, 'left') / len(values)
-    return np.concatenate([[0], found, [1]])
+    above = 1 - np.searchsorted(values, thresholds, 'left') / len(values)
+    return np.concatenate([[0], above, [1]])
 
   return float(np.trapezoid(rate(positives), rate(negatives)))
 
 
 def _check_sampling(splits: int, step: float) -> None:
-  if splits < 1 or not 0 < step <= 1:
-    raise ValueError(
-      f'Expected splits >= 1 and 0 < step <= 1, found {splits} and {step}.'
-    )
+  spec.check_number('splits', splits, 1, 10_000, whole=True)
+  spec.check_number('step', step, 1e-4, 1)
 
 
 def borji_splits(
@@ -167,7 +173,7 @@ def borji_splits(
   splits: int = 100,
   step: float = 0.1,
 ) -> np.ndarray:
-  """AUC-Borji of every split, f64 [splits]; empty without fixations."""
+  """Computes AUC-Borji of every split, f64 [splits]; empty if undefined."""
   _check_sampling(splits, step)
   need_rng(rng, 'auc_borji')
   pred = as_map(pred)
@@ -188,17 +194,10 @@ def auc_borji(
   splits: int = 100,
   step: float = 0.1,
 ) -> float:
-  """Area under the ROC curve against random pixels, by the MIT rule.
+  """Computes the area under the ROC curve against random pixels (MIT rule).
 
-  The map is scaled to [0, 1]; as many pixels as were fixated are drawn from the
-  whole map with replacement; thresholds lie `step` apart. Mean over splits.
-
-  Args:
-    pred: f64 [h, w].
-    fixations: i64 [N, 2]; a pixel counts once.
-    rng: draws the negatives.
-    splits: number of draws.
-    step: distance of thresholds; a coarse one lowers the score.
+  As many pixels as were fixated are drawn from the whole map with replacement.
+  A fixated pixel counts once.
 
   Reference: Borji et al. 2013.
   """
@@ -215,7 +214,7 @@ def shuffled_splits(
   splits: int = 100,
   step: float = 0.1,
 ) -> np.ndarray:
-  """Sampled shuffled AUC of every split, f64 [splits]; empty if undefined."""
+  """Computes sampled sAUC of every split, f64 [splits]; empty if undefined."""
   _check_sampling(splits, step)
   need_rng(rng, 'auc_shuffled')
   pred = as_map(pred)
@@ -243,18 +242,17 @@ def auc_shuffled(
   splits: int = 100,
   step: float = 0.1,
 ) -> float:
-  """AUC against fixations on other pictures, so that centre bias earns 0.5.
+  """Computes AUC against fixations on other images: centre bias earns 0.5.
 
-  Sampled, the MIT rule: fixated pixels of other pictures are merged, as many as
-  this picture's fixated pixels are drawn without replacement, thresholds lie
-  `step` apart on the map scaled to [0, 1], mean over splits. Exact, the
+  Sampled, the MIT rule: fixated pixels of other images are merged, as many as
+  this image's fixated pixels are drawn without replacement. Exact, the
   Tuebingen rule: all other fixations are negatives, repeats and ties count.
-  Neither takes this picture's own pixels out of the negatives.
+  Neither takes this image's own pixels out of the negatives.
 
   Args:
     pred: f64 [h, w].
     fixations: i64 [N, 2].
-    other_fixations: i64 [M, 2], of other pictures, rescaled to this size. NaN
+    other_fixations: i64 [M, 2], of other images, rescaled to this size. NaN
       where there are none.
     rng: draws the negatives; unused when exact.
     exact: use all negatives and thresholds.
@@ -279,7 +277,7 @@ def nss(
   ddof: int = 0,
   unique: bool = False,
 ) -> float:
-  """Normalised scanpath saliency: mean z-score of the map at the fixations.
+  """Computes the normalised scanpath saliency: mean z-score at the fixations.
 
   In standard deviations of the map; 0 is chance and the score of a flat map.
 
@@ -287,10 +285,11 @@ def nss(
     pred: f64 [h, w].
     fixations: i64 [N, 2].
     ddof: 1 for MATLAB's unbiased deviation, 0 for pysaliency's and SALICON's.
-    unique: count a pixel once, as MATLAB's binary fixation map does.
+    unique: count a pixel once.
 
   Reference: Peters et al. 2005.
   """
+  spec.check_number('nss: ddof', ddof, 0, 1, whole=True)
   pred = as_map(pred)
   cells = as_cells(fixations, pred.shape, unique=unique)
   if not len(cells):
@@ -307,13 +306,14 @@ def ig(
   *,
   minmax: bool = False,
   eps: float = EPS,
+  floor: float = FLOOR,
   unique: bool = False,
 ) -> float:
-  """Information gain over the baseline, in bits per fixation.
+  """Computes the information gain over the baseline, in bits per fixation.
 
   Mean over fixations of log2(eps + p) - log2(eps + b), with p and b the two
-  maps as densities. 0 for the baseline itself; a zero under a fixation costs up
-  to 52 bits.
+  maps as densities, of which a share `floor` is uniform. 0 for the baseline
+  itself.
 
   Args:
     pred: f64 [h, w].
@@ -321,15 +321,26 @@ def ig(
     baseline: f64 [h, w], usually the centre bias. NaN where it is all zero.
     minmax: subtract each map's minimum first (MIT). Without it (Tuebingen) the
       map is read as a density, as a probabilistic model gives it.
-    eps: keeps the logarithms finite.
-    unique: count a pixel once, as MATLAB's binary fixation map does.
+    eps: keeps the logarithms finite where `floor` is 0.
+    floor: in [0, 1): where a map is zero it is worth that share of the uniform
+      density, so that a zero under a fixation costs log2(1 / floor) bits more
+      than the uniform density would. 0, as in MATLAB, lets it cost 52 bits and
+      a zero of the baseline earn as many.
+    unique: count a pixel once.
 
-  Reference: Kuemmerer et al. 2015.
+  Reference: Kuemmerer et al. 2015; pysaliency's baselines for the uniform
+  share, which it fits.
   """
+  spec.check_number('ig: eps', eps, 0, 1)
+  spec.check_number('ig: floor', floor, 0, 0.99)
   pred, baseline = as_pair(pred, baseline, 'baseline')
   cells = as_cells(fixations, pred.shape, unique=unique)
   if not len(cells) or not baseline.any():
     return NAN
-  p = as_density(pred, minmax=minmax).ravel()[cells]
-  b = as_density(baseline, minmax=minmax).ravel()[cells]
-  return float((np.log2(eps + p) - np.log2(eps + b)).mean())
+
+  def bits(x):
+    density = as_density(x, minmax=minmax).ravel()[cells]
+    return np.log2(eps + (1 - floor) * density + floor / x.size)
+
+  with np.errstate(divide='ignore', invalid='ignore'):
+    return float((bits(pred) - bits(baseline)).mean())

@@ -1,13 +1,15 @@
 """Scores of the SALICON toolkit (2015), where they differ from the others.
 
-Its NSS is `nss()`. The toolkit first resizes a prediction to the picture by
-cubic splines; here every map has the picture's own size already.
+Its NSS is `nss()`. The toolkit first resizes a prediction to the image by cubic
+splines; here every map has the image's own size already. All take `pred`, f64
+[h, w] of any scale, and `fixations`, i64 [N, 2]; NaN where there is none.
 
 Reference: NUS-VIP/salicon-evaluation, saliconeval/.
 """
 
 import numpy as np
 
+from salflax.core import spec
 from salflax.metrics.arrays import as_cells, as_map, need_rng, scale_to_unit
 from salflax.metrics.distribution import cc
 from salflax.metrics.location import NAN, stepped_auc
@@ -21,20 +23,18 @@ def salicon_auc(
   samples: int = 100_000,
   step: float = 0.01,
 ) -> float:
-  """Area under the ROC curve against one draw of random pixels, in [0, 1].
+  """Computes the area under the ROC curve against one draw of random pixels.
 
   Args:
     pred: f64 [h, w].
-    fixations: i64 [N, 2]; repeats count. NaN where empty.
+    fixations: i64 [N, 2]; repeats count.
     rng: draws the pixels, with replacement.
     samples: number of pixels drawn.
     step: distance of thresholds, the highest value excluded.
   """
   need_rng(rng, 'salicon_auc')
-  if samples < 1 or not 0 < step <= 1:
-    raise ValueError(
-      f'Expected samples >= 1 and 0 < step <= 1, found {samples} and {step}.'
-    )
+  spec.check_number('samples', samples, 1, 10_000_000, whole=True)
+  spec.check_number('step', step, 1e-4, 1)
   pred = as_map(pred)
   cells = as_cells(fixations, pred.shape)
   if not len(cells):
@@ -51,19 +51,18 @@ def salicon_sauc(
   *,
   step: float = 0.01,
 ) -> float:
-  """Shuffled AUC against all pixels fixated on other pictures, in [0, 1].
+  """Computes AUC against all pixels fixated on other images, in [0, 1].
 
   A negative counts once however often it was fixated, and pixels fixated on
-  this picture are taken out. NaN where nothing remains.
+  this image are taken out. NaN where nothing remains.
 
   Args:
     pred: f64 [h, w].
     fixations: i64 [N, 2]; repeats count.
-    other_fixations: i64 [M, 2], of other pictures, rescaled to this size.
+    other_fixations: i64 [M, 2], of other images, rescaled to this size.
     step: distance of thresholds, the highest value excluded.
   """
-  if not 0 < step <= 1:
-    raise ValueError(f'Expected 0 < step <= 1, found {step}.')
+  spec.check_number('step', step, 1e-4, 1)
   pred = as_map(pred)
   cells = as_cells(fixations, pred.shape)
   others = np.setdiff1d(as_cells(other_fixations, pred.shape), cells)
@@ -74,7 +73,7 @@ def salicon_sauc(
 
 
 def _blur(x: np.ndarray, sigma: float) -> np.ndarray:
-  """Gaussian blur of [h, w], borders mirrored, kernel cut at 4 sigma."""
+  """Blurs [h, w] by a Gaussian, borders mirrored, kernel cut at 4 sigma."""
   # Mirroring makes the cosine transform diagonalise the blur: seven times as
   # fast as filtering with 153 taps along each axis.
   from scipy import fft
@@ -94,14 +93,15 @@ def _blur(x: np.ndarray, sigma: float) -> np.ndarray:
 def salicon_cc(
   pred: np.ndarray, fixations: np.ndarray, *, sigma: float = 19.0
 ) -> float:
-  """Correlation with the toolkit's own blur of the fixated pixels, in [-1, 1].
+  """Computes the correlation with the toolkit's blur of the fixated pixels.
 
   Args:
     pred: f64 [h, w].
-    fixations: i64 [N, 2]; a pixel counts once. NaN where empty.
-    sigma: of the Gaussian, in pixels; borders are mirrored, and the kernel ends
-      at 4 sigma.
+    fixations: i64 [N, 2]; a pixel counts once.
+    sigma: deviation of the Gaussian, in pixels, above 0 and at most 10,000;
+      borders are mirrored, and the kernel ends at 4 sigma.
   """
+  spec.check_number('salicon_cc: sigma', sigma, 0, 10_000, above=True)
   pred = as_map(pred)
   cells = as_cells(fixations, pred.shape, unique=True)
   if not len(cells):

@@ -20,7 +20,8 @@ from salflax.models.sam import SAM
 from salflax.models.text.bert import Bert
 from salflax.models.transalnet import TranSalNet
 
-# Maps an image to {level: features}.
+# Maps an image to {level: features}; `unused(scope)` names the tensors of a
+# published file that it does without.
 BACKBONES = {
   'resnet': ResNet,
   'resnet50': ResNet,
@@ -28,12 +29,14 @@ BACKBONES = {
   'vgg16': VGG16,
 }
 
-# Maps token ids and mask to TextFeatures.
+# Maps token ids and mask to TextFeatures; `load(name, **attributes)` returns a
+# published one: (module, variables, folder of its tokenizer).
 TEXT_ENCODERS = {
   'bert': Bert,
 }
 
-# Maps a normalised picture [B, H, W, 3] to tokens [B, 1 + N, D].
+# Maps a normalised image [B, H, W, 3] to tokens [B, 1 + N, D];
+# `load(name, **attributes)` returns a published one: (module, variables).
 VISION_TOWERS = {
   'vit': ViT,
 }

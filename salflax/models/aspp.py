@@ -93,6 +93,7 @@ class AsppNet(base.Saliency):
     """
     del tokens, token_mask
     output = base.output_of(self.output)
+    layers.check_positive(size=self.size, width=self.width, rates=self.rates)
     if not self.rates or self.width % len(self.rates):
       raise ValueError(
         f'width={self.width} is not to be shared by {len(self.rates)} rates.'

@@ -89,21 +89,6 @@ def masked(
   return pred * (image - black) + black
 
 
-def shrink(image: jax.Array, stride: int) -> jax.Array:
-  """Returns means over cells, [B, H, W, C] -> [B, H / s, W / s, C].
-
-  Raises:
-    ValueError: the stride does not divide both sides.
-  """
-  b, h, w, c = image.shape
-  if h % stride or w % stride:
-    raise ValueError(
-      f'contrast: stride={stride} does not divide pictures of {h} x {w}.'
-    )
-  cells = image.reshape(b, h // stride, stride, w // stride, stride, c)
-  return cells.mean((2, 4))
-
-
 def visual_tokens(features: Any) -> jax.Array:
   """Returns [B, N, C]: tokens as they are, or the cells of the coarsest level.
 
@@ -192,7 +177,7 @@ class Contrast(nn.Module):
     """
     self._check()
     x = masked(image, pred, mask=self.mask, black=self.black, where=where)
-    x = self._repainted(shrink(x, self.stride))
+    x = self._repainted(layers.shrink(x, factor=self.stride))
     look = backbone if self.vision is None else self.vision
     tokens = visual_tokens(look(x, train=False))
     found = Compared()

@@ -41,7 +41,8 @@ import jax
 import jax.numpy as jnp
 
 from salflax.core import spec
-from salflax.models.layers import Conv, Dense, Mlp, TextFeatures, attention
+from salflax.models.layers import Conv, Dense, TextFeatures, check_positive
+from salflax.models.transformer import Mlp, attention
 
 
 def _flat(x: jax.Array) -> jax.Array:
@@ -311,6 +312,7 @@ def make(text: str, *, dtype: Any, name: str) -> nn.Module:
   call = spec.parse(text)
   form, _ = spec.lookup('form of fusion', FORMS, call.name)
   spec.check_call(form, call, takes=0)
+  check_positive(**call.kwargs)
   return form(*call.args, **{**call.kwargs, 'dtype': dtype, 'name': name})
 
 

@@ -1,6 +1,6 @@
 """Layers that every network shares.
 
-Pictures and maps are NHWC. Parameters are float32 whatever `dtype` the layer
+Images and maps are NHWC. Parameters are float32 whatever `dtype` the layer
 computes in, and are named and shaped so that a published PyTorch state dict
 maps onto them name by name: `kernel` [h, w, in, out] for every convolution,
 `kernel` [in, out] for every linear map, `scale` and `bias` for every norm.
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 
 class TextFeatures(NamedTuple):
-  """What a text encoder says about a sentence.
+  """Features of sentences.
 
   Attributes:
     tokens: f32 [B, L, D], one vector per word piece.
@@ -30,12 +30,24 @@ class TextFeatures(NamedTuple):
   sentence: jax.Array
 
 
+def check_positive(**values) -> None:
+  """Raises ValueError for sizes that are not whole numbers from 1 up.
+
+  Args:
+    **values: sizes by name, each a number or several.
+  """
+  for name, value in values.items():
+    for number in value if isinstance(value, list | tuple) else (value,):
+      if type(number) is not int or number < 1:
+        raise ValueError(f'{name}={value!r}: a size is a whole number above 0.')
+
+
 # PyTorch's default for convolutions and linears: U(-b, b), b = fan_in^-1/2.
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 def torch_bias_init(fan_in: int):
-  """Returns PyTorch's default initialiser of the bias beside `fan_in`."""
+  """Makes PyTorch's default initialiser of the bias beside `fan_in`."""
   bound = fan_in**-0.5
 
   def init(key, shape, dtype=jnp.float32):
@@ -45,7 +57,7 @@ def torch_bias_init(fan_in: int):
 
 
 def channels(x: jax.Array, like: jax.Array) -> jax.Array:
-  """Returns the vector `x` [C] with leading axes, to act on `like` [..., C]."""
+  """Gives the vector `x` [C] leading axes, to act on `like` [..., C]."""
   return x.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
@@ -57,7 +69,7 @@ class Dense(nn.Module):
     use_bias: whether a bias is added.
     kernel_init: initialiser of the kernel; PyTorch's default.
     bias_init: initialiser of the bias; None is PyTorch's default.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   features: int
@@ -93,7 +105,7 @@ class Conv(nn.Module):
     use_bias: whether a bias is added.
     kernel_init: initialiser of the kernel; PyTorch's default.
     bias_init: initialiser of the bias; None is PyTorch's default.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   features: int
@@ -145,7 +157,7 @@ class BatchNorm(nn.Module):
     momentum: share of the running statistics that is kept at each step
       (PyTorch writes 1 - momentum).
     epsilon: added to the variance.
-    dtype: what comes out.
+    dtype: type of the output.
   """
 
   mode: str = 'train'
@@ -188,14 +200,14 @@ def max_pool(
   padding: int = 1,
   ceil: bool = False,
 ) -> jax.Array:
-  """Returns the largest value in each window, [B, H, W, C] -> [B, H', W', C].
+  """Takes the largest value in each window, [B, H, W, C] -> [B, H', W', C].
 
   Args:
     x: [B, H, W, C].
     window: side of the square window.
     stride: step in both directions.
     padding: rows and columns of -inf on each side.
-    ceil: whether a window that leaves the picture at the bottom or right still
+    ceil: whether a window that leaves the image at the bottom or right still
       counts (Caffe) or not (PyTorch's default).
   """
   pads, outs = [], []
@@ -203,7 +215,7 @@ def max_pool(
     room = size + 2 * padding - window
     out = (-(-room // stride) if ceil else room // stride) + 1
     if ceil and (out - 1) * stride >= size + padding:
-      out -= 1  # The window would start beyond the picture.
+      out -= 1  # The window would start beyond the image.
     outs.append(out)
     end = (out - 1) * stride + window - size - padding
     pads.append((padding, max(end, 0)))
@@ -218,132 +230,21 @@ def max_pool(
   return y
 
 
+def shrink(x: jax.Array, *, factor: int = 2) -> jax.Array:
+  """Takes means over cells, [B, fH, fW, C] -> [B, H, W, C].
+
+  Raises:
+    ValueError: if the factor does not divide both sides.
+  """
+  b, h, w, c = x.shape
+  if h % factor or w % factor:
+    raise ValueError(f'stride={factor} does not divide an image of {h} x {w}.')
+  cells = x.reshape(b, h // factor, factor, w // factor, factor, c)
+  return cells.mean((2, 4))
+
+
 def upsample(x: jax.Array, *, factor: int = 2) -> jax.Array:
-  """Returns [B, H, W, C] enlarged to [B, fH, fW, C], nearest neighbour."""
+  """Enlarges [B, H, W, C] to [B, fH, fW, C], nearest neighbour."""
   b, h, w, c = x.shape
   x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, factor, w, factor, c))
   return x.reshape(b, h * factor, w * factor, c)
-
-
-def attention(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  *,
-  heads: int,
-  mask: jax.Array | None = None,
-) -> jax.Array:
-  """Scaled dot-product attention with a float32 softmax.
-
-  Heads come one after the other, and their weights are recomputed for the
-  gradient, not kept: 1,728 image tokens take 12 MB a picture instead of 95 MB
-  a picture and layer. On a CPU it is also 1.2 times faster.
-
-  Args:
-    query: [B, N, D].
-    key: [B, M, D].
-    value: [B, M, D].
-    heads: number of heads; divides D.
-    mask: bool [B, M], False for keys that must not count. A row without any
-      True attends to all alike.
-
-  Returns:
-    [B, N, D].
-
-  Raises:
-    ValueError: if `heads` does not divide D.
-  """
-  d = query.shape[-1]
-  if heads < 1 or d % heads:
-    raise ValueError(f'{heads} heads do not divide a width of {d}.')
-
-  def split(x):  # [B, N, D] -> [heads, B, N, D / heads]
-    return jnp.moveaxis(x.reshape(*x.shape[:2], heads, -1), 2, 0)
-
-  @jax.checkpoint
-  def attend(head):
-    q, k, v = head
-    scores = jnp.einsum(
-      'bnd,bmd->bnm', q, k, preferred_element_type=jnp.float32
-    )
-    if mask is not None:
-      # Finite, so that a row without any key stays free of NaN.
-      scores = jnp.where(mask[:, None], scores, -1e30)
-    return jax.nn.softmax(scores).astype(v.dtype) @ v
-
-  query = query * (d // heads) ** -0.5
-  y = jax.lax.map(attend, (split(query), split(key), split(value)))
-  return jnp.moveaxis(y, 0, 2).reshape(query.shape)
-
-
-class SelfAttention(nn.Module):
-  """Multi-head self-attention, [B, N, D] -> [B, N, D], `mask` as `attention`.
-
-  Attributes:
-    heads: number of heads.
-    dtype: what it computes in.
-  """
-
-  heads: int
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    d = x.shape[-1]
-    q, k, v = (
-      Dense(d, dtype=self.dtype, name=name)(x)
-      for name in ('query', 'key', 'value')
-    )
-    y = attention(q, k, v, heads=self.heads, mask=mask)
-    return Dense(d, dtype=self.dtype, name='out')(y)
-
-
-class Mlp(nn.Module):
-  """Two linear maps with an exact GELU between, [..., D] -> [..., features].
-
-  Attributes:
-    hidden_dim: width between the two.
-    features: output width; None is the input's.
-    dtype: what it computes in.
-  """
-
-  hidden_dim: int
-  features: int | None = None
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    options = dict(
-      kernel_init=nn.initializers.xavier_uniform(),
-      bias_init=nn.initializers.normal(1e-6),
-      dtype=self.dtype,
-    )
-    features = self.features or x.shape[-1]
-    x = Dense(self.hidden_dim, **options, name='fc1')(x)
-    # PyTorch's GELU is the exact one; Flax defaults to the tanh form.
-    x = nn.gelu(x, approximate=False)
-    return Dense(features, **options, name='fc2')(x)
-
-
-class EncoderBlock(nn.Module):
-  """Pre-norm transformer block: x + Attn(LN(x)), then x + MLP(LN(x)).
-
-  Tokens [B, N, D], and `mask` bool [B, N] for keys that count, None for all.
-
-  Attributes:
-    heads: number of attention heads.
-    mlp_dim: width inside the MLP.
-    dtype: what it computes in.
-  """
-
-  heads: int
-  mlp_dim: int
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    options = dict(epsilon=1e-6, dtype=self.dtype)
-    y = nn.LayerNorm(**options, name='attention_norm')(x)
-    x = x + SelfAttention(self.heads, self.dtype, name='attn')(y, mask)
-    y = nn.LayerNorm(**options, name='ffn_norm')(x)
-    return x + Mlp(self.mlp_dim, dtype=self.dtype, name='ffn')(y)

@@ -280,6 +280,10 @@ class SAM(base.Saliency):
 
   def _check(self):
     base.output_of(self.output)
+    layers.check_positive(
+      **{k: getattr(self, k) for k in ('size', 'width', 'steps', 'priors')},
+      gate=self.gate or 1,
+    )
     if self.gate_form not in GATE_FORMS:
       raise spec.unknown('gate_form', self.gate_form, GATE_FORMS)
     if self.bound not in BOUNDS:

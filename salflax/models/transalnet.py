@@ -236,6 +236,11 @@ class TranSalNet(base.Saliency):
     return widths
 
   def _check(self):
+    layers.check_positive(
+      **{k: getattr(self, k) for k in ('size', 'widths', 'depth', 'head_dim')},
+      **{k: getattr(self, k) for k in ('mlp_ratio', 'decoder_widths')},
+      out_stride=self.out_stride,
+    )
     known = tuple(f'1/{s}' for s in STRIDES)
     for level in self.levels:
       if level not in known:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from salflax.models import layers
+from salflax.models import layers, transformer
 
 
 class TransEncoder(nn.Module):
@@ -60,7 +60,7 @@ class TransEncoder(nn.Module):
       y = jnp.concatenate([token, y], 1)
       mask = jnp.pad(counts, ((0, 0), (0, h * w)), constant_values=True)
     for i in range(self.depth):
-      y = layers.EncoderBlock(
+      y = transformer.EncoderBlock(
         d // self.head_dim,
         d * self.mlp_ratio,
         dtype=self.dtype,

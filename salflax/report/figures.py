@@ -1,4 +1,4 @@
-"""Figures of a report: scores as a forest, what another sentence changes."""
+"""Figures of a report: scores as a forest, ranks, what a sentence changes."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from salflax.report import plots
-from salflax.report.found import Found
-from salflax.report.paper import Paper, Table
+from salflax.report.papers.paper import Paper
+from salflax.report.results import Result
 
 
 def density(saliency: np.ndarray) -> np.ndarray:
-  """Returns a map [h, w] >= 0 with a mean of 1; one without mass is flat."""
+  """Scales a map [h, w] >= 0 to a mean of 1; one without mass is flat."""
   values = np.asarray(saliency, np.float64)
   total = values.mean()
   return values / total if total > 0 else np.ones_like(values)
@@ -21,63 +21,55 @@ def density(saliency: np.ndarray) -> np.ndarray:
 def diverging(
   image: np.ndarray, change: np.ndarray, *, top: float
 ) -> np.ndarray:
-  """Returns the grey picture with red where there is more, blue where less.
+  """Colours a grey image red where there is more, blue where there is less.
 
   Args:
     image: u8 [h, w, 3].
     change: [h, w] of either sign.
-    top: the change that has full colour.
+    top: change that has full colour.
 
   Returns:
     u8 [h, w, 3].
   """
-  if change.shape != image.shape[:2]:
-    raise ValueError(
-      f'The map is {change.shape}, the picture {image.shape[:2]}.'
-    )
+  plots.check(image, change)
   import matplotlib
 
   share = np.clip(change / top if top > 0 else change, -1, 1)
-  colour = matplotlib.colormaps['RdBu_r'](0.5 + 0.5 * share)[..., :3] * 255
+  colour = matplotlib.colormaps['RdBu_r'](0.5 + 0.5 * share)
   # Pale and grey, so that all colour in the figure is change.
   grey = 128 + image.mean(-1, keepdims=True) / 2
-  weight = 0.9 * np.sqrt(np.abs(share))[..., None]
-  mixed = grey * (1 - weight) + colour * weight
-  return np.floor(mixed + 0.5).astype(np.uint8)
+  return plots.mix(grey, colour, 0.9 * np.sqrt(np.abs(share)))
 
 
 def difference_figure(
   examples: Sequence[Mapping[str, Any]], path: str | os.PathLike
 ) -> None:
-  """Writes what the first of two sentences draws, less what the second does.
+  """Draws what the first of two sentences draws, less what the second does.
 
   Maps are brought to a mean of 1 before they are subtracted; people's and the
   model's difference share one scale, so that a model that reacts too little
   is pale.
 
   Args:
-    examples: of `salflax.predict.examples.contrast`.
+    examples: dicts of `salflax.predict.examples.contrast`.
     path: .png, .pdf or .svg.
   """
-  rows = []
+  lines = []
   for example in examples:
-    image, row = example['image'], []
-    changes = {}
-    for who in ('human', 'pred'):
-      one, two = map(density, example[who])
-      changes[who] = one - two
+    image, names = example['image'], example['conditions']
+    names = [name.replace('_', '-') for name in names]
+    line = {'image': plots.Panel(image, caption=example['image_id'])}
+    whose = {'people': example['human'], 'model': example['pred']}
+    changes = {w: density(a) - density(b) for w, (a, b) in whose.items()}
     top = max(float(np.abs(c).max()) for c in changes.values())
-    for who, change in changes.items():
-      texts = example['texts'] if who == 'human' else ('', '')
-      row += [plots.Panel(image, m, t) for m, t in zip(example[who], texts)]
-      row.append(plots.Panel(diverging(image, change, top=top)))
-    rows.append([plots.Panel(image, caption=example['image_id']), *row])
-  titles = ['picture']
-  if rows:
-    one, two = (name.replace('_', '-') for name in examples[0]['conditions'])
-    for who in ('people', 'model'):
-      titles += [f'{who}: {one}', f'{who}: {two}', f'{who}: difference']
-  plots.montage(rows, path, titles=titles)
+    for who, maps in whose.items():
+      texts = example['texts'] if who == 'people' else ('', '')
+      for name, saliency, text in zip(names, maps, texts):
+        line[f'{who}: {name}'] = plots.Panel(image, saliency, text)
+      change = diverging(image, changes[who], top=top)
+      line[f'{who}: difference'] = plots.Panel(change)
+    lines.append(line)
+  plots.montage(lines, path)
 
 
 def rank_figure(
@@ -87,11 +79,11 @@ def rank_figure(
   printed: np.ndarray,
   path: str | os.PathLike,
 ) -> None:
-  """Writes our and the printed ranks as two heat maps, best rows on top.
+  """Draws our and the printed ranks as two heat maps, best rows on top.
 
   Args:
-    labels: of the rows.
-    names: of the metrics.
+    labels: labels of the rows.
+    names: names of the metrics.
     ours: [rows, metrics], 1 is the best.
     printed: the same; NaN where nothing is printed.
     path: .png, .pdf or .svg.
@@ -118,13 +110,13 @@ def rank_figure(
     axis.set_title(f'rank, {title}', fontsize=9)
     axis.set_xticks(range(len(names)), names, fontsize=7)
     axis.tick_params(length=0)
-  shown = [plots.plain(labels[k]) for k in order]
-  axes[0].set_yticks(range(len(shown)), shown, fontsize=7)
+  names = [plots.plain(labels[k]) for k in order]
+  axes[0].set_yticks(range(len(names)), names, fontsize=7)
   plots.save(figure, path)
 
 
 def centre_figure(mean: np.ndarray, path: str | os.PathLike) -> None:
-  """Writes a mean saliency map between its two marginal densities.
+  """Draws a mean saliency map between its two marginal densities.
 
   Args:
     mean: [h, w] >= 0.
@@ -136,10 +128,10 @@ def centre_figure(mean: np.ndarray, path: str | os.PathLike) -> None:
   grid = figure.add_gridspec(
     2, 2, width_ratios=(4, 1), height_ratios=(1, 4 * height / width)
   )
-  shown = figure.add_subplot(grid[1, 0])
-  shown.imshow(mean, cmap='turbo', extent=(0, 1, 1, 0), aspect='auto')
-  top = figure.add_subplot(grid[0, 0], sharex=shown)
-  side = figure.add_subplot(grid[1, 1], sharey=shown)
+  centre = figure.add_subplot(grid[1, 0])
+  centre.imshow(mean, cmap='turbo', extent=(0, 1, 1, 0), aspect='auto')
+  top = figure.add_subplot(grid[0, 0], sharex=centre)
+  side = figure.add_subplot(grid[1, 1], sharey=centre)
   columns, rows = mean.mean(0), mean.mean(1)
   x = (np.arange(width) + 0.5) / width
   y = (np.arange(height) + 0.5) / height
@@ -151,75 +143,51 @@ def centre_figure(mean: np.ndarray, path: str | os.PathLike) -> None:
   top.tick_params(labelleft=True)
   side.tick_params(labelbottom=True)
   top.set_ylabel('density', fontsize=7)
-  shown.set_xlabel('share of the width', fontsize=7)
-  shown.set_ylabel('share of the height', fontsize=7)
-  shown.tick_params(labelsize=7)
+  centre.set_xlabel('share of the width', fontsize=7)
+  centre.set_ylabel('share of the height', fontsize=7)
+  centre.tick_params(labelsize=7)
   plots.save(figure, path)
-
-
-def gallery(
-  blocks: Sequence[Sequence[plots.Panel]],
-  path: str | os.PathLike,
-  *,
-  columns: int = 8,
-) -> None:
-  """Writes pictures with many maps each, in blocks of several lines.
-
-  Args:
-    blocks: panels of each picture, captions and all.
-    path: .png, .pdf or .svg.
-    columns: panels of a line.
-  """
-  lines = [
-    block[k : k + columns]
-    for block in blocks
-    for k in range(0, len(block), columns)
-  ]
-  plots.montage(lines, path, panel=(1.6, 1.5))
 
 
 def forest(
   paper: Paper,
-  table: Table,
-  found: Sequence[Found],
+  results: Sequence[Result],
   path: str | os.PathLike,
 ) -> bool:
-  """Writes the rows of a table as points with intervals, metric by metric.
+  """Draws the rows of a table as points with intervals, metric by metric.
 
   Printed values are diamonds; references are grey strokes, controls crosses.
 
   Args:
-    paper: as declared.
-    table: of it.
-    found: of its rows.
+    paper: paper as declared.
+    results: results of the rows of one of its tables.
     path: .png, .pdf or .svg.
 
   Returns:
     Whether there was anything to plot; nothing is written else.
   """
-  printed = [paper.printed(table, f.row) for f in found]
-  ours = [set(paper.metrics.values()) & set(f.model) for f in found]
-  shown = [k for k in range(len(found)) if ours[k] or printed[k]]
-  if not shown:
+  keys = set(paper.metrics.values())
+  results = [r for r in results if keys & set(r.model) or r.row.printed]
+  if not results:
     return False
-  figure = plots.blank(3 + 2.1 * len(paper.metrics), 1.1 + 0.34 * len(shown))
+  figure = plots.blank(3 + 2.1 * len(paper.metrics), 1.1 + 0.34 * len(results))
   axes = figure.subplots(1, len(paper.metrics), sharey=True, squeeze=False)[0]
   for axis, (name, key) in zip(axes, paper.metrics.items()):
-    for y, k in enumerate(shown):
-      _forest_row(axis, y, found[k], key, printed[k].get(name))
+    for y, result in enumerate(results):
+      _forest_row(axis, y, result, key, result.row.printed.get(name))
     axis.set_title(f'{name} [{paper.protocol}]', fontsize=9)
     axis.tick_params(labelsize=7)
     axis.grid(alpha=0.3, axis='x')
-  labels = [plots.plain(found[k].row.label) for k in shown]
-  axes[0].set_yticks(range(len(shown)), labels, fontsize=8)
-  axes[0].set_ylim(len(shown) - 0.4, -0.6)
+  labels = [plots.plain(result.row.label) for result in results]
+  axes[0].set_yticks(range(len(labels)), labels, fontsize=8)
+  axes[0].set_ylim(len(results) - 0.4, -0.6)
   handles = {}
   for axis in axes:
     for handle, label in zip(*axis.get_legend_handles_labels()):
       handles.setdefault(label, handle)
   figure.legend(
     handles.values(),
-    handles.keys(),
+    map(plots.plain, handles),
     loc='outside lower center',
     ncols=min(5, len(handles)),
     fontsize=7,
@@ -229,22 +197,22 @@ def forest(
   return True
 
 
-def _forest_row(axis, y, f, key, printed):
+def _forest_row(axis, y, result, key, printed):
   def means(part):
     for label, entries in part.items():
       if (mean := entries.get(key, {}).get('mean')) is not None:
         yield label, mean
 
-  for k, (label, mean) in enumerate(means(f.references)):
+  for k, (label, mean) in enumerate(means(result.references)):
     style = dict(color=str(0.75 - 0.25 * (k % 3)), markersize=10)
     axis.plot(mean, y, '|', markeredgewidth=2, label=label, **style)
-  for label, mean in means(f.controls):
+  for label, mean in means(result.controls):
     marker = '+' if 'no' in label.lower().split() else 'x'
     axis.plot(mean, y, marker, color='tab:orange', markersize=5, label=label)
   if printed is not None:
     style = dict(markerfacecolor='none', color='tab:red', markersize=6)
     axis.plot(printed, y, 'D', label='printed', **style)
-  entry = f.model.get(key, {})
+  entry = result.model.get(key, {})
   if entry.get('mean') is not None:
     if entry.get('low') is not None:
       ends = [entry['low'], entry['high']]

@@ -1,14 +1,19 @@
-"""Pictures for people: heat overlays, maps side by side, training curves."""
+"""Drawing: maps laid over images, montages, curves of training."""
 
-import json
-import math
+import functools
+import logging
 import os
+import textwrap
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from salflax.core import files
+from salflax.report.runs import read_metrics as read_metrics
+
+_LOG = logging.getLogger(__name__)
 
 
 class Panel(NamedTuple):
@@ -16,13 +21,32 @@ class Panel(NamedTuple):
 
   Attributes:
     image: u8 [h, w, 3].
-    saliency: [h, w] >= 0 laid over it; None shows the picture alone.
-    caption: printed below.
+    saliency: [h, w] >= 0 laid over it; None shows the image alone.
+    caption: text below.
   """
 
   image: np.ndarray
   saliency: np.ndarray | None = None
   caption: str = ''
+
+
+def check(image: np.ndarray, values: np.ndarray) -> None:
+  """Raises ValueError unless `image` is u8 [h, w, 3] and `values` [h, w]."""
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    raise ValueError(
+      f'Expected an image u8 [h, w, 3], found {image.dtype} {image.shape}.'
+    )
+  if values.shape != image.shape[:2]:
+    raise ValueError(f'The map is {values.shape}, the image {image.shape[:2]}.')
+
+
+def mix(
+  image: np.ndarray, colour: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+  """Lays `colour` [h, w, 3 or 4] in 0..1 over an image, by `weight` [h, w]."""
+  weight = weight[..., None]
+  mixed = image * (1 - weight) + colour[..., :3] * 255 * weight
+  return np.floor(mixed + 0.5).astype(np.uint8)
 
 
 def overlay(
@@ -32,43 +56,34 @@ def overlay(
   opacity: float = 0.7,
   colours: str = 'turbo',
 ) -> np.ndarray:
-  """Returns the picture with a heat map laid over it.
+  """Lays a heat map over an image.
 
   The map is spread from its own minimum to its own maximum. The more salient a
-  place, the more heat and the less picture it shows, so that cold regions stay
+  place, the more heat and the less image it shows, so that cold regions stay
   readable. A flat map shows no heat.
 
   Args:
     image: u8 [h, w, 3].
     saliency: [h, w] >= 0, any scale.
-    opacity: of the heat at the most salient place, in [0, 1].
+    opacity: weight of the heat at the most salient place, in [0, 1].
     colours: name of a matplotlib colour map.
 
   Returns:
     u8 [h, w, 3].
   """
-  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-    raise ValueError(
-      f'Expected a picture u8 [h, w, 3], found {image.dtype} {image.shape}.'
-    )
-  if saliency.shape != image.shape[:2]:
-    raise ValueError(
-      f'The map is {saliency.shape}, the picture {image.shape[:2]}.'
-    )
+  check(image, saliency)
   import matplotlib
 
   values = np.asarray(saliency, np.float64)
   values = values - values.min()
   top = values.max()
   values = values / top if top > 0 else values
-  heat = matplotlib.colormaps[colours](values)[..., :3] * 255
-  weight = opacity * np.sqrt(values)[..., None]
-  mixed = image * (1 - weight) + heat * weight
-  return np.floor(mixed + 0.5).astype(np.uint8)
+  heat = matplotlib.colormaps[colours](values)
+  return mix(image, heat, opacity * np.sqrt(values))
 
 
 def blank(width: float, height: float) -> Any:
-  """Returns an empty matplotlib figure of so many inches."""
+  """Makes an empty matplotlib figure of so many inches."""
   # A figure of its own, not pyplot's: no window system and no global state.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
@@ -78,160 +93,190 @@ def blank(width: float, height: float) -> Any:
   return figure
 
 
+@functools.cache
+def _glyphs(path: str) -> frozenset[int]:
+  from matplotlib import font_manager
+
+  try:
+    return frozenset(font_manager.get_font(path).get_charmap())
+  except (OSError, RuntimeError):  # a font that matplotlib cannot draw
+    return frozenset()
+
+
+@functools.cache
+def _font(letter: str) -> str | None:
+  """Finds an installed font that draws a letter; None if there is none."""
+  from matplotlib import font_manager
+
+  default = font_manager.FontProperties()
+  if ord(letter) in _glyphs(font_manager.findfont(default)):
+    return default.get_family()[0]
+  for font in font_manager.fontManager.ttflist:
+    # The font of last resort has a box for everything.
+    if not font.name.startswith('Last Resort') and ord(letter) in _glyphs(
+      font.fname
+    ):
+      return font.name
+  _note()
+  return None
+
+
+@functools.cache
+def _note() -> None:
+  _LOG.warning(
+    'No installed font has some letters: figures show their codes. A font of '
+    'that script helps, e.g. of the package fonts-noto-cjk.'
+  )
+
+
+def _drawable(text: str) -> str:
+  """Replaces letters that no installed font has by their codes."""
+  # Marks that only shape their neighbours have no glyph of their own.
+  text = ''.join(
+    c
+    for c in text
+    if unicodedata.category(c) != 'Cf' and c not in '\ufe0e\ufe0f'
+  )
+  codes = {
+    ord(c): c.encode('unicode_escape').decode()
+    for c in {*text} - {'\n'}
+    if not ' ' <= c <= '~' and _font(c) is None
+  }
+  return text.translate(codes)
+
+
+def plain(text: str, width: int = 0) -> str:
+  """Prepares text for a figure.
+
+  Args:
+    text: any text; letters that no installed font has become codes.
+    width: letters of a line, of which there are at most three; 0 is one line.
+  """
+  text = _drawable(text)
+  if width:
+    lines = textwrap.wrap(text, width)
+    if len(lines) > 3:
+      lines = [*lines[:2], lines[2][: width - 2] + ' …']
+    text = '\n'.join(lines)
+  # matplotlib would set what stands between two dollar signs as a formula.
+  return text.replace('$', r'\$')
+
+
 def save(figure: Any, path: str | os.PathLike) -> None:
   """Writes a figure, all or nothing; the suffix says the format."""
+  from matplotlib.text import Text
+
+  texts = figure.findobj(Text)
+  letters = {
+    c for text in texts for c in text.get_text() if not ' ' <= c <= '~'
+  }
+  if fonts := {_font(c) for c in letters - {'\n'}} - {None}:
+    for text in texts:
+      # In turn, letter by letter.
+      text.set_fontfamily([*text.get_fontfamily(), *sorted(fonts)])
   with files.replacing(path) as temporary:
     figure.savefig(temporary, dpi=150, bbox_inches='tight', pad_inches=0.05)
 
 
 def montage(
-  rows: Sequence[Sequence[Panel | None]],
+  rows: Sequence[Mapping[Any, Panel]],
   path: str | os.PathLike,
   *,
-  titles: Sequence[str] = (),
   title: str = '',
   panel: tuple[float, float] = (2.4, 2.2),
 ) -> None:
-  """Writes a figure of pictures and maps, one row per picture.
+  """Writes a figure of images and maps.
 
   Args:
-    rows: panels from left to right; None leaves a place empty.
+    rows: panels of each line by column; columns that are text are titles, and
+      a column that a line lacks stays empty.
     path: .png, .pdf or .svg.
-    titles: of the columns.
-    title: of the figure.
+    title: title of the figure.
     panel: width and height of each, inches.
   """
-  if not any(rows):
+  columns = list(dict.fromkeys(key for row in rows for key in row))
+  if not columns:
     raise ValueError('A montage needs at least one panel.')
-  columns = max(map(len, rows))
   width, height = panel
-  figure = blank(width * columns, height * len(rows) + (0.5 if title else 0))
-  axes = figure.subplots(len(rows), columns, squeeze=False)
-  for r, row in enumerate(rows):
-    for c, axis in enumerate(axes[r]):
-      axis.set_axis_off()
-      if r == 0 and c < len(titles):
-        axis.set_title(plain(titles[c]), fontsize=9)
-      one = row[c] if c < len(row) else None
-      if one is None:
-        continue
-      shown = one.image
+  figure = blank(
+    width * len(columns), height * len(rows) + (0.5 if title else 0)
+  )
+  axes = figure.subplots(len(rows), len(columns), squeeze=False)
+  for axis in axes.ravel():
+    axis.set_axis_off()
+  for axis, column in zip(axes[0], columns):
+    axis.set_title(plain(column) if isinstance(column, str) else '', fontsize=9)
+  for row, line in zip(rows, axes):
+    for column, one in row.items():
+      axis, shown = line[columns.index(column)], one.image
       if one.saliency is not None:
         shown = overlay(one.image, one.saliency)
       axis.imshow(shown)
-      # As wide as its picture: a longer line would push the columns apart.
-      caption = plain(_wrap(one.caption, int(17.5 * width)))
-      axis.text(
-        0.5,
-        -0.04,
-        caption,
-        transform=axis.transAxes,
-        ha='center',
-        va='top',
-        fontsize=6.5,
-      )
+      style = dict(ha='center', va='top', fontsize=6.5)
+      place = dict(transform=axis.transAxes)
+      # As wide as its image: a longer line would push the columns apart.
+      caption = plain(one.caption, int(17.5 * width))
+      axis.text(0.5, -0.04, caption, **style, **place)
   if title:
     figure.suptitle(plain(title), fontsize=10)
   save(figure, path)
 
 
+def _example_line(example: Mapping[str, Any]) -> dict[str, Panel]:
+  return {'image': Panel(example['image'], caption=example['image_id'])}
+
+
 def conditions_figure(
   examples: Sequence[Mapping[str, Any]], path: str | os.PathLike
 ) -> None:
-  """Writes a figure of human and predicted maps, condition by condition.
+  """Draws human and predicted maps, condition by condition.
 
   Args:
     examples: dicts of image_id, image u8 [h, w, 3] and rows, each a dict of
       condition, text, human [h, w] and pred [h, w].
     path: .png, .pdf or .svg.
   """
-  names = [row['condition'] for example in examples for row in example['rows']]
-  conditions = list(dict.fromkeys(names))
-  titles = ['picture']
-  for condition in conditions:
-    titles += [f'{condition}: people', f'{condition}: model']
-  rows = []
+  lines = []
   for example in examples:
-    image = example['image']
-    by_condition = {row['condition']: row for row in example['rows']}
-    panels: list[Panel | None] = [Panel(image, caption=example['image_id'])]
-    for condition in conditions:
-      row = by_condition.get(condition)
-      if row is None:
-        panels += [None, None]
-      else:
-        caption = row['text'] or '(no sentence)'
-        panels.append(Panel(image, row['human'], caption))
-        panels.append(Panel(image, row['pred']))
-    rows.append(panels)
-  montage(rows, path, titles=titles)
+    image, line = example['image'], _example_line(example)
+    for row in example['rows']:
+      caption = row['text'] or '(no sentence)'
+      name = row['condition']
+      line[f'{name}: people'] = Panel(image, row['human'], caption)
+      line[f'{name}: model'] = Panel(image, row['pred'])
+    lines.append(line)
+  montage(lines, path)
 
 
 def sentences_figure(
   examples: Sequence[Mapping[str, Any]], path: str | os.PathLike
 ) -> None:
-  """Writes a figure of one model told the right, no and a wrong sentence.
+  """Draws one model under the right, no and a wrong sentence.
 
   Args:
-    examples: as for `conditions_figure`; rows have also none [h, w], and wrong
-      [h, w] with wrong_text. Rows without a sentence are left out.
+    examples: dicts as for `conditions_figure`; rows have also none [h, w], and
+      wrong [h, w] with wrong_text. Rows without a sentence are left out.
     path: .png, .pdf or .svg.
 
   Raises:
-    ValueError: if no row has a sentence.
+    ValueError: no row has a sentence.
   """
-  rows = []
+  lines = []
   for example in examples:
     image = example['image']
     for row in example['rows']:
-      if 'none' not in row:
-        continue
-      wrong = row.get('wrong')
-      rows.append(
-        [
-          Panel(image, caption=f'{example["image_id"]}, {row["condition"]}'),
-          Panel(image, row['human'], row['text']),
-          Panel(image, row['pred'], row['text']),
-          Panel(image, row['none'], '(no sentence)'),
-          None if wrong is None else Panel(image, wrong, row['wrong_text']),
-        ]
-      )
-  titles = ['picture', 'people', 'right sentence', 'none', 'wrong sentence']
-  montage(rows, path, titles=titles)
-
-
-def plain(text: str) -> str:
-  """Returns text that matplotlib sets as it stands."""
-  # matplotlib would set what stands between two dollar signs as a formula.
-  return text.replace('$', r'\$')
-
-
-def _wrap(text: str, width: int, lines: int = 3) -> str:
-  import textwrap
-
-  wrapped = textwrap.wrap(text, width)
-  if len(wrapped) > lines:
-    wrapped = [*wrapped[: lines - 1], wrapped[lines - 1][: width - 2] + ' …']
-  return '\n'.join(wrapped)
-
-
-def read_metrics(path: str | os.PathLike) -> dict[str, list[tuple[int, float]]]:
-  """Returns the (step, value) pairs of every name in a metrics.jsonl.
-
-  A line cut short by a kill is left out, and so is a value of null.
-  """
-  series: dict[str, list[tuple[int, float]]] = {}
-  with open(path, encoding='utf-8') as f:
-    for line in f:
-      try:
-        row = json.loads(line)
-        step = row.pop('step')
-      except (ValueError, KeyError, AttributeError):
-        continue
-      for name, value in row.items():
-        if isinstance(value, int | float) and math.isfinite(value):
-          series.setdefault(name, []).append((int(step), float(value)))
-  return series
+      if 'none' in row:
+        caption = f'{example["image_id"]}, {row["condition"]}'
+        line = {
+          'image': Panel(image, caption=caption),
+          'people': Panel(image, row['human'], row['text']),
+          'right sentence': Panel(image, row['pred'], row['text']),
+          'none': Panel(image, row['none'], '(no sentence)'),
+        }
+        if (wrong := row.get('wrong')) is not None:
+          line['wrong sentence'] = Panel(image, wrong, row['wrong_text'])
+        lines.append(line)
+  montage(lines, path)
 
 
 def curves(
@@ -241,13 +286,13 @@ def curves(
   names: Sequence[str] = (),
   title: str = '',
 ) -> None:
-  """Writes small line plots over the steps, one per name.
+  """Draws small line plots over the steps, one per name.
 
   Args:
-    series: of `read_metrics`.
+    series: (step, value) pairs by name, of `read_metrics`.
     path: .png, .pdf or .svg.
-    names: which of them; all, if none is given.
-    title: of the figure.
+    names: names to draw; all, if none is given.
+    title: title of the figure.
   """
   names = list(names or series)
   if missing := [name for name in names if name not in series]:
@@ -258,10 +303,9 @@ def curves(
   rows = -(-len(names) // columns)
   figure = blank(3.4 * columns, 2.3 * rows + (0.4 if title else 0))
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
-  for axis in axes:
+  for axis in axes[len(names) :]:
     axis.set_axis_off()
   for axis, name in zip(axes, names):
-    axis.set_axis_on()
     steps, values = zip(*series[name])
     axis.plot(steps, values, linewidth=1.2, marker='.' * (len(steps) < 20))
     axis.set_title(plain(name), fontsize=9)

@@ -1,7 +1,7 @@
-"""Ranks of the rows of one table, and differences between them.
+"""Scores of the rows of one table, their ranks, and differences between them.
 
-Everything is of pictures that all rows have scored, averaged over seeds, with
-the sign turned so that more is better. Needs no accelerator.
+Scores are of images that all rows have scored, averaged over seeds, with the
+sign turned so that more is better.
 """
 
 import functools
@@ -11,143 +11,132 @@ from typing import NamedTuple
 import numpy as np
 
 from salflax.evaluate import rows as rows_lib
-from salflax.evaluate.rows import Row as Scored
-from salflax.report import findings
-from salflax.report.paper import Paper, Table
+from salflax.report.papers.paper import Paper, Table
+from salflax.report.results import Runs
 
 
 class Scores(NamedTuple):
   """Scores of one metric; more is better.
 
   Attributes:
-    values: f64 [rows, pictures], averaged over seeds.
+    values: f64 [rows, images], averaged over seeds.
     seeds: one such array for each seed that every row has.
-    pictures: their names, [pictures].
+    images: number of each image, i64 [images].
   """
 
   values: np.ndarray
   seeds: Sequence[np.ndarray]
-  pictures: Sequence[str]
+  images: np.ndarray
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
-  """Returns f64 [rows]: 1 for the largest score; equal ones share a rank."""
+  """Ranks scores, f64 [rows]: 1 for the largest; equal ones share a rank."""
   from scipy import stats
 
   return stats.rankdata(-np.asarray(scores, np.float64))
-
-
-def _matrix(rows: Sequence[Sequence[Scored]], key: str, sign: int):
-  """Returns scores [rows, pictures] of what all have, and the pictures."""
-  each = [
-    {p: sign * r[key] for p, r in rows_lib.by_place(of).items() if key in r}
-    for of in rows
-  ]
-  shared = [
-    p for p in each[0] if all(np.isfinite(e.get(p, np.nan)) for e in each)
-  ]
-  return np.array([[e[p] for p in shared] for e in each]), shared
 
 
 class Ranking:
   """Scores of a table's rows by metric, read once.
 
   Args:
-    paper: as declared.
-    table: of it.
-    runs: of the paper.
+    paper: paper as declared.
+    table: one of its tables.
+    runs: runs of the paper.
   """
 
-  def __init__(self, paper: Paper, table: Table, runs: findings.Runs):
+  def __init__(self, paper: Paper, table: Table, runs: Runs):
     self.paper, self.table, self.runs = paper, table, runs
-    done = {row: runs.seeds(row.place)[0] for row in table.rows if row.place}
-    self.rows = [row for row, seeds in done.items() if seeds]
-    named = [{s.path.name for s in done[row]} for row in self.rows]
+    self.rows, done = [], []
+    for row in table.rows:
+      if row.place and (seeds := runs.seeds(row.place)[0]):
+        self.rows.append(row)
+        done.append(seeds)
+    self.folders = [row.place.folder for row in self.rows]
+    named = [{s.path.name for s in seeds} for seeds in done]
     self.seeds = sorted(set.intersection(*named)) if named else []
-    self._signs = self._directions(done)
+    self._signs = {
+      f'{name}/{key}': 1 if info['higher_is_better'] else -1
+      for seeds in done
+      for name, about in seeds[0].summary['protocols'].items()
+      for key, info in about['metrics'].items()
+    }
+    self._tables = functools.cache(self._read)
     self.scores = functools.cache(self._scores)
 
-  def _directions(self, done):
-    signs = {}
-    for row in self.rows:
-      for name, about in done[row][0].summary['protocols'].items():
-        for key, info in about['metrics'].items():
-          signs[f'{name}/{key}'] = 1 if info['higher_is_better'] else -1
-    return signs
-
-  @functools.cached_property
-  def _mean(self):
-    return [self.runs.rows(r.place, r.condition) for r in self.rows]
+  def _read(self, seed):
+    """Scores of the rows on what all of them have, of one seed or of all."""
+    return rows_lib.paired(
+      *(self.runs.rows(r.place, r.condition, seed=seed) for r in self.rows)
+    )
 
   def metrics(self) -> dict[str, str]:
-    """Returns the keys that are scored by their printed names."""
+    """Lists the keys that are scored by their printed names."""
     return {n: k for n, k in self.paper.metrics.items() if k in self._signs}
 
-  def sign(self, name: str) -> int:
-    """Returns 1 where more of a metric is better, else -1."""
+  def _sign(self, name):
     return self._signs[self.paper.metrics[name]]
 
-  def folders(self) -> list[str]:
-    """Returns the folders of the rows that are scored."""
-    return [row.place.folder for row in self.rows]
-
   def _scores(self, name: str) -> Scores:
-    """Returns the scores of all rows under a metric's printed name."""
-    key, sign = self.paper.metrics[name], self.sign(name)
-    values, shared = _matrix(self._mean, key, sign)
-    each = []
-    for seed in self.seeds:
-      rows = [
-        self.runs.rows_of_seed(r.place, r.condition, seed) for r in self.rows
-      ]
-      found, own = _matrix(rows, key, sign)
-      take = {p: k for k, p in enumerate(own)}
-      each.append(found[:, [take[p] for p in shared]])
-    return Scores(values, each, [p[0] for p in shared])
+    """Reads the scores of all rows under a metric's printed name."""
+    key = self.paper.metrics[name]
+
+    def values_of(tables):
+      columns = [t.reindex(columns=[key]).to_numpy(float) for t in tables]
+      return self._sign(name) * np.hstack(columns)
+
+    tables = self._tables('')
+    values = values_of(tables)
+    kept = tables[0].index[np.isfinite(values).all(1)]
+    cut = lambda tables: values_of([t.loc[kept] for t in tables]).T
+    return Scores(
+      cut(tables),
+      [cut(self._tables(seed)) for seed in self.seeds],
+      rows_lib.images(tables[0].loc[kept].reset_index(drop=True)),
+    )
 
   def printed(self, name: str) -> np.ndarray:
-    """Returns the printed values, f64 [rows], more is better; NaN for none."""
-    found = [self.paper.printed(self.table, row).get(name) for row in self.rows]
-    return self.sign(name) * np.array(found, np.float64)
+    """Reads the printed values, f64 [rows], more is better; NaN for none."""
+    values = [row.printed.get(name, np.nan) for row in self.rows]
+    return self._sign(name) * np.array(values, np.float64)
 
 
 def both_ranks(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
-  """Returns our and the printed ranks, f64 [rows, metrics]; NaN for none."""
-  ours, theirs = [], []
+  """Ranks our and the printed scores, f64 [rows, metrics]; NaN for none."""
+  from scipy import stats
+
+  ours, printed = [], []
   for name in ranking.metrics():
-    printed = ranking.printed(name)
-    there, known = np.full(len(printed), np.nan), np.isfinite(printed)
-    there[known] = ranks(printed[known])
     ours.append(ranks(ranking.scores(name).values.mean(1)))
-    theirs.append(there)
-  return np.transpose(ours), np.transpose(theirs)
+    printed.append(stats.rankdata(-ranking.printed(name), nan_policy='omit'))
+  return np.transpose(ours), np.transpose(printed)
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-  """Returns Spearman's correlation, and its two-sided p; NaN if one is flat."""
+  """Finds Spearman's correlation and its two-sided p; NaN if one is flat."""
   from scipy import stats
 
   if np.ptp(a) == 0 or np.ptp(b) == 0:
     return float('nan'), float('nan')
-  found = stats.spearmanr(a, b)
-  return float(found.statistic), float(found.pvalue)
+  test = stats.spearmanr(a, b)
+  return float(test.statistic), float(test.pvalue)
 
 
 def differences(
   scores: Scores, ours: Sequence[int], theirs: Sequence[int], *, best: bool
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-  """Returns what one side has above the other on each picture.
+  """Subtracts one side's scores from the other's on each image.
 
   Args:
-    scores: of all rows.
+    scores: scores of all rows.
     ours: rows of the one side.
     theirs: rows of the other.
     best: of each side the row with the best mean, not the mean of its rows. It
-      is picked on the other half of the pictures, for picking on the same ones
+      is picked on the other half of the images, for picking on the same ones
       favours the side with more rows.
 
   Returns:
-    f64 [pictures] averaged over seeds, and the same of each seed.
+    f64 [images] averaged over seeds, and the same of each seed.
   """
   half = np.arange(scores.values.shape[1]) % 2
 

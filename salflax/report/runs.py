@@ -1,18 +1,23 @@
 """The files of one run, as training and evaluation wrote them.
 
-Needs no accelerator, and no checkpoint: what a report is made of.
+Everything is checked where it is read: a damaged file is a note on its run.
+Needs neither jax nor a checkpoint.
 """
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from salflax.evaluate import rows
-from salflax.report import plots
+from salflax.core import files
+from salflax.evaluate import rows as rows_lib
+
+if TYPE_CHECKING:
+  import pandas as pd
 
 # Keys of a config that say where and how fast, and the seed, which says which.
 _NOT_HASHED = (
@@ -23,16 +28,19 @@ _NOT_HASHED = (
 _PATHS = ('weights', 'init', 'exclude')
 _PATH = re.compile(r'^[/~.]|^[^@].*/.*/|\.(safetensors|pth|npz|csv|txt)$')
 
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+_DAMAGE += (ArithmeticError,)
+
 
 class Seed(NamedTuple):
   """One run of a row, trained and scored.
 
   Attributes:
     path: folder of the run.
-    config: as plain dicts.
+    config: the config as plain dicts.
     stages: result.json of each of them.
     scores: folder of the evaluation.
-    summary: summary.json.
+    summary: summary.json; its tests by name of reference or control.
   """
 
   path: pathlib.Path
@@ -50,80 +58,72 @@ class Diverged(NotThere):
   """A run whose loss became no number: a result, not a run to be made."""
 
 
-def _json(path: pathlib.Path) -> Any:
-  try:
-    with open(path, encoding='utf-8') as f:
-      found = json.load(f)
-  except ValueError as e:
-    raise NotThere(f'{path} is broken ({e}): remove it') from e
-  except OSError as e:
-    raise NotThere(f'{path} cannot be read ({e.strerror})') from e
-  if not isinstance(found, dict):
-    raise NotThere(f'{path} is broken (it holds no keys): remove it')
-  return found
+def read_metrics(path: str | os.PathLike) -> dict[str, list[tuple[int, float]]]:
+  """Reads the (step, value) pairs of every name in a metrics.jsonl.
 
-
-def read_rows(path: pathlib.Path) -> list[rows.Row]:
-  """Returns the rows of a per_image*.csv, or raises NotThere."""
-  try:
-    return rows.read_rows(path)
-  except (ValueError, TypeError) as e:
-    raise NotThere(f'{path} is broken ({e}): remove it') from e
-  except OSError as e:
-    raise NotThere(f'{path} cannot be read ({e.strerror})') from e
-
-
-def _progress(path: pathlib.Path, name: str) -> str:
-  log = path / name / 'metrics.jsonl'
-  series = plots.read_metrics(log) if log.is_file() else {}
-  last = max((pairs[-1][0] for pairs in series.values()), default=0)
-  return f'unfinished, stage {name} at step {last}'
-
-
-def read_seed(path: pathlib.Path, test: str) -> Seed:
-  """Returns one run with its scores.
-
-  Args:
-    path: folder of the run.
-    test: of the evaluation.
-
-  Raises:
-    NotThere: it is unfinished, not scored, or a file of it is broken.
+  A line that is cut short or damaged is left out, and so is a value of null; a
+  file that cannot be read has no pairs.
   """
-  if not (path / 'config.json').is_file():
-    raise NotThere('not begun, no config.json')
-  config, stages = _json(path / 'config.json'), []
-  names = dict(config).get('stages')
-  if not names or not isinstance(names, list):
-    raise NotThere(
-      f'{path / "config.json"} is broken (it has no stages): remove it'
-    )
-  for name in names:
-    if (path / name / 'diverged.json').is_file():
-      found = _json(path / name / 'diverged.json')
-      raise Diverged(f'diverged. {found.get("message", "")}'.strip())
-    if not (path / name / 'result.json').is_file():
-      raise NotThere(_progress(path, name))
-    stages.append(_json(path / name / 'result.json'))
-  scores = path / 'evaluate' / test
-  if not (scores / 'summary.json').is_file():
-    raise NotThere(f'trained, but not scored: no evaluate/{test}/summary.json')
-  summary = _json(scores / 'summary.json')
+  series: dict[str, list[tuple[int, float]]] = {}
   try:
-    for key in ('protocols', 'tests'):
-      summary[key].items()
-    for part in (summary, *parts(summary).values()):
-      part['scores']['conditions'].items()
-  except (KeyError, TypeError, AttributeError) as e:
-    broken = scores / 'summary.json'
-    raise NotThere(
-      f'{broken} is broken ({e} is missing or not as written): remove it'
-    ) from e
-  return Seed(path, config, stages, scores, summary)
+    text = pathlib.Path(path).read_text(encoding='utf-8', errors='replace')
+  except OSError:
+    return series
+  for line in text.splitlines():
+    try:
+      row = json.loads(line)
+      step = int(row.pop('step'))
+      pairs = {k: float(v) for k, v in row.items() if type(v) in (int, float)}
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+      continue
+    for name, value in pairs.items():
+      if math.isfinite(value):
+        series.setdefault(name, []).append((step, value))
+  return series
+
+
+def _numbers(node: Any, where: str, keys: Sequence[str]) -> None:
+  """Raises ValueError if a value is neither a number nor null."""
+  for key in keys:
+    value = node[key]
+    if value is not None and type(value) not in (int, float):
+      raise ValueError(f'{where}/{key} is no number but {value!r:.40}')
+    float(value or 0)  # an error for what is beyond the range of numbers
+
+
+def _checked(summary: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a summary whose every part is as evaluation writes it."""
+  for name, about in summary['protocols'].items():
+    for key, info in about['metrics'].items():
+      if type(info['higher_is_better']) is not bool:
+        raise ValueError(f'{name}/{key}/higher_is_better is no truth value')
+      if type(info.get('label', key)) is not str:
+        raise ValueError(f'{name}/{key}/label is no text')
+  labels = {}
+  for where, part in {('', 'model'): summary, **parts(summary)}.items():
+    for condition, entries in part['scores']['conditions'].items():
+      for key, entry in entries.items():
+        path = '/'.join([*filter(None, where), condition, key])
+        _numbers(entry, path, ('mean', 'low', 'high', 'n', 'n_valid'))
+        for count in ('n', 'n_valid'):
+          if type(entry[count]) is not int:
+            raise ValueError(f'{path}/{count} is no whole number')
+    if where[0]:
+      labels[str(part['label'])] = where[1]
+  tests = {}
+  for name, test in summary['tests'].items():
+    # Earlier summaries have a sentence, 'model − reference', as key.
+    tests[labels.get(name.rpartition(' − ')[2], name)] = test
+    for condition, entries in test.items():
+      for key, entry in entries.items():
+        path = f'tests/{name}/{condition}/{key}'
+        _numbers(entry, path, ('difference', 'low', 'high', 'p', 'n'))
+  texts = {k: str(summary.get(k) or '') for k in ('data', 'split')}
+  return dict(summary, tests=tests, **texts)
 
 
 def parts(summary: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
-  """Returns what stands beside the model, by (kind, name)."""
+  """Lists what stands beside the model, by (kind, name)."""
   return {
     (kind, name): part
     for kind in ('references', 'controls')
@@ -131,8 +131,67 @@ def parts(summary: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
   }
 
 
+def broken(file: pathlib.Path, error: Exception) -> NotThere:
+  """Says what is wrong with a file that cannot be used."""
+  if isinstance(error, OSError):
+    return NotThere(f'{file} cannot be read ({error.strerror})')
+  cause = str(error).removeprefix(f'{file}: ').rstrip('.')
+  if not isinstance(error, ValueError):
+    cause += ' is missing or not as written'
+  return NotThere(f'{file} is broken ({cause}): remove it')
+
+
+def read_table(file: pathlib.Path) -> 'pd.DataFrame':
+  """Reads a per_image*.csv; NotThere says what is wrong with it."""
+  try:
+    return rows_lib.read_table(file)
+  except (OSError, ValueError) as e:
+    raise broken(file, e) from e
+
+
+def read_seed(path: pathlib.Path, test: str) -> Seed:
+  """Reads one run with its scores.
+
+  Args:
+    path: folder of the run.
+    test: name of the evaluation.
+
+  Raises:
+    NotThere: it is unfinished, not scored, or a file of it is broken.
+  """
+  scores = path / 'evaluate' / test
+  file = path / 'config.json'
+  try:
+    if not file.is_file():
+      raise NotThere('not begun, no config.json')
+    config, stages = files.read_json(file), []
+    names = dict(config).get('stages')
+    named = isinstance(names, list) and all(type(n) is str for n in names)
+    if not names or not named:
+      raise ValueError('it has no stages')
+    for name in names:
+      file = path / name / 'diverged.json'
+      if file.is_file():
+        message = files.read_json(file).get('message', '')
+        raise Diverged(f'diverged. {message}'.strip())
+      file = path / name / 'result.json'
+      if not file.is_file():
+        series = read_metrics(path / name / 'metrics.jsonl').values()
+        last = max((pairs[-1][0] for pairs in series), default=0)
+        raise NotThere(f'unfinished, stage {name} at step {last}')
+      stages.append(files.read_json(file))
+      costs = ('seconds', 'peak_memory_mb', 'trainable_parameters')
+      _numbers(stages[-1], name, [k for k in costs if k in stages[-1]])
+    file = scores / 'summary.json'
+    if not file.is_file():
+      raise NotThere(f'trained, but not scored: no {file.relative_to(path)}')
+    return Seed(path, config, stages, scores, _checked(files.read_json(file)))
+  except _DAMAGE as e:
+    raise broken(file, e) from e
+
+
 def config_hash(config: Mapping[str, Any]) -> str:
-  """Returns ten digits that name a config, wherever and with whatever seed."""
+  """Names a config by ten digits, wherever and with whatever seed."""
 
   def bare(node, key=''):
     if isinstance(node, Mapping):
@@ -145,13 +204,3 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
   text = json.dumps(bare(config), sort_keys=True, ensure_ascii=False)
   return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def figures_and_logs(seed: Seed) -> dict[str, pathlib.Path]:
-  """Returns the figures of a run and its logs that are there."""
-  names = [f'{stage}/curves.png' for stage in seed.config['stages']]
-  names += [f'{stage}/metrics.jsonl' for stage in seed.config['stages']]
-  folder = seed.scores.relative_to(seed.path).as_posix()
-  for name in ('conditions', 'sentences', 'difference', 'centre_bias'):
-    names.append(f'{folder}/{name}.png')
-  return {n: seed.path / n for n in names if (seed.path / n).is_file()}

@@ -1,8 +1,8 @@
 """What the rows of one table say together: ranks, claims, and what is chance.
 
-Intervals and tests resample pictures: they say whether a difference holds on
-other pictures, not whether it holds for another drawing of the parameters.
-That is why every difference is shown for each seed, too. Needs no accelerator.
+Intervals and tests resample images: they say whether a difference holds on
+other images, not whether it holds for another drawing of the parameters. That
+is why every difference is shown for each seed, too.
 """
 
 import os
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from salflax.metrics import statistics
-from salflax.report import figures, findings, found, tables
-from salflax.report.paper import Claim, Paper
+from salflax.report import figures, tables
+from salflax.report.papers.paper import Claim, Paper
 from salflax.report.ranking import (
   Ranking,
   both_ranks,
@@ -21,13 +21,15 @@ from salflax.report.ranking import (
   ranks,
   spearman,
 )
+from salflax.report.results import Runs
+from salflax.report.sections import Extra
 
 RESAMPLES = 2_000
 ENOUGH = 3  # rows that make a ranking
 
 
 def rank_table(ranking: Ranking) -> tables.Table:
-  """Returns the rank of every row by metric, printed ranks in brackets."""
+  """Ranks every row by metric; printed ranks are in brackets."""
   names = list(ranking.metrics())
   ours, theirs = both_ranks(ranking)
   mean, printed = ours.mean(1), theirs.mean(1)
@@ -51,29 +53,29 @@ def _rank(ours, printed):
 
 
 def agreement_table(ranking: Ranking) -> tables.Table:
-  """Returns by metric how far our ranking is the printed one.
+  """Compares our ranking with the printed one, by metric.
 
   Spearman's correlation over the rows that are printed; its interval is over
-  pictures. Beside it, how far two seeds of ours agree, which bounds what can be
+  images. Beside it, how far two seeds of ours agree, which bounds what can be
   expected, and how often two rows of ours can be told apart.
   """
   rows = []
   for name in ranking.metrics():
-    printed, found = ranking.printed(name), ranking.scores(name)
+    printed, scores = ranking.printed(name), ranking.scores(name)
     known = np.flatnonzero(np.isfinite(printed))
     cells = [len(known)]
     if len(known) < ENOUGH:
       rows.append([name, *cells, None, None, None])
       continue
-    values = found.values[known]
+    values = scores.values[known]
     rho, p = spearman(values.mean(1), printed[known])
-    low, high = _over_pictures(values, printed[known])
+    low, high = _over_images(values, printed[known])
     cells.append(f'{rho:+.2f} [{low:+.2f}, {high:+.2f}] {tables.p_value(p)}')
     between = None
-    if len(found.seeds) > 1:
-      one, two = (s[known].mean(1) for s in found.seeds[:2])
+    if len(scores.seeds) > 1:
+      one, two = (s[known].mean(1) for s in scores.seeds[:2])
       between = f'{spearman(one, two)[0]:+.2f}'
-    rows.append([name, *cells, between, _apart(values, found.pictures)])
+    rows.append([name, *cells, between, _apart(values, scores.images)])
   head = [
     'Metric',
     'Rows',
@@ -87,21 +89,21 @@ def agreement_table(ranking: Ranking) -> tables.Table:
   return tables.Table(title, head, rows)
 
 
-def _over_pictures(values, printed):
-  """95 % interval of Spearman's correlation over resampled pictures."""
-  rng, found = np.random.default_rng(0), []
+def _over_images(values, printed):
+  """95 % interval of Spearman's correlation over resampled images."""
+  rng, draws = np.random.default_rng(0), []
   count = values.shape[1]
   for _ in range(RESAMPLES):
     take = np.bincount(rng.integers(0, count, count), minlength=count)
     means = values @ take / count
-    found.append(np.corrcoef(ranks(means), ranks(printed))[0, 1])
-  return np.nanpercentile(found, [2.5, 97.5])
+    draws.append(np.corrcoef(ranks(means), ranks(printed))[0, 1])
+  return np.nanpercentile(draws, [2.5, 97.5])
 
 
-def _apart(values, pictures):
+def _apart(values, images):
   """Share of pairs of rows whose difference has an interval without 0."""
   rng = np.random.default_rng(0)
-  _, index = np.unique(pictures, return_inverse=True)
+  _, index = np.unique(images, return_inverse=True)
   count = index.max() + 1
   draws = rng.integers(0, count, (RESAMPLES, count))
   takes = np.stack([np.bincount(d, minlength=count) for d in draws])[:, index]
@@ -116,8 +118,8 @@ def _apart(values, pictures):
 
 
 def judge(ranking: Ranking, claim: Claim) -> tuple[list[str], str]:
-  """Returns the difference under each metric, and the verdict as a sentence."""
-  folders = ranking.folders()
+  """Writes the difference under each metric, and the verdict."""
+  folders = ranking.folders
   lack = [f for f in (*claim.folders, *claim.than) if f not in folders]
   if lack:
     return [tables.DASH for _ in ranking.metrics()], (
@@ -126,31 +128,28 @@ def judge(ranking: Ranking, claim: Claim) -> tuple[list[str], str]:
   ours, theirs = (
     [folders.index(f) for f in side] for side in (claim.folders, claim.than)
   )
-  cells, holds, against, unknown = [], [], [], []
+  cells = []
+  verdicts = {'holds': [], 'the opposite holds': [], 'not told apart': []}
   for name in ranking.metrics():
-    found = ranking.scores(name)
-    gaps, each = differences(found, ours, theirs, best=claim.best)
-    test = statistics.paired(gaps, np.zeros(len(gaps)), found.pictures)
+    scores = ranking.scores(name)
+    gaps, each = differences(scores, ours, theirs, best=claim.best)
+    test = statistics.paired(gaps, np.zeros(len(gaps)), scores.images)
     cells.append(
       f'{test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}] '
       f'{tables.p_value(test.p)}' + _by_seed(each)
     )
     same = all(np.sign(e.mean()) == np.sign(test.difference) for e in each)
-    if test.low > 0 and same:
-      holds.append(name)
-    elif test.high < 0 and same:
-      against.append(name)
-    else:
-      unknown.append(name)
-  said = []
-  for what, names in (
-    ('holds', holds),
-    ('the opposite holds', against),
-    ('not told apart', unknown),
-  ):
-    if names:
-      said.append(f'{what} under {", ".join(names)}')
-  return cells, '; '.join(said)
+    verdict = 'not told apart'
+    if same and test.low > 0:
+      verdict = 'holds'
+    elif same and test.high < 0:
+      verdict = 'the opposite holds'
+    verdicts[verdict].append(name)
+  return cells, '; '.join(
+    f'{what} under {", ".join(names)}'
+    for what, names in verdicts.items()
+    if names
+  )
 
 
 def _by_seed(each):
@@ -160,15 +159,13 @@ def _by_seed(each):
 
 
 def claims_table(ranking: Ranking, claims: Sequence[Claim]) -> tables.Table:
-  """Returns claim by claim how much better it is, and the verdict."""
-  rows = []
-  for claim in claims:
-    cells, verdict = judge(ranking, claim)
-    rows.append([claim.text, *cells, verdict])
+  """Judges claim by claim: how much better it is, and the verdict."""
+  judged = [(claim.text, *judge(ranking, claim)) for claim in claims]
+  rows = [[text, *cells, verdict] for text, cells, verdict in judged]
   head = ['Claim', *ranking.metrics(), 'Verdict']
   title = (
     f"Table {ranking.table.key}: the paper's claims; how much better, with 95 "
-    '% interval over pictures and paired p (each seed alone). Positive is '
+    '% interval over images and paired p (each seed alone). Positive is '
     'better under every metric; a claim holds where the interval and all '
     'seeds are on one side of 0'
   )
@@ -176,25 +173,25 @@ def claims_table(ranking: Ranking, claims: Sequence[Claim]) -> tables.Table:
 
 
 def chance_table(ranking: Ranking, pair: tuple[str, str]) -> tables.Table:
-  """Returns how far apart runs are that differ by chance alone.
+  """Measures how far apart runs are that differ by chance alone.
 
   Args:
-    ranking: of the rows.
+    ranking: scores of the rows.
     pair: folders of two rows with one function as loss.
   """
-  folders, rows = ranking.folders(), []
+  folders, rows = ranking.folders, []
   for name in ranking.metrics():
-    found, printed = ranking.scores(name), ranking.printed(name)
+    scores, printed = ranking.scores(name), ranking.printed(name)
     cells = [None, None, None, None]
     if set(pair) <= set(folders):
       i, j = (folders.index(f) for f in pair)
       if np.isfinite(printed[[i, j]]).all():
         cells[0] = float(abs(printed[i] - printed[j]))
-      cells[1] = float(abs(found.values[i].mean() - found.values[j].mean()))
-    if len(found.seeds) > 1:
-      one, two = (s.mean(1) for s in found.seeds[:2])
+      cells[1] = float(abs(scores.values[i].mean() - scores.values[j].mean()))
+    if len(scores.seeds) > 1:
+      one, two = (s.mean(1) for s in scores.seeds[:2])
       cells[2] = float(np.median(np.abs(one - two)))
-    cells[3] = float(np.std(found.values.mean(1)))
+    cells[3] = float(np.std(scores.values.mean(1)))
     rows.append([name, *cells])
   head = [
     'Metric',
@@ -208,14 +205,14 @@ def chance_table(ranking: Ranking, pair: tuple[str, str]) -> tables.Table:
 
 
 def sections(
-  paper: Paper, runs: findings.Runs, folder: str | os.PathLike
-) -> list[found.Extra]:
-  """Returns what the rows of a table say together, [] where that is nothing.
+  paper: Paper, runs: Runs, folder: str | os.PathLike
+) -> list[Extra]:
+  """Reads what the rows of a table say together; [] where that is nothing.
 
   Args:
-    paper: as declared.
-    runs: of it.
-    folder: for the figure.
+    paper: paper as declared.
+    runs: its runs.
+    folder: folder for the figure.
   """
   study = paper.study
   table = next(
@@ -227,22 +224,22 @@ def sections(
   if len(read.rows) < ENOUGH:
     return []
   names = list(read.metrics())
-  made = [
+  parts = [
     claims_table(read, study.claims),
     rank_table(read),
     agreement_table(read),
   ]
   if study.chance:
-    made.append(chance_table(read, study.chance))
+    parts.append(chance_table(read, study.chance))
   path = pathlib.Path(folder) / f'{paper.name}_ranks.png'
   labels = [row.label for row in read.rows]
   figures.rank_figure(labels, names, *both_ranks(read), path)
   notes = [
     f'Of {len(read.rows)} rows of {len(table.rows)} in table {table.key}, '
     f'{len(read.seeds)} seeds each.',
-    'Intervals are over pictures; that a row could differ if it were trained '
+    'Intervals are over images; that a row could differ if it were trained '
     'anew is in the numbers of each seed, and in the table of what chance '
     f'moves: {study.chance_note}.',
   ]
-  shown = {'Rank of each row by metric, ours and printed': path}
-  return [found.Extra('study', 'What the rows say', made, shown, notes)]
+  ranked = {'Rank of each row by metric, ours and printed': path}
+  return [Extra('study', 'What the rows say', parts, ranked, notes)]

@@ -4,31 +4,16 @@ Every table of scores names its protocol in its head, since the same map scores
 differently under each; a value that is not there is a dash.
 """
 
-import csv
 import html
 import math
-import pathlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from salflax.report.papers import text_guided
 
 DASH = '–'
 Cell = str | float | int | None
 
-PAPERS = {
-  'huang2024': 'Huang, Text-Guided Saliency Prediction Model',
-  'bruckert2021': 'Bruckert et al., The Quest For The Loss Function',
-}
-# Columns of paper 1's tables, in the words of our own scores of its protocol.
-_PAPER_METRICS = {
-  'AUC': 'course/course_auc',
-  'sAUC': 'course/course_sauc',
-  'CC': 'course/course_cc',
-  'NSS': 'course/course_nss',
-}
-_PAPER_SETTING = re.compile(
-  r'^(?:direct_|finetuned_)?(pure|non_salient|salient|all)(?:_|$)'
-)
 _LATEX = {
   '\\': r'\textbackslash{}',
   '~': r'\textasciitilde{}',
@@ -44,12 +29,12 @@ _LATEX = {
 
 
 class Table(NamedTuple):
-  """A table whose cells are text, numbers, or None for what is not known.
+  """A table of text and numbers; None and NaN are dashes.
 
   Attributes:
     title: what it shows and under which protocol.
     head: names of the columns.
-    rows: cells; a number is printed with `digits` decimals.
+    rows: cells of each row.
     digits: decimals of a float.
   """
 
@@ -59,7 +44,7 @@ class Table(NamedTuple):
   digits: int = 4
 
   def cells(self) -> list[list[str]]:
-    """Returns the rows as text."""
+    """Writes every cell as text."""
     for row in self.rows:
       if len(row) != len(self.head):
         raise ValueError(
@@ -68,7 +53,7 @@ class Table(NamedTuple):
     return [[_text(cell, self.digits) for cell in row] for row in self.rows]
 
   def markdown(self) -> str:
-    """Returns the title and a Markdown table."""
+    """Writes the title and a Markdown table."""
 
     def line(cells):
       safe = (c.replace('|', r'\|').replace('\n', ' ') for c in cells)
@@ -80,7 +65,7 @@ class Table(NamedTuple):
     return f'**{self.title}**\n\n' + '\n'.join(lines) + '\n'
 
   def latex(self) -> str:
-    """Returns a table environment for the package booktabs."""
+    """Writes a table environment for the package booktabs."""
 
     def line(cells):
       return ' & '.join(_latex(c) for c in cells) + r' \\'
@@ -104,7 +89,7 @@ class Table(NamedTuple):
     )
 
   def html(self) -> str:
-    """Returns a table element."""
+    """Writes a table element."""
 
     def line(tag, cells):
       inner = ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells)
@@ -129,7 +114,7 @@ def _latex(text: str) -> str:
 
 
 def column(protocol: str, key: str, info: Mapping[str, Any]) -> str:
-  """Returns a metric's name for the head of a table, and its direction."""
+  """Names a metric for the head of a table, with its direction."""
   label = info.get('label', key)
   # KL alone moves threefold between protocols, so it never goes without one.
   if label.lower().startswith('kl'):
@@ -141,159 +126,188 @@ def _known(value: Any) -> bool:
   return value is not None and math.isfinite(value)
 
 
-def score_cell(entry: Mapping[str, Any] | None, *, interval: bool) -> str:
-  """Returns a mean, a dash if it is not known, with its interval if asked.
+def score_cell(entry: Mapping[str, Any] | None) -> str:
+  """Writes a mean, with its 95 % interval and spread over seeds if it has them.
 
   Args:
-    entry: mean, low, high, n, n_valid; None where nothing was measured.
-    interval: prints the 95 % interval, too.
+    entry: mean, n, n_valid, and maybe low, high, spread; None where nothing was
+      measured.
   """
   if not entry or not _known(entry['mean']):
     return DASH
   text = f'{entry["mean"]:.4f}'
-  if interval and _known(entry['low']):
+  if _known(entry.get('low')) and _known(entry['high']):
     text += f' [{entry["low"]:.3f}, {entry["high"]:.3f}]'
   if entry['n_valid'] < entry['n']:
     text += f' (n={entry["n_valid"]})'
-  return text
+  return text + (f' ±{entry["spread"]:.4f}' if 'spread' in entry else '')
 
 
-def _conditions(summary: Mapping[str, Any]) -> list[tuple[str, Mapping]]:
-  found = list(summary['conditions'].items())
-  return found + [('overall', summary['overall'])] if len(found) > 1 else found
+def test_cell(entry: Mapping[str, Any] | None) -> str:
+  """Writes a difference, its 95 % interval and p."""
+  if not entry or not _known(entry['difference']):
+    return DASH
+  text = f'{entry["difference"]:+.4f}'
+  if _known(entry['low']) and _known(entry['high']):
+    text += f' [{entry["low"]:+.3f}, {entry["high"]:+.3f}]'
+  return text + (f' {p_value(entry["p"])}' if _known(entry['p']) else '')
 
 
-def _predictors(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-  """Returns summaries by label: the model first, then what it is held to."""
-  found = {result.get('model') or 'model': result['scores']}
-  for part in ('references', 'controls'):
-    for name, other in result.get(part, {}).items():
-      found[other.get('label', name)] = other['scores']
-  return found
+def p_value(p: float) -> str:
+  """Writes p as it is printed: 'p=0.012', 'p<.001'."""
+  return 'p<.001' if p < 0.001 else f'p={p:.3f}'
+
+
+class Line(NamedTuple):
+  """What one row of a table of metrics shows.
+
+  Attributes:
+    first: cells before the metrics, except the number of rows.
+    entries: scores or tests by '<protocol>/<metric>'.
+    kind: '' is always shown, 'control' where it has a value, 'reference' there
+      and once.
+    printed: printed numbers, by '<protocol>/<metric>'.
+  """
+
+  first: Sequence[Cell]
+  entries: Mapping[str, Mapping[str, Any]]
+  kind: str = ''
+  printed: Mapping[str, float] = {}
+
+
+def metric_rows(
+  lines: Iterable[Line], head: Sequence[str], keys, cells_of
+) -> list:
+  """Writes the cells of lines; `cells_of(line, key)` those of one metric."""
+  rows: list[list[Cell]] = []
+  for line in lines:
+    cells = [cell for key in keys for cell in cells_of(line, key)]
+    if line.kind and not set(cells) - {'', DASH}:
+      continue
+    own = [line.entries[k] for k in keys if k in line.entries]
+    counts = [e['n'] for e in own or line.entries.values()]
+    first = iter(line.first)
+    row = [max(counts, default=None) if h == 'n' else next(first) for h in head]
+    if line.kind != 'reference' or row + cells not in rows:
+      rows.append(row + cells)
+  return rows
+
+
+def metric_tables(
+  protocols: Mapping[str, Any],
+  title: str,
+  head: Sequence[str],
+  lines: Sequence[Line],
+  cell: Callable[[Mapping[str, Any] | None], str] = score_cell,
+  *,
+  skip: Sequence[str] = (),
+) -> list[Table]:
+  """Makes one table for each protocol.
+
+  Args:
+    protocols: protocols as in summary.json.
+    title: title with {protocol} in it.
+    head: names of the columns before the metrics; 'n' is the number of rows.
+    lines: rows of the table.
+    cell: text of an entry.
+    skip: '<protocol>/<metric>' that are left out.
+  """
+  tables = []
+  for protocol, about in protocols.items():
+    infos = {f'{protocol}/{k}': (k, i) for k, i in about['metrics'].items()}
+    infos = {k: v for k, v in infos.items() if k not in skip}
+    if infos and lines:
+      columns = [column(protocol, *about) for about in infos.values()]
+      cells_of = lambda line, key: [cell(line.entries.get(key))]
+      rows = metric_rows(lines, head, infos, cells_of)
+      name = title.format(protocol=protocol)
+      tables.append(Table(name, [*head, *columns], rows))
+  return tables
+
+
+def _escaped(text: str) -> str:
+  return text.replace('{', '{{').replace('}', '}}')
+
+
+def _conditions(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+  conditions = dict(summary['conditions'])
+  if len(conditions) > 1:
+    conditions['overall'] = summary['overall']
+  return conditions
 
 
 def score_tables(
   result: Mapping[str, Any], *, interval: bool = True
 ) -> list[Table]:
-  """Returns one table per protocol: conditions and predictors by metric.
+  """Makes a table per protocol: conditions and predictors by metric.
 
   Args:
-    result: what summary.json holds.
+    result: content of summary.json.
     interval: prints 95 % intervals behind the means.
   """
-  predictors = _predictors(result)
+  predictors = {result.get('model') or 'model': result['scores']}
+  for part in ('references', 'controls'):
+    for name, other in result.get(part, {}).items():
+      predictors[other.get('label', name)] = other['scores']
+  lines = []
+  for condition in _conditions(result['scores']):
+    for label, summary in predictors.items():
+      if (entries := _conditions(summary).get(condition)) is not None:
+        if not interval:
+          entries = {k: dict(e, low=None) for k, e in entries.items()}
+        lines.append(Line([condition, label], entries))
   where = f'{result.get("data", "")} {result.get("split", "")}'.strip()
-  tables = []
-  for protocol, about in result['protocols'].items():
-    infos = about['metrics']
-    head = ['Condition', 'Predictor', 'n']
-    head += [column(protocol, key, info) for key, info in infos.items()]
-    rows = []
-    for condition, _ in _conditions(result['scores']):
-      for label, summary in predictors.items():
-        scores = dict(_conditions(summary)).get(condition)
-        if scores is None:
-          continue
-        cells = [
-          score_cell(scores.get(f'{protocol}/{k}'), interval=interval)
-          for k in infos
-        ]
-        n = max((entry['n'] for entry in scores.values()), default=0)
-        rows.append([condition, label, n, *cells])
-    title = f'Protocol {protocol}' + (f': {where}' if where else '')
-    tables.append(Table(title, head, rows))
-  return tables
+  title = 'Protocol {protocol}' + (f': {_escaped(where)}' if where else '')
+  head = ['Condition', 'Predictor', 'n']
+  return metric_tables(result['protocols'], title, head, lines)
+
+
+PAIRED = 'Protocol {protocol}: paired differences with 95 % intervals and p'
+PAIRED_HEAD = ('Difference', 'Condition', 'n')
 
 
 def paired_tables(result: Mapping[str, Any]) -> list[Table]:
-  """Returns one table per protocol of the paired tests in summary.json."""
-  tables = []
-  for protocol, about in result['protocols'].items():
-    infos = about['metrics']
-    head = ['Difference', 'Condition', 'n']
-    head += [column(protocol, key, info) for key, info in infos.items()]
-    rows = []
-    for name, test in result.get('tests', {}).items():
-      for condition, scores in test.items():
-        entries = [scores.get(f'{protocol}/{key}') for key in infos]
-        n = max((e['n'] for e in entries if e), default=0)
-        rows.append([name, condition, n, *map(_difference, entries)])
-    if rows:
-      title = (
-        f'Protocol {protocol}: paired differences with 95 % intervals and p'
-      )
-      tables.append(Table(title, head, rows))
-  return tables
-
-
-def _difference(entry: Mapping[str, Any] | None) -> str:
-  if not entry or not _known(entry['difference']):
-    return DASH
-  text = f'{entry["difference"]:+.4f}'
-  if _known(entry['low']):
-    text += f' [{entry["low"]:+.3f}, {entry["high"]:+.3f}]'
-  if _known(p := entry['p']):
-    text += f' {p_value(p)}'
-  return text
-
-
-def p_value(p: float) -> str:
-  """Returns p as it is printed: 'p=0.012', 'p<.001'."""
-  return 'p<.001' if p < 0.001 else f'p={p:.3f}'
-
-
-def published(paper: str | None = None) -> list[dict[str, Any]]:
-  """Returns printed numbers: dicts of paper, table, setting, metric, value.
-
-  Args:
-    paper: a key of `PAPERS`; None for all.
-  """
-  path = pathlib.Path(__file__).parent / 'papers' / 'reference.csv'
-  with open(path, encoding='utf-8', newline='') as f:
-    rows = [dict(r, value=float(r['value'])) for r in csv.DictReader(f)]
-  return [r for r in rows if paper in (None, r['paper'])]
-
-
-def best_published(condition: str, metric: str) -> dict[str, Any] | None:
-  """Returns paper 1's highest printed value for a condition, or None.
-
-  Args:
-    condition: pure, non_salient, salient or all.
-    metric: AUC, sAUC, CC or NSS, as printed.
-  """
-  rows = [
-    row
-    for row in published('huang2024')
-    if row['metric'] == metric
-    and (match := _PAPER_SETTING.match(row['setting']))
-    and match[1] == condition
-  ]
-  return max(rows, key=lambda row: row['value'], default=None)
+  """Makes a table per protocol of the paired tests in summary.json."""
+  lines = []
+  for name, test in result.get('tests', {}).items():
+    for kind, ours in (
+      ('references', result.get('model')),
+      ('controls', 'Right sentence'),
+    ):
+      if part := result.get(kind, {}).get(name):
+        name = f'{ours} − {part["label"]}'
+    lines += [Line([name, condition], e) for condition, e in test.items()]
+  protocols = result['protocols']
+  return metric_tables(protocols, PAIRED, PAIRED_HEAD, lines, test_cell)
 
 
 def beside_paper(result: Mapping[str, Any]) -> Table:
-  """Returns our scores beside the best that paper 1 prints, by condition.
+  """Sets our scores beside the best that paper 1 prints, by condition.
 
   Paper 1's numbers come from a metric of its own, which the protocol `course`
   repeats; scores of other protocols are not comparable and are not shown.
 
   Args:
-    result: what summary.json holds; dashes where it lacks the protocol.
+    result: content of summary.json; dashes where it lacks the protocol.
   """
-  head = ['Condition']
-  for metric in _PAPER_METRICS:
-    head += [f'{metric} (ours)', f'{metric} (paper)']
+  paper = text_guided.PAPER
+  printed = [
+    row
+    for table in paper.tables
+    for row in table.rows
+    if table.data == 'sjtu_tis' and row.printed
+  ]
   rows = []
-  for condition in ('pure', 'non_salient', 'salient', 'all'):
+  for condition in dict.fromkeys(row.condition for row in printed):
     scores = result['scores']['conditions'].get(condition, {})
-    row = [condition]
-    for metric, key in _PAPER_METRICS.items():
-      best = best_published(condition, metric)
-      row.append(scores.get(key, {}).get('mean'))
-      row.append(best and best['value'])
-    rows.append(row)
+    cells: list[Cell] = [condition]
+    for metric, key in paper.metrics.items():
+      each = [r.printed[metric] for r in printed if r.condition == condition]
+      cells += [scores.get(key, {}).get('mean'), max(each)]
+    rows.append(cells)
+  head = [f'{m} ({who})' for m in paper.metrics for who in ('ours', 'paper')]
   title = (
     'Protocol course: ours beside the best value of any row printed in '
-    f'{PAPERS["huang2024"]}'
+    f'{paper.title}'
   )
-  return Table(title, head, rows)
+  return Table(title, ['Condition', *head], rows)

@@ -4,8 +4,10 @@ The place in the data is not stored: it follows from the step.
 """
 
 import contextlib
+import logging
 import os
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,8 +15,10 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from salflax.core import parallel
-from salflax.train import optim, step
+from salflax.core import files, parallel
+from salflax.train import optim, step, step_files
+
+_LOG = logging.getLogger('salflax')
 
 
 def _score(metrics: dict[str, float]) -> float:
@@ -22,10 +26,18 @@ def _score(metrics: dict[str, float]) -> float:
 
 
 class Checkpoints:
-  """The checkpoints in one folder.
+  """The checkpoints in one folder, to save and to go on from.
 
   Saving runs in the background and appears under its final name only when it
   is whole: a process killed at any moment leaves the earlier ones intact.
+  Damaged steps are set aside at the start, with a warning.
+
+  Args:
+    folder: folder of one stage's checkpoints; made where it is absent.
+    higher_is_better: whether the best score is the highest.
+
+  Raises:
+    ValueError: every step in the folder is damaged.
   """
 
   def __init__(self, folder: str, *, higher_is_better: bool = True):
@@ -40,8 +52,12 @@ class Checkpoints:
         ),
       ]
     )
-    self._sign = 1 if higher_is_better else -1
+    self._higher = higher_is_better
     self._folder = os.path.abspath(folder)
+    os.makedirs(self._folder, exist_ok=True)
+    if jax.process_index() == 0:
+      step_files.set_aside_damaged(self._folder)
+    parallel.barrier('damaged checkpoints are set aside')
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -63,8 +79,8 @@ class Checkpoints:
     """Saves a state; a step saved before is left alone.
 
     Args:
-      state: of any step.
-      score: of an evaluation at this step, if there was one.
+      state: the state at any step.
+      score: score of an evaluation at this step, if there was one.
       extra: JSON values that go along.
 
     Raises:
@@ -76,7 +92,7 @@ class Checkpoints:
     # From the host: orbax would have every device write a slice of each array,
     # and compile the slicing of each shape.
     state = jax.device_get(state)
-    with self._errors_told():
+    with self._explained():
       self._manager.save(
         at,
         args=ocp.args.Composite(
@@ -87,8 +103,12 @@ class Checkpoints:
       )
 
   def wait(self) -> None:
-    """Returns when everything saved so far is on the disk, or raises."""
-    with self._errors_told():
+    """Waits until everything saved so far is on the disk.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    with self._explained():
       self._manager.wait_until_finished()
 
   def latest_step(self) -> int | None:
@@ -96,69 +116,64 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def best(self) -> tuple[int, float] | None:
-    """Returns (step, score) of the best evaluated one, or None.
-
-    Of equal scores the later step counts, as in what is preserved.
-    """
+    """Returns (step, score) of the best evaluated one, or None."""
     self.wait()
-    return _best(self._manager, self._sign)
+    return step_files.best(self._folder, higher_is_better=self._higher)
 
   def restore(
     self, at: int, abstract: step.TrainState, mesh: Mesh
   ) -> tuple[step.TrainState, dict[str, Any]]:
-    """Returns (state on the mesh, `extra`) of step `at`.
+    """Reads (state on the mesh, `extra`) of step `at`.
 
     Raises:
       ValueError: the checkpoint's parameters are not this model's.
     """
-    sharding = parallel.replicated(mesh)
-    target = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      abstract,
-    )
-    try:
+    target = _on_mesh(abstract, mesh)
+    with _of_this_model(self._folder, at):
       restored = self._manager.restore(
         at,
         args=ocp.args.Composite(
           state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
         ),
       )
-    except ValueError as e:
-      raise ValueError(
-        f'The checkpoint in {self._folder} (step {at}) is not of this model: '
-        f'{str(e)[:500]}'
-      ) from e
     return restored.state, restored.meta['extra']
 
   def close(self) -> None:
     """Waits for what is being saved, then lets go of the folder."""
-    with self._errors_told():
+    with self._explained():
       self._manager.close()
 
   @contextlib.contextmanager
-  def _errors_told(self):
+  def _explained(self) -> Iterator[None]:
     try:
       yield
-    except (OSError, ValueError) as e:  # TensorStore knows of no OSError
+    except (OSError, ValueError) as e:  # TensorStore has no OSError
       full = 'No space left' in str(e)
       reason = 'No space left on device' if full else str(e)[-300:]
+      steps = ' and '.join(map(str, step_files.steps(self._folder)))
+      rest = f'step {steps} is intact' if steps else 'no earlier one is there'
       raise OSError(
-        f'Cannot save a checkpoint in {self._folder}: {reason}. The earlier '
-        'ones are intact.'
+        f'Cannot save a checkpoint in {self._folder}: {reason}; {rest}.'
       ) from e
 
 
-def _best(
-  manager: ocp.CheckpointManager, sign: int
-) -> tuple[int, float] | None:
-  scored = []
-  for at in manager.all_steps():
-    if metrics := manager.metrics(at):
-      scored.append((sign * metrics['score'], at))
-  if not scored:
-    return None
-  score, at = max(scored)
-  return at, sign * score
+def _on_mesh(tree: Any, mesh: Mesh) -> Any:
+  """Returns the shapes of a tree, to be read onto every device."""
+  sharding = parallel.replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+  )
+
+
+@contextlib.contextmanager
+def _of_this_model(folder: str, at: int) -> Iterator[None]:
+  try:
+    yield
+  except (ValueError, KeyError) as e:
+    raise ValueError(
+      f'The checkpoint in {folder} (step {at}) is not of this model: '
+      f'{str(e)[:500]}'
+    ) from e
 
 
 def load_variables(
@@ -168,67 +183,83 @@ def load_variables(
   *,
   higher_is_better: bool = True,
 ) -> tuple[step.Variables, int]:
-  """Returns (variables, step) of the best checkpoint of a stage, else the last.
+  """Reads (variables, step) of the best checkpoint of a stage, else the last.
 
+  Where that one is damaged, the newest whole one is read, with a warning.
   Writes nothing, so that a run can be read while it goes on.
 
   Args:
-    folder: of the checkpoints.
+    folder: folder of the stage's checkpoints.
     abstract: the shapes and types of the stage's state.
     mesh: the mesh.
-    higher_is_better: whether that is so of the scores.
+    higher_is_better: whether the best score is the highest.
 
   Raises:
     FileNotFoundError: there is no finished checkpoint.
-    ValueError: it is of another model.
+    ValueError: it is of another model, or every one is damaged.
   """
   if not os.path.isdir(folder):
     raise FileNotFoundError(f'No checkpoint: {folder} is not a folder.')
-  sharding = parallel.replicated(mesh)
-  options = ocp.CheckpointManagerOptions(best_fn=_score, create=False)
-  with ocp.CheckpointManager(
-    os.path.abspath(folder), options=options
-  ) as manager:
-    best = _best(manager, 1 if higher_is_better else -1)
-    at = best[0] if best else manager.latest_step()
-    if at is None:
-      raise FileNotFoundError(f'No finished checkpoint in {folder}.')
-    wanted = {'params': abstract.params, 'batch_stats': abstract.batch_stats}
-    target = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      wanted,
+  folder = os.path.abspath(folder)
+  steps = step_files.steps(folder)[::-1]
+  if not steps:
+    raise FileNotFoundError(f'No finished checkpoint in {folder}.')
+  if best := step_files.best(folder, higher_is_better=higher_is_better):
+    steps.sort(key=lambda s: s != best[0])
+  # A score that cannot be read may be the best one: all are looked at.
+  quick = ((s, step_files.damage(f'{folder}/{s}', arrays=False)) for s in steps)
+  damaged = {at: reason for at, reason in quick if reason}
+  for at in (s for s in steps if s not in damaged):
+    if not (reason := step_files.damage(f'{folder}/{at}')):
+      break
+    damaged[at] = reason
+  else:
+    listed = step_files.list_damaged(folder, damaged)
+    raise ValueError(f'{listed} No other checkpoint is whole.')
+  if damaged:
+    listed = step_files.list_damaged(folder, damaged)
+    _LOG.warning('%s Step %d is read in its place.', listed, at)
+  return _restore_variables(folder, at, abstract, mesh), at
+
+
+def _restore_variables(folder, at, abstract, mesh):
+  """Reads parameters and statistics alone; the optimiser's part is left."""
+  target = _on_mesh(
+    {'params': abstract.params, 'batch_stats': abstract.batch_stats}, mesh
+  )
+  with _of_this_model(folder, at):
+    restored = ocp.PyTreeCheckpointer().restore(
+      os.path.join(folder, str(at), 'state'),
+      args=ocp.args.PyTreeRestore(
+        item=target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=True,
+      ),
     )
-    try:
-      # Only parameters and statistics are read; the optimiser's part is left.
-      restored = ocp.PyTreeCheckpointer().restore(
-        os.path.join(os.path.abspath(folder), str(at), 'state'),
-        args=ocp.args.PyTreeRestore(
-          item=target,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-          partial_restore=True,
-        ),
+    # A partial restore leaves what the files lack as it was asked for.
+    missing = [
+      name
+      for name, leaf in zip(
+        optim.path_names(restored), jax.tree.leaves(restored)
       )
-    except (ValueError, KeyError) as e:
-      raise ValueError(
-        f'The checkpoint in {folder} (step {at}) is not of this model: '
-        f'{str(e)[:500]}'
-      ) from e
-  _check_complete(restored, f'{folder} (step {at})')
-  return restored, at
+      if isinstance(leaf, jax.ShapeDtypeStruct)
+    ]
+    if missing:
+      more = ' and more' if len(missing) > 6 else ''
+      raise ValueError(f'it lacks {", ".join(missing[:6])}{more}.')
+  return restored
 
 
-def _check_complete(restored: step.Variables, where: str) -> None:
-  # A partial restore leaves what the files lack as it was asked for.
-  lacking = [
-    name
-    for name, leaf in zip(optim.path_names(restored), jax.tree.leaves(restored))
-    if isinstance(leaf, jax.ShapeDtypeStruct)
-  ]
-  if lacking:
-    raise ValueError(
-      f'The checkpoint in {where} is not of this model: it lacks '
-      f'{", ".join(lacking[:6])}{" and more" if len(lacking) > 6 else ""}.'
-    )
+def workdir_lock(workdir: str) -> contextlib.AbstractContextManager[None]:
+  """Keeps a workdir for one training; process 0 of a run takes the lock.
+
+  Raises:
+    BlockingIOError: another training has it; names its process and host.
+  """
+  if jax.process_index():
+    return contextlib.nullcontext()
+  path = os.path.join(workdir, '.lock')
+  return files.locked(path, f'training in {workdir}')
 
 
 def check_room(folder: str, num_bytes: int) -> None:
@@ -236,8 +267,8 @@ def check_room(folder: str, num_bytes: int) -> None:
 
   Args:
     folder: where checkpoints will go; made where it is absent.
-    num_bytes: of one checkpoint. Three must fit: best, last, the one to come;
-      those that are there already need no more room.
+    num_bytes: bytes of one checkpoint. Three must fit: best, last, the one to
+      come; those that are there already need no more room.
   """
   try:
     os.makedirs(folder, exist_ok=True)
@@ -248,10 +279,9 @@ def check_room(folder: str, num_bytes: int) -> None:
   except OSError as e:
     raise OSError(f'Cannot write to {folder}: {e.strerror or e}.') from e
   free = shutil.disk_usage(folder).free
-  there = sum(name.isdigit() for name in os.listdir(folder))
-  need = max(1, 3 - there) * num_bytes
-  if free < need:
+  coming = max(1, 3 - len(step_files.steps(folder)))
+  if free < coming * num_bytes:
     raise OSError(
-      f'Not enough room in {folder}: {max(1, 3 - there)} checkpoints to come '
-      f'need {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free.'
+      f'Not enough room in {folder}: {coming} checkpoints to come need '
+      f'{coming * num_bytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free.'
     )

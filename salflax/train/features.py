@@ -1,33 +1,33 @@
-"""What is frozen is computed once: backbone features and sentences.
+"""Stored features of frozen parts: of each image, of each sentence.
 
-Plain files of fixed-size arrays: no mapping that would count as memory, safe in
-threads, nothing to unpickle. Folders and files are named after everything
-their content depends on, and appear when they are whole.
+Folders and files are named after everything that their content depends on.
 """
 
 import concurrent.futures
 import hashlib
-import logging
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
-from salflax.core import files, parallel, spec
+import salflax
+from salflax.core import parallel, spec
 from salflax.core.types import Example
 from salflax.data import batches as batches_lib
 from salflax.data import pp
 from salflax.models.layers import TextFeatures
-from salflax.train import records, step
+from salflax.train import step
+from salflax.train.store import Layout, Store
 
-_LOG = logging.getLogger('salflax')
+# Raised when the same network and pp string come to give other files.
+FORMAT = 2
 
 
 def digest(*parts: Any) -> str:
-  """Returns 16 hex digits of arrays, strings and trees of them."""
+  """Hashes arrays, strings and trees of them to 16 hex digits."""
   h = hashlib.blake2b(digest_size=8)
   for part in parts:
     if isinstance(part, str):
@@ -40,70 +40,80 @@ def digest(*parts: Any) -> str:
   return h.hexdigest()
 
 
-class TapLookup:
-  """Replaces the picture of an example by its stored backbone features.
+def _open(root: str, kind: str, layout: Layout, *parts: Any) -> Store:
+  """Opens the store of what `parts` and the layout compute."""
+  version = f'{FORMAT} {salflax.__version__} {layout}'
+  return Store(os.path.join(root, f'{kind}-{digest(version, *parts)}'), layout)
+
+
+class ImageLookup:
+  """Replaces the image of an example by its stored backbone features.
 
   Args:
-    folder: with a file a picture.
-    layout: level -> (shape, dtype), in the order they have in a file.
-    names: `loader.picture` -> name of the picture's file.
-    keep_image: whether the picture stays beside its features.
+    stores: mirrored or not -> files of the features.
+    names: `batches.picture` of a row -> key of the image's file.
+    keep_image: whether the image stays beside its features.
   """
 
   def __init__(
     self,
-    folder: str,
-    layout: dict[str, tuple[tuple[int, ...], str]],
-    names: dict[tuple[int, str], str],
+    stores: Mapping[bool, Store],
+    names: Mapping[tuple[int, str], str],
     *,
     keep_image: bool = False,
   ):
-    self.folder, self.layout, self.names = folder, layout, names
-    self.keep_image = keep_image
-
-  @property
-  def size(self) -> int:
-    """Bytes of a file."""
-    return sum(
-      int(np.prod(shape)) * np.dtype(dtype).itemsize
-      for shape, dtype in self.layout.values()
-    )
-
-  def path(self, picture: tuple[int, str], *, mirrored: bool) -> str:
-    """Returns the file of a picture's features."""
-    name = self.names[picture] + ('-mirrored' if mirrored else '')
-    return os.path.join(self.folder, f'{name}.bin')
+    self.stores, self.names, self.keep_image = stores, names, keep_image
 
   def __call__(self, example: Example) -> Example:
     """Returns the example with `taps`, as a rule instead of `image`."""
-    path = self.path(
-      batches_lib.picture(example), mirrored=example.get('mirrored', False)
-    )
-    with open(path, 'rb') as f:
-      data = f.read()
-    if len(data) != self.size:
-      raise OSError(
-        f'{path} has {len(data)} bytes, not {self.size}: delete it.'
-      )
-    taps, start = {}, 0
-    for level, (shape, dtype) in self.layout.items():
-      count = int(np.prod(shape))
-      taps[level] = np.frombuffer(data, dtype, count, start).reshape(shape)
-      start += taps[level].nbytes
+    store = self.stores[example.get('mirrored', False)]
+    taps = store.read(self.names[batches_lib.picture(example)])
     image = example['image'] if self.keep_image else None
     return dict(example, taps=taps, image=image)
 
 
-class TextLookup:
-  """Adds the stored embedding of an example's sentence."""
+class SentenceLookup:
+  """Adds the stored embedding of an example's sentence.
 
-  def __init__(self, stored: dict[str, records.Records], rows: dict[str, int]):
-    self.stored, self.rows = stored, rows
+  Args:
+    store: files of the embeddings.
+    names: sentence -> key of its file.
+  """
+
+  def __init__(self, store: Store, names: Mapping[str, str]):
+    self.store, self.names = store, names
 
   def __call__(self, example: Example) -> Example:
     """Returns the example with text_tokens, token_mask and sentence."""
-    row = self.rows[example['text']]
-    return dict(example, **{k: r[row] for k, r in self.stored.items()})
+    return dict(example, **self.store.read(self.names[example['text']]))
+
+
+class WithoutImages:
+  """Rows of a source whose images are not decoded, for stored features.
+
+  In place of an image stands one of its size that takes no memory, so that the
+  geometry of a pp string comes out the same.
+
+  Args:
+    source: the rows.
+  """
+
+  def __init__(self, source: Sequence[Example]):
+    self.source = source
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> Example:
+    row = dict(batches_lib.truth(self.source, index))
+    if 'image' not in row:
+      size = np.shape(row['saliency'])[:2]
+      row['image'] = np.broadcast_to(np.uint8(0), (*size, 3))
+    return row
+
+  def meta(self, index: int) -> dict[str, Any]:
+    """Returns image_id, condition and text of a row."""
+    return batches_lib.meta(self.source, index)
 
 
 class Tokenize:
@@ -128,11 +138,25 @@ def without(text: str, *names: str) -> str:
   return '|'.join(p for p in parts if spec.parse(p).name not in names)
 
 
-def mirrored_always(text: str) -> str:
-  """Returns a pp string that mirrors every picture where it may flip some."""
-  parts = spec.split_chain(text)
-  parts = ['mirror' if spec.parse(p).name == 'flip' else p for p in parts]
-  return '|'.join(parts)
+def variants(text: str) -> dict[bool, str]:
+  """Returns mirrored or not -> pp string, for all that a pp string can draw.
+
+  Raises:
+    ValueError: it flips more than once, so that one image has several forms.
+  """
+  parts = spec.split_chain(without(text, 'rasterize'))
+  names = [spec.parse(p).name for p in parts]
+  if names.count('flip') > 1:
+    raise ValueError(
+      f'Features of {text!r} cannot be stored: it has more than one flip. '
+      'Leave one, or set store=False.'
+    )
+  mirrored = names.count('mirror') % 2 == 1
+  out = {mirrored: without('|'.join(parts), 'flip')}
+  if 'flip' in names:
+    parts[names.index('flip')] = 'mirror'
+    out[not mirrored] = '|'.join(parts)
+  return out
 
 
 def _part(variables: step.Variables, scope: str) -> step.Variables:
@@ -151,65 +175,58 @@ def store_taps(
   folder: str,
   batch_size: int,
   keep_image: bool = False,
-) -> TapLookup:
-  """Computes the backbone's features of every picture, once for all rows.
+) -> ImageLookup:
+  """Computes the backbone's features of every image, once for all rows.
 
-  Where the pp string may mirror a picture, the mirrored one's are stored too.
-  A file is named by the picture's pixels: other splits, folds and runs with
+  Where the pp string may mirror an image, the mirrored one's are stored too.
+  A file is named by the image's pixels: other splits, folds and runs with
   the same backbone find it, and what a killed run has stored stays.
 
   Args:
-    model: with a method encode_image.
-    variables: of the model; its backbone must stay as it is.
-    source: the rows; rows of one picture share its features.
-    pp_text: how pictures become network input.
-    folder: the cache's root.
-    batch_size: pictures at once.
-    keep_image: see `TapLookup`.
+    model: network with a method encode_image.
+    variables: its variables; its backbone must stay as it is.
+    source: rows; those of one image share its features.
+    pp_text: pp string from images to network input.
+    folder: root of the cache.
+    batch_size: images at once.
+    keep_image: whether the image stays beside its features.
 
   Raises:
     OSError: the disk has too little room.
+    ValueError: the pp string flips more than once.
   """
-  first = {}
+  rows = {}
   for i in range(len(source)):
-    first.setdefault(batches_lib.picture(batches_lib.meta(source, i)), i)
-  base = without(pp_text, 'flip', 'rasterize')
-  part = _part(variables, 'backbone')
-  where = digest(part, repr(model.backbone), base)
-  folder = os.path.join(folder, f'taps-{where}')
-  os.makedirs(folder, exist_ok=True)
+    rows.setdefault(batches_lib.picture(batches_lib.meta(source, i)), i)
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    pixels = pool.map(lambda i: source[i]['image'], rows.values())
+    names = dict(zip(rows, map(digest, pixels)))
+  part, stores = _part(variables, 'backbone'), {}
   abstract = jax.eval_shape(
     lambda v, x: step.encode_image(model, v, x),
     part,
     np.zeros((1, *model.size, 3), np.float32),
   )
   layout = {k: (v.shape[1:], v.dtype.str) for k, v in abstract.items()}
-  with concurrent.futures.ThreadPoolExecutor(4) as pool:
-    pixels = pool.map(lambda i: source[i]['image'], first.values())
-    names = dict(zip(first, map(digest, pixels)))
-  lookup = TapLookup(folder, layout, names, keep_image=keep_image)
-  texts = [(False, base)]
-  if pp.is_random(pp_text):
-    mirrored = mirrored_always(pp_text)
-    texts.append((True, without(mirrored, 'rasterize')))
-  for mirrored, text in texts:
-    rows = [
-      i
-      for picture, i in first.items()
-      if not os.path.exists(lookup.path(picture, mirrored=mirrored))
-    ]
-    if rows:
-      _store_missing(
-        model, part, batches_lib.Rows(source, rows), text, lookup, batch_size
+  for mirrored, text in variants(pp_text).items():
+    store = _open(folder, 'taps', layout, part, repr(model.backbone), text)
+    missing = set(store.missing(names.values()))
+    # Of images with the same pixels one is enough.
+    first = {names[k]: i for k, i in rows.items() if names[k] in missing}
+    if first:
+      encoded = _encode_images(
+        model, part, batches_lib.Rows(source, first.values()), text, batch_size
       )
-  return lookup
+      keys = iter(first)
+      named = (zip(itertools.islice(keys, len(b)), b) for b in encoded)
+      what = 'features of mirrored images' if mirrored else 'features of images'
+      store.fill(named, len(first), what)
+    stores[mirrored] = store
+  return ImageLookup(stores, names, keep_image=keep_image)
 
 
-def _store_missing(model, variables, source, text, lookup, batch_size):
-  """Writes the files of `source`'s pictures, each whole or not at all."""
-  records.check_room(
-    lookup.folder, lookup.size * len(source), 'backbone features'
-  )
+def _encode_images(model, variables, source, text, batch_size):
+  """Yields lists of level -> feature map, for the rows of a source in order."""
   # Every process stores on its own devices: any row may be its next.
   mesh = parallel.make_mesh(jax.local_devices())
   encode = jax.jit(
@@ -219,17 +236,12 @@ def _store_missing(model, variables, source, text, lookup, batch_size):
   batches = batches_lib.eval_batches(
     source, pp.make(text), batch_size=-(-batch_size // mesh.size) * mesh.size
   )
-  what = 'features' + (' of mirrored pictures' if 'mirror' in text else '')
-  with tqdm.tqdm(total=len(source), desc=what, mininterval=2.0) as bar:
-    for batch in batches:
-      taps = jax.device_get(encode(variables, batch['image']))
-      for k in np.flatnonzero(batch['mask']):
-        picture = batches_lib.picture(source.meta(int(batch['index'][k])))
-        path = lookup.path(picture, mirrored='mirror' in text)
-        with files.replacing(path) as temporary, open(temporary, 'wb') as f:
-          for level in lookup.layout:
-            f.write(np.ascontiguousarray(taps[level][k]).tobytes())
-        bar.update()
+  for batch in batches:
+    taps = jax.device_get(encode(variables, batch['image']))
+    yield [
+      {level: v[k] for level, v in taps.items()}
+      for k in np.flatnonzero(batch['mask'])
+    ]
 
 
 def store_text(
@@ -240,35 +252,49 @@ def store_text(
   *,
   folder: str,
   batch_size: int = 32,
-) -> TextLookup:
+) -> SentenceLookup:
   """Computes the embedding of every sentence once; the empty one is added.
 
+  A file is named by the sentence's word pieces.
+
   Args:
-    model: with a method encode_text.
-    variables: of the model; its text encoder must stay as it is.
-    sentences: that can occur.
+    model: network with a method encode_text.
+    variables: its variables; its text encoder must stay as it is.
+    sentences: all that can occur.
     tokenizer: list of strings -> (ids [n, L], mask [n, L]).
-    folder: the cache's root.
+    folder: root of the cache.
     batch_size: sentences at once.
   """
   texts = sorted({'', *sentences})
   part = _part(variables, 'text')
   ids, mask = tokenizer(texts)
-  name = digest(part, repr(model.text), '\n'.join(texts), ids)
-  encode = jax.jit(lambda v, t, m: model.apply(v, t, m, method='encode_text'))
+  keys = [digest(i, m) for i, m in zip(ids, mask)]
 
-  def rows():
-    for i in range(0, len(texts), batch_size):
-      take = np.minimum(np.arange(i, i + batch_size), len(texts) - 1)
-      out: TextFeatures = jax.device_get(encode(part, ids[take], mask[take]))
-      n = min(batch_size, len(texts) - i)
-      yield {
-        'text_tokens': out.tokens[:n].astype(np.float32),
-        'token_mask': mask[take][:n],
-        'sentence': out.sentence[:n].astype(np.float32),
-      }
+  @jax.jit
+  def encode(variables, ids, mask):
+    out: TextFeatures = model.apply(variables, ids, mask, method='encode_text')
+    names = {'text_tokens': out.tokens, 'sentence': out.sentence}
+    return {k: v.astype(np.float32) for k, v in names.items()}
 
-  stored = records.write(
-    os.path.join(folder, f'text-{name}'), rows(), len(texts), what='sentences'
-  )
-  return TextLookup(stored, {t: i for i, t in enumerate(texts)})
+  abstract = jax.eval_shape(encode, part, ids[:1], mask[:1])
+  layout = {k: (v.shape[1:], v.dtype.str) for k, v in abstract.items()}
+  layout['token_mask'] = (mask.shape[1:], mask.dtype.str)
+  store = _open(folder, 'text', layout, part, repr(model.text))
+  missing = set(store.missing(keys))
+  rows = list({k: i for i, k in enumerate(keys) if k in missing}.values())
+
+  def batches():
+    for i in range(0, len(rows), batch_size):
+      chunk = rows[i : i + batch_size]
+      # Filled up with the last one: each size would be compiled anew.
+      take = chunk + chunk[-1:] * (batch_size - len(chunk))
+      out = jax.device_get(encode(part, ids[take], mask[take]))
+      out['token_mask'] = mask[take]
+      yield [
+        (keys[row], {name: v[k] for name, v in out.items()})
+        for k, row in enumerate(chunk)
+      ]
+
+  if rows:
+    store.fill(batches(), len(rows), 'sentences')
+  return SentenceLookup(store, dict(zip(texts, keys)))

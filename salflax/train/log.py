@@ -1,4 +1,4 @@
-"""What a run says: console lines, metrics.jsonl, TensorBoard, memory."""
+"""Console lines, metrics.jsonl, TensorBoard and memory of a run."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 
+import tqdm
 from absl import logging as absl_logging
 
 from salflax.core import files
@@ -19,7 +20,7 @@ def to_console(*, debug: bool = False) -> None:
   """Sends what salflax logs to standard error, and of libraries the warnings.
 
   Args:
-    debug: libraries' own notes too.
+    debug: libraries' own notes too, and the tracebacks of their threads.
   """
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
@@ -27,9 +28,12 @@ def to_console(*, debug: bool = False) -> None:
   ours.handlers, ours.propagate = [handler], False
   ours.setLevel(logging.INFO)
   if not debug:
-    for name in ('absl', 'orbax', 'jax', 'grain'):
+    for name in ('orbax', 'jax', 'grain'):
       logging.getLogger(name).setLevel(logging.WARNING)
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    # Orbax logs tracebacks there of every error that it raises as well, and
+    # leaves tasks behind whose errors nobody has asked for.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
 
 
 def peak_memory_mb() -> float:
@@ -38,18 +42,14 @@ def peak_memory_mb() -> float:
   return peak / (1 << 20 if sys.platform == 'darwin' else 1 << 10)
 
 
-def duration(seconds: float) -> str:
-  """Returns '1:02:03' or '2:03'."""
-  minutes, s = divmod(int(round(max(0.0, seconds))), 60)
-  hours, m = divmod(minutes, 60)
-  return f'{hours}:{m:02d}:{s:02d}' if hours else f'{m}:{s:02d}'
+duration = tqdm.tqdm.format_interval  # seconds -> '1:02:03' or '02:03'
 
 
 class Writer:
-  """Writes measures of one stage; only the first process's writes a thing.
+  """Writes the measures of one stage; only process 0's writes a thing.
 
   Args:
-    folder: of the stage.
+    folder: folder of the stage.
     start_step: lines of later steps, from a run that was cut off, go away.
     active: False on every process but the first.
   """
@@ -58,31 +58,40 @@ class Writer:
     self.active = active
     if not active:
       return
-    os.makedirs(folder, exist_ok=True)
+    board = os.path.join(folder, 'tensorboard')
+    os.makedirs(board, exist_ok=True)
     self._path = os.path.join(folder, 'metrics.jsonl')
     _drop_after(self._path, start_step)
     # Unbuffered: what a full disk refuses must not come up again at close.
     self._file = open(self._path, 'ab', buffering=0)
-    from tensorboardX import SummaryWriter
+    from tensorboardX import event_file_writer, summary
+    from tensorboardX.proto import event_pb2
 
-    self._board = SummaryWriter(
-      os.path.join(folder, 'tensorboard'), purge_step=start_step + 1
+    # Not SummaryWriter, whose thread dies of a full disk and then blocks.
+    self._board = event_file_writer.EventsWriter(os.path.join(board, 'events'))
+    self._event, self._scalar = event_pb2.Event, summary.scalar
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._board.write_event(
+      event_pb2.Event(step=start_step + 1, session_log=start)
     )
 
   def write(self, step: int, measures: Mapping[str, float]) -> None:
-    """Appends one line of scalars; not a number becomes null.
+    """Appends one line of scalars; what is not finite becomes null.
 
     Raises:
-      OSError: naming the file, where the disk is full.
+      OSError: the disk is full; names the file.
     """
     if not self.active:
       return
-    row = {'step': step}
-    for k, v in measures.items():
-      row[k] = float(v) if math.isfinite(v) else None
-      self._board.add_scalar(k, float(v), step)
+    values = {k: float(v) for k, v in measures.items()}
+    row = {k: v if math.isfinite(v) else None for k, v in values.items()}
     try:
-      self._file.write((json.dumps(row) + '\n').encode())
+      self._file.write((json.dumps({'step': step} | row) + '\n').encode())
+      for k, v in values.items():
+        event = self._event(step=step, summary=self._scalar(k, v))
+        event.wall_time = time.time()
+        self._board.write_event(event)
+      self._board.flush()
     except OSError as e:
       raise OSError(f'Cannot write {self._path}: {e.strerror or e}.') from e
 
@@ -90,7 +99,7 @@ class Writer:
     """Flushes and closes the files."""
     if self.active:
       self._file.close()
-      # A full disk has been told of where the lines go; this is their copy.
+      # `write` has reported a full disk; this is a copy of those lines.
       with contextlib.suppress(OSError):
         self._board.close()
 
@@ -103,32 +112,29 @@ def _drop_after(path: str, step: int) -> None:
     text = f.read()
   kept = []
   for line in text.splitlines():
-    try:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
       if json.loads(line)['step'] <= step:
         kept.append(line + '\n')
-    except (ValueError, KeyError, TypeError):
-      continue
   if ''.join(kept) != text:
     files.write_text(path, ''.join(kept))
 
 
 class Clock:
-  """Rate and time left of a loop of known length."""
+  """Rate and time left of a loop from step `start` to step `end`."""
 
   def __init__(self, start: int, end: int):
     self._first = self._last = time.perf_counter()
     self._start, self._end, self._step = start, end, start
-    self._skipped = 0.0
 
   def skip(self, seconds: float) -> None:
     """Leaves out time that was not spent on steps."""
+    self._first += seconds
     self._last += seconds
-    self._skipped += seconds
 
   def tick(self, step: int) -> tuple[float, float]:
     """Returns (steps a second since the last tick, seconds left)."""
     now = time.perf_counter()
     rate = (step - self._step) / max(now - self._last, 1e-9)
-    mean = (step - self._start) / max(now - self._first - self._skipped, 1e-9)
+    mean = (step - self._start) / max(now - self._first, 1e-9)
     self._last, self._step = now, step
     return rate, (self._end - step) / max(mean, 1e-9)

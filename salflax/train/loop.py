@@ -311,7 +311,15 @@ def run(stages: Sequence[Stage], workdir: str) -> dict[str, Any]:
 
   Returns:
     The last stage's result: best step, best score, seconds.
+
+  Raises:
+    BlockingIOError: another process is training in the workdir.
   """
+  with checkpoint.workdir_lock(workdir):
+    return _run(stages, workdir)
+
+
+def _run(stages, workdir):
   mesh = parallel.make_mesh()
   for stage in stages:
     start, folder = None, os.path.join(workdir, stage.name)

@@ -1,5 +1,7 @@
 """Schedules, the optimiser, and freezing by path pattern."""
 
+import inspect
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,8 +26,6 @@ def staircase(
   with every=5.
   """
   del steps
-  _require(every > 0, 'staircase', f'every={every} is not positive')
-  _require(0 < factor <= 1, 'staircase', f'factor={factor} is not in (0, 1]')
   return optax.exponential_decay(lr, every * epoch, factor, staircase=True)
 
 
@@ -36,25 +36,18 @@ def cosine(
 
   Args:
     lr: the highest learning rate.
-    steps: of the whole stage.
+    steps: steps of the whole stage.
     epoch: steps of one epoch; not used.
     warmup: share of the steps in which the rate rises from 0.
     end: share of the rate left at the end.
   """
   del epoch
-  _require(0 <= warmup < 1, 'cosine', f'warmup={warmup} is not in [0, 1)')
-  _require(0 <= end <= 1, 'cosine', f'end={end} is not in [0, 1]')
   rise = int(round(warmup * steps))
   if not rise:
     return optax.cosine_decay_schedule(lr, max(1, steps), alpha=end)
   return optax.warmup_cosine_decay_schedule(
     0.0, lr, rise, max(steps, rise + 1), end_value=end * lr
   )
-
-
-def _require(good: bool, name: str, problem: str) -> None:
-  if not good:
-    raise ValueError(f'{name}: {problem}.')
 
 
 SCHEDULES = {'constant': constant, 'staircase': staircase, 'cosine': cosine}
@@ -85,12 +78,53 @@ def rmsprop(schedule: optax.Schedule, *, decay: float = 0.9):
 OPTIMIZERS = {'adam': adam, 'adamw': adamw, 'sgd': sgd, 'rmsprop': rmsprop}
 
 
+# Values that the options of the entries above may have: an interval of
+# numbers, or a type. Every option stands here.
+RANGES: dict[str, dict[str, str | type]] = {
+  'constant': {},
+  'staircase': {'every': '(0, inf)', 'factor': '(0, 1]'},
+  'cosine': {'warmup': '[0, 1)', 'end': '[0, 1]'},
+  'adam': {'b2': '[0, 1)'},
+  'adamw': {'decay': '[0, inf)', 'b2': '[0, 1)'},
+  'sgd': {'momentum': '[0, 1)', 'nesterov': bool},
+  'rmsprop': {'decay': '[0, 1)'},
+}
+
+
+def _check_range(name: str, value: Any, wanted: str | type) -> None:
+  """Raises ValueError for a value outside of an interval or of a type."""
+  if isinstance(wanted, type):
+    if not isinstance(value, wanted):
+      raise ValueError(f'{name}={value!r} is not a {wanted.__name__}.')
+    return
+  low, high = map(float, wanted[1:-1].split(','))
+  # By type: True is an int, too.
+  good = type(value) in (int, float) and math.isfinite(value)
+  good = good and (low <= value if wanted[0] == '[' else low < value)
+  if not (good and (value <= high if wanted[-1] == ']' else value < high)):
+    raise ValueError(f'{name}={value!r} is not a number in {wanted}.')
+
+
+def _bind(table: dict[str, Callable], text: str, *, takes: int, kind: str):
+  """Binds a spec, its options within their ranges."""
+  bound, call = spec.bind(table, text, takes=takes, kind=kind), spec.parse(text)
+  options = inspect.signature(table[call.name]).bind(
+    *[None] * takes, *call.args, **call.kwargs
+  )
+  for key, value in list(options.arguments.items())[takes:]:
+    if wanted := RANGES.get(call.name, {}).get(key):
+      _check_range(f'{call.name}: {key}', value, wanted)
+  return bound
+
+
 def _kernels(params: Any) -> Any:
-  return jax.tree.map(lambda x: jax.numpy.ndim(x) > 1, params)
+  """Marks kernels: neither biases, scales, tables nor Gaussian priors."""
+  flat = [n.rsplit('/', 1)[-1] == 'kernel' for n in path_names(params)]
+  return jax.tree.unflatten(jax.tree.structure(params), flat)
 
 
 def path_names(tree: Any) -> list[str]:
-  """Returns 'backbone/conv1/kernel'-like names, in the order of the leaves."""
+  """Lists names such as 'backbone/conv1/kernel', in the order of the leaves."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return [
     '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
@@ -99,7 +133,7 @@ def path_names(tree: Any) -> list[str]:
 
 
 def matches(params: Any, pattern: str) -> set[str]:
-  """Returns the names of the parameters that a pattern matches whole.
+  """Lists the parameters whose whole names a pattern matches.
 
   Raises:
     ValueError: the pattern is not a regular expression, or matches nothing.
@@ -123,7 +157,7 @@ def matches(params: Any, pattern: str) -> set[str]:
 
 
 def frozen_names(params: Any, patterns: Sequence[str]) -> set[str]:
-  """Returns the names of the parameters that the patterns freeze.
+  """Lists the parameters that the patterns freeze.
 
   Raises:
     ValueError: a pattern is not a regular expression, or matches nothing, or
@@ -138,14 +172,14 @@ def frozen_names(params: Any, patterns: Sequence[str]) -> set[str]:
 
 
 def labels(params: Any, patterns: Sequence[str]) -> Any:
-  """Returns a tree of 'train' and 'freeze', one label a parameter."""
+  """Labels each parameter 'train' or 'freeze', in a tree as theirs."""
   frozen = frozen_names(params, patterns)
   flat = ['freeze' if n in frozen else 'train' for n in path_names(params)]
   return jax.tree.unflatten(jax.tree.structure(params), flat)
 
 
 def count(params: Any, patterns: Sequence[str] = ()) -> tuple[int, int]:
-  """Returns (parameters that train, all parameters)."""
+  """Counts (parameters that train, all parameters)."""
   frozen = frozen_names(params, patterns) if patterns else set()
   sizes = [int(np.prod(x.shape)) for x in jax.tree.leaves(params)]
   names = path_names(params)
@@ -154,15 +188,15 @@ def count(params: Any, patterns: Sequence[str] = ()) -> tuple[int, int]:
 
 
 def bind_schedule(text: str) -> Callable[[float, int, int], optax.Schedule]:
-  """Returns a schedule maker (lr, steps, steps per epoch) -> schedule."""
-  return spec.bind(SCHEDULES, text, takes=3, kind='schedule')
+  """Binds a schedule maker (lr, steps, steps per epoch) -> schedule."""
+  return _bind(SCHEDULES, text, takes=3, kind='schedule')
 
 
 def bind_optimizer(
   text: str,
 ) -> Callable[[optax.Schedule], optax.GradientTransformation]:
-  """Returns an optimiser maker, schedule -> transformation."""
-  return spec.bind(OPTIMIZERS, text, takes=1, kind='optimizer')
+  """Binds an optimiser maker, schedule -> transformation."""
+  return _bind(OPTIMIZERS, text, takes=1, kind='optimizer')
 
 
 def make(
@@ -173,15 +207,20 @@ def make(
   freeze: Sequence[str] = (),
   lr_scale: Sequence[tuple[str, float]] = (),
 ) -> optax.GradientTransformation:
-  """Returns the transformation of a stage.
+  """Builds the transformation of a stage's gradients.
 
   Args:
     optimizer: e.g. 'adam' or 'adamw(decay=0.05)'.
     schedule: step -> learning rate.
     clip: largest norm of the gradient of what trains; 0 = no limit.
-    freeze: path patterns of what keeps its bits.
+    freeze: path patterns of parameters that keep their bits.
     lr_scale: (path pattern, factor) pairs: first match scales the updates.
+
+  Raises:
+    ValueError: an option or a factor is out of its range.
   """
+  for pattern, factor in lr_scale:
+    _check_range(f'lr_scale of {pattern!r}: factor', factor, '[0, inf)')
   inner = bind_optimizer(optimizer)(schedule)
   if clip:
     inner = optax.chain(optax.clip_by_global_norm(clip), inner)

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from salflax.core import parallel
 from salflax.core.types import Batch, Example
 from salflax.data import batches, pp
+from salflax.train import features, step
 from salflax.train import stage as stages_lib
-from salflax.train import step
 from salflax.train.stage import Stage
 
 Pair = tuple[np.ndarray, str]
@@ -87,15 +87,17 @@ class StagePredictor:
 
   def _prepare(self, source: Sequence[Example]) -> batches.Prepare:
     # While training, the same rows are scored again and again.
-    if self._last and self._last[-1].source is source:
-      return self._last[-1]
-    finish = stages_lib.word_pieces(self.stage)
+    if self._last and self._last[0] is source:
+      return self._last[1]
+    finish, rows = stages_lib.word_pieces(self.stage), source
     if self.store:
       finish = stages_lib.finishers(
         self.stage, self.variables, source, self.stage.eval_pp
       )
-    self._last[:] = [batches.Prepare(source, self._ops, finish)]
-    return self._last[-1]
+      if 'backbone' in self.stage.stored:
+        rows = features.WithoutImages(source)
+    self._last[:] = source, batches.Prepare(rows, self._ops, finish)
+    return self._last[1]
 
   def _ahead(self, prepare, items):
     return batches.map_ahead(prepare, items, threads=self.stage.threads)

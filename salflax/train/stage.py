@@ -240,6 +240,8 @@ def check(stage: Stage) -> None:
     optim.frozen_names(abstract.params, stage.freeze)
   for pattern, _ in stage.lr_scale:
     optim.matches(abstract.params, pattern)
+  if 'backbone' in stage.stored:
+    features.variants(stage.pp)
   for scope, load, skip in stage.weights:
     pretrained.merge(abstract.variables, load(), at=scope, skip=skip)
   if stage.origin is not None:
@@ -293,17 +295,16 @@ def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
     start: number of steps that were taken already.
   """
   contrast, text = stage.contrast_fn is not None, stage.pp
-  finish = finishers(
-    stage, variables, stage.train_source, text, contrast=contrast
-  )
+  source = stage.train_source
+  finish = finishers(stage, variables, source, text, contrast=contrast)
   if 'center' in losses.targets(stage.loss):
-    mean = center.mean_map(stage.train_source, threads=stage.threads)
+    mean = center.mean_map(source, threads=stage.threads)
     finish.append(center.Center(mean))
   if 'backbone' in stage.stored and not contrast:
-    # The pixels are only passing through.
+    source = features.WithoutImages(source)
     text = features.without(text, 'normalize')
   return batches.train_batches(
-    stage.train_source,
+    source,
     pp.make(text),
     batch_size=stage.batch_size,
     seed=stage.seed,

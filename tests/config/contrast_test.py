@@ -16,9 +16,11 @@ from configs import common
 from salflax.config import contrast as contrast_lib
 from salflax.config import network
 from salflax.config import resolve as config_lib
+from salflax.core import parallel
 from salflax.data import batches, pp
-from salflax.models.contrast import Contrast, masked, shrink, visual_tokens
-from salflax.models.layers import TextFeatures
+from salflax.losses import matching
+from salflax.models.contrast import Compared, Contrast, masked, visual_tokens
+from salflax.models.layers import TextFeatures, shrink
 from salflax.predict import trained
 from salflax.train import loop, optim, step
 from salflax.train import stage as stages_lib
@@ -38,7 +40,7 @@ class Cells(nn.Module):
   @nn.compact
   def __call__(self, image, *, train):
     assert not train
-    x = shrink(image, 8 if image.shape[1] > 8 else 4)
+    x = shrink(image, factor=8 if image.shape[1] > 8 else 4)
     mix = self.param('mix', nn.initializers.normal(1.0), (3, 5))
     x = jnp.einsum('bhwc,cd->bhwd', x, mix).reshape(len(x), -1, 5)
     return jnp.concatenate([2 * x.mean(1, keepdims=True), x], 1)
@@ -120,11 +122,11 @@ def test_flat_maps_are_finite(mask, value):
 
 def test_shrinking_takes_means():
   image = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
-  found = shrink(image, 2)
+  found = shrink(image, factor=2)
   np.testing.assert_allclose(found[1, 1, 2], image[1, 2:, 4:].mean((0, 1)))
-  np.testing.assert_array_equal(shrink(image, 1), image)
-  with pytest.raises(ValueError, match='stride=4 does not divide .* 4 x 6'):
-    shrink(image, 4)
+  np.testing.assert_array_equal(shrink(image, factor=1), image)
+  with pytest.raises(ValueError, match='stride=4 does not divide .*4 x 6'):
+    shrink(image, factor=4)
 
 
 def test_tokens_are_the_cells_of_the_coarsest_level():
@@ -177,17 +179,18 @@ def test_a_tower_gets_the_pixels_it_expects():
   np.testing.assert_allclose(found, ops('imagenet'), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_gradients_reach_the_map_through_a_tower():
   model, (image, pred, text, ids) = make(), inputs()
   variables = made_up.variables(model, image, pred, text, ids, train=False)
 
-  def loss(pred):
-    found = apply(model, image, pred, text, ids, variables=variables)
-    return (found.pictures * found.sentences).sum() + found.nll.sum()
+  @jax.jit
+  @jax.grad
+  def gradient(pred):
+    seen = apply(model, image, pred, text, ids, variables=variables)
+    return (seen.pictures * seen.sentences).sum() + seen.nll.sum()
 
-  gradient = jax.grad(loss)(jnp.asarray(pred))
-  assert np.isfinite(gradient).all() and (gradient != 0).mean() > 0.9
+  got = gradient(jnp.asarray(pred))
+  assert np.isfinite(got).all() and (got != 0).mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -217,27 +220,40 @@ def configured(bert, *, frozen=False, **contrast):
   return config
 
 
-def first_batch(stage):
-  variables = stages_lib.initial_state(stage, tiny.mesh()).variables
-  return next(iter(stages_lib.train_batches(stage, variables)))
+@pytest.fixture(scope='module')
+def frozen(bert, tmp_path_factory):
+  """A stage whose backbone and text stay as they are, and its first state."""
+  folder = tmp_path_factory.mktemp('frozen')
+  config = configured(bert, frozen=True, kind='vsrn')
+  # Adam would make something of gradients that are nothing but rounding.
+  config.only.update(optimizer='sgd', lr=1e-2)
+  (stage,) = tiny.stages(config, folder)
+  state = stages_lib.initial_state(stage, tiny.mesh())
+  return stage, jax.device_get(state)
 
 
-@pytest.mark.slow
-def test_batches_have_what_is_compared(bert, tmp_path):
-  (stage,) = tiny.stages(configured(bert, frozen=True, kind='vsrn'), tmp_path)
+@pytest.fixture(scope='module')
+def batch(frozen):
+  stage, state = frozen
+  return next(iter(stages_lib.train_batches(stage, state.variables)))
+
+
+def test_batches_have_what_is_compared(frozen, batch):
+  stage, state = frozen
   assert stage.stored == {'backbone', 'text'}
-  batch = first_batch(stage)
   assert {'taps', 'image', 'text_tokens', 'tokens', 'picture'} <= set(batch)
   assert batch['image'].dtype == np.float32  # normalised
   rows = [stage.train_source.meta(int(i)) for i in batch['index']]
   alike = [[a['image_id'] == b['image_id'] for a in rows] for b in rows]
   same = batch['picture'][:, None] == batch['picture']
   np.testing.assert_array_equal(same, alike)
-  # The features are those of the very picture, mirrored or not.
-  variables = stages_lib.initial_state(stage, tiny.mesh()).variables
-  taps = step.encode_image(stage.model, variables, batch['image'])
+  # The features are those of the very image, mirrored or not.
+  taps = step.encode_image(stage.model, state.variables, batch['image'])
   for level, x in taps.items():
     np.testing.assert_allclose(x, batch['taps'][level], rtol=2e-2, atol=2e-3)
+  # Stored sentences keep the tokenizer's word on which are some.
+  words = np.array([bool(row['text']) for row in rows])
+  np.testing.assert_array_equal(batch['token_mask'].any(-1), words)
 
 
 def test_pictures_of_joined_data_sets_are_told_apart():
@@ -249,124 +265,157 @@ def test_pictures_of_joined_data_sets_are_told_apart():
   assert again['picture'].dtype == np.int32
 
 
-def same_params(a, b, but=()):
-  keep = lambda s: {k: v for k, v in s.params.items() if k not in but}
-  tiny.assert_same(keep(jax.device_get(a)), keep(jax.device_get(b)))
+def test_the_rest_of_the_network_is_drawn_as_without(bert, frozen, tmp_path):
+  (plain,) = tiny.stages(configured(bert, frozen=True), tmp_path)
+  plain = jax.device_get(stages_lib.initial_state(plain, tiny.mesh()))
+  params = dict(frozen[1].params)
+  assert set(params.pop('contrast')) == {'captioner', 'picture', 'sentence'}
+  tiny.assert_same(params, plain.params)
+  tiny.assert_same(frozen[1].batch_stats, plain.batch_stats)
 
 
-@pytest.mark.slow
-def test_the_rest_of_the_network_is_drawn_as_without(bert, tmp_path):
-  plain, with_it = (
+def test_without_weights_it_is_the_stage_without(bert, tmp_path):
+  none = dict(kind='vsrn', matching=0.0, caption=0.0)
+  plain, with_none = (
     tiny.stages(configured(bert, **options), tmp_path)[0]
-    for options in ({}, dict(kind='vsrn'))
+    for options in ({}, none)
   )
-  states = [stages_lib.initial_state(s, tiny.mesh()) for s in (plain, with_it)]
-  same_params(*states, but=('contrast',))
-  assert set(states[1].params['contrast']) == {
-    *('captioner', 'picture', 'sentence')
-  }
-  tiny.assert_same(states[0].batch_stats, states[1].batch_stats)
+  assert with_none.contrast_fn is None and with_none.model.contrast is None
+  for name in ('model', 'loss', 'freeze', 'pp', 'lr_scale', 'steps', 'seed'):
+    assert getattr(plain, name) == getattr(with_none, name), name
+  assert [w[0] for w in plain.weights] == [w[0] for w in with_none.weights]
 
 
-def go(stage, folder, devices=1):
-  loop.train_stage(stage, str(folder / stage.name), tiny.mesh(devices))
+def test_the_loss_reaches_the_map_on_any_devices(frozen, batch):
+  """With nothing else to learn, the decoder follows the comparison.
+
+  Negatives are those of the whole batch; what each device drops is drawn for
+  the whole batch, too.
+  """
+  stage, start = frozen
+  nothing = lambda pred, batch: (0.0 * pred.sum(), {})
+  key = jax.random.key_data(jax.random.key(0))
+  ends = []
+  for devices in (1, 4):
+    train_step = step.make_train_step(
+      *(stage.model, nothing, stage.make_tx(), tiny.mesh(devices)),
+      contrast_fn=stage.contrast_fn,
+      round_taps=True,
+    )
+    # The state is donated.
+    state = jax.tree.map(jnp.array, start)
+    ends.append(jax.device_get(train_step(state, batch, key)))
+  before, after = (s.params['decoder'] for s in (start, ends[0][0]))
+  for name, layer in before.items():
+    # A bias in front of a normalisation does nothing.
+    for part in set(layer) - (
+      {'bias'} if name in ('conv3', 'conv4') else set()
+    ):
+      assert (after[name][part] != layer[part]).any(), f'{name}/{part}'
+  (one, measures), (four, others) = ends
+  assert measures['loss'] > 0 and measures['contrast/violated'] > 0
+  for key in ('loss', 'loss/matching', 'loss/caption', 'contrast/violated'):
+    np.testing.assert_allclose(measures[key], others[key], rtol=1e-5)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    *(one.params, four.params),
+  )
+
+
+@pytest.mark.parametrize('kind', matching.KINDS)
+def test_rows_without_a_sentence_take_no_part(kind):
+  """And negatives are those of the whole batch, on any devices."""
+  rng = np.random.default_rng(0)
+  words, mask = rng.integers(1, 11, (4, 6)), np.arange(6) < 4
+  batch = dict(
+    tokens=words, token_mask=np.tile(mask, (4, 1)), picture=np.arange(4)
+  )
+  seen = Compared(*rng.normal(size=(2, 4, 5)), rng.uniform(1, 2, 4))
+  options = dict(matching=1.0, caption=1.0, margin=2.0, hardest=False)
+  loss_fn = jax.jit(matching.make(kind, **options))
+  want = loss_fn(seen, batch)
+  mesh = tiny.mesh(4)
+  split = jax.device_put((seen, batch), parallel.split(mesh))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5),
+    *(loss_fn(*split), want),
+  )
+  batch['token_mask'][1] = False
+  batch['tokens'][1] = 0
+  got = loss_fn(seen, batch)
+  rest = np.array([0, 2, 3])
+  few = jax.tree.map(lambda x: x[rest], (seen, batch))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5),
+    *(got, loss_fn(*few)),
+  )
+
+
+def go(stage, folder):
+  loop.train_stage(stage, str(folder / stage.name), tiny.mesh())
   return tiny.last_state(stage, folder)
 
 
-def logged(folder, key='loss'):
-  return [r[key] for r in tiny.read_metrics(folder / 'only') if 'loss' in r]
-
-
-@pytest.mark.slow
-def test_without_weights_it_is_the_run_without(bert, tmp_path):
-  states = []
-  for name, options in (
-    ('plain', {}),
-    ('none', dict(kind='vsrn', matching=0.0, caption=0.0)),
-  ):
-    config = configured(bert, **options)
-    config.only.update(steps=3, eval_epochs=10.0)
-    (stage,) = tiny.stages(config, tmp_path)
-    assert stage.contrast_fn is None and stage.model.contrast is None
-    states.append(go(stage, tmp_path / name))
-  tiny.assert_same(*states)
-  lines = [
-    tiny.read_metrics(tmp_path / name / 'only') for name in ('plain', 'none')
-  ]
-  assert lines[0] == lines[1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('frozen', [False, True])
-def test_it_trains_and_the_run_predicts(bert, tmp_path, frozen):
-  config = configured(bert, frozen=frozen, kind='vsrn', stride=2)
+@pytest.fixture(scope='module')
+def run(bert, tmp_path_factory):
+  """Scheme 3 alone: the text shows in the loss only."""
+  folder = tmp_path_factory.mktemp('run')
+  config = configured(bert, frozen=True, kind='vsrn', stride=2)
+  config.model.fuse = ()
   config.only.update(steps=8, eval_epochs=10.0)
-  config_lib.save(config, str(tmp_path))
-  (stage,) = tiny.stages(config, tmp_path)
-  start = stages_lib.initial_state(stage, tiny.mesh())
-  end = go(stage, tmp_path)
-  caption = logged(tmp_path, 'loss/caption')
+  config_lib.save(config, str(folder))
+  (stage,) = tiny.stages(config, folder)
+  stages_lib.check(stage)
+  start = jax.device_get(stages_lib.initial_state(stage, tiny.mesh()))
+  loop.run([stage], str(folder))
+  return folder, stage, start
+
+
+def test_it_trains(run):
+  folder, stage, start = run
+  assert 'text' in stage.stored
+  end = tiny.last_state(stage, folder)
+  lines = [r for r in tiny.read_metrics(folder / 'only') if 'loss' in r]
+  caption = [r['loss/caption'] for r in lines]
   assert np.mean(caption[-2:]) < np.mean(caption[:2])
-  for row in tiny.read_metrics(tmp_path / 'only'):
-    if 'loss' in row:
-      parts = 10 * row['loss/kld'] + 2 * row['loss/cc']
-      parts += row['loss/matching'] + row['loss/caption']
-      assert row['loss'] == pytest.approx(parts, rel=1e-5)
-      assert 0 <= row['contrast/violated'] <= 1
+  for row in lines:
+    parts = 10 * row['loss/kld'] + 2 * row['loss/cc']
+    parts += row['loss/matching'] + row['loss/caption']
+    assert row['loss'] == pytest.approx(parts, rel=1e-5)
+    assert 0 <= row['contrast/violated'] <= 1
   moved = jax.tree.map(
     lambda a, b: not np.array_equal(a, b),
-    *(s.params['contrast'] for s in (jax.device_get(start), end)),
+    *(s.params['contrast'] for s in (start, end)),
   )
   assert all(jax.tree.leaves(moved))
-  if frozen:
-    tiny.assert_same(
-      *(jax.device_get(s).params['backbone'] for s in (start, end))
-    )
-  run = trained.load(tmp_path)
-  assert run.stage.model.contrast is None
-  assert 'contrast' not in run.variables['params']
-  found = run.preprocess(Toy(1)[0]['image'], 'salient of 2')
-  found = {k: np.repeat(v, 4, 0) for k, v in found.items()}
-  assert np.asarray(run.predict_fn(run.variables, found)).std() > 0
+  tiny.assert_same(*(s.params['backbone'] for s in (start, end)))
+  assert {'text', 'contrast'} <= set(end.params)
 
 
-@pytest.mark.slow
-def test_the_loss_reaches_the_map_and_what_makes_it(bert, tmp_path):
-  """With nothing else to learn, the decoder follows the comparison."""
-  (stage,) = tiny.stages(configured(bert, frozen=True, kind='vsrn'), tmp_path)
-  state = stages_lib.initial_state(stage, tiny.mesh())
-  before = jax.device_get(state.params['decoder'])
-  batch = first_batch(stage)
-  nothing = lambda pred, batch: (0.0 * pred.sum(), {})
-  train_step = step.make_train_step(
-    *(stage.model, nothing, stage.make_tx(), tiny.mesh()),
-    contrast_fn=stage.contrast_fn,
-    round_taps=True,
-  )
-  key = jax.random.key_data(jax.random.key(0))
-  state, measures = train_step(state, batch, key)
-  moved = jax.tree.map(
-    lambda a, b: np.abs(a - b).max(), before, state.params['decoder']
-  )
-  assert measures['loss'] > 0 and all(v > 0 for v in jax.tree.leaves(moved))
+def test_a_later_stage_may_do_without(bert, frozen, tmp_path):
+  config = configured(bert, frozen=True, kind='vsrn')
+  config.second = config.only.copy_and_resolve_references()
+  config.second.update(init='@only')
+  config.second.contrast = {}
+  config.stages = ('only', 'second')
+  stages = tiny.stages(config, tmp_path)
+  for stage in stages:
+    stages_lib.check(stage)
+  params = {k: v for k, v in frozen[1].params.items() if k != 'contrast'}
+  start = dict(frozen[1].variables, params=params)
+  state = stages_lib.initial_state(stages[1], tiny.mesh(), start)
+  tiny.assert_same(jax.device_get(state.params), params)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('kind', ['vsrn', 'order'])
-def test_negatives_are_those_of_the_whole_batch(bert, tmp_path, kind):
-  config = configured(bert, kind=kind, margin=0.2)
-  config.only.update(optimizer='sgd', lr=1e-3, steps=3, eval_epochs=10.0)
-  (stage,) = tiny.stages(config, tmp_path)
-  # What each device drops is drawn for the whole batch, too.
-  ends = [go(stage, tmp_path / str(n), devices=n) for n in (1, 4)]
-  for key in ('loss', 'loss/matching', 'contrast/violated'):
-    one, four = (logged(tmp_path / n, key) for n in ('1', '4'))
-    np.testing.assert_allclose(one, four, rtol=1e-5, atol=1e-6)
-  assert max(logged(tmp_path / '1', 'contrast/violated')) > 0
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
-    *(end.params for end in ends),
-  )
+def test_the_run_predicts_and_its_text_shows_in_the_loss_only(run):
+  loaded = trained.load(run[0])
+  assert loaded.stage.model.contrast is None
+  assert not {'text', 'contrast'} & set(loaded.variables['params'])
+  image = Toy(1)[0]['image']
+  pairs = [(image, text) for text in ('salient of 2', 'a red 1')]
+  first, second = loaded.predictor().predict(pairs)
+  assert first.std() > 0
+  np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.slow
@@ -386,43 +435,6 @@ def test_a_tower_of_its_own_never_trains(bert, tmp_path):
     np.array_equal, start.params['backbone'], end.params['backbone']
   )
   assert not all(jax.tree.leaves(moved))
-
-
-@pytest.mark.slow
-def test_the_sentence_need_not_join_the_picture(bert, tmp_path):
-  """Scheme 3 alone: the text shows in the loss only."""
-  config = configured(bert, frozen=True, kind='vsrn')
-  config.model.fuse = ()
-  config.only.update(steps=2, eval_epochs=10.0)
-  config_lib.save(config, str(tmp_path))
-  (stage,) = tiny.stages(config, tmp_path)
-  stages_lib.check(stage)
-  assert 'text' in stage.stored
-  state = go(stage, tmp_path)
-  assert {'text', 'contrast'} <= set(state.params)
-  run = trained.load(tmp_path)
-  assert not {'text', 'contrast'} & set(run.variables['params'])
-  maps = []
-  for text in ('salient of 2', 'a red 1'):
-    batch = run.preprocess(Toy(1)[0]['image'], text)
-    batch = {k: np.repeat(v, 4, 0) for k, v in batch.items()}
-    maps.append(np.asarray(run.predict_fn(run.variables, batch)))
-  np.testing.assert_array_equal(*maps)
-
-
-@pytest.mark.slow
-def test_a_later_stage_may_do_without(bert, tmp_path):
-  config = configured(bert, kind='vsrn')
-  config.only.update(steps=1)
-  config.second = config.only.copy_and_resolve_references()
-  config.second.update(init='@only')
-  config.second.contrast = {}
-  config.stages = ('only', 'second')
-  stages = tiny.stages(config, tmp_path)
-  for stage in stages:
-    stages_lib.check(stage)
-  loop.run(stages, str(tmp_path))
-  assert 'contrast' not in tiny.last_state(stages[1], tmp_path).params
 
 
 def test_runs_from_before_have_none(bert, tmp_path):
@@ -495,7 +507,7 @@ WRONG = {
   ),
   'one picture': (
     changed('only.limit', 4),
-    'needs two pictures with different sentences; found 1 pictures',
+    'needs two images with different sentences; found 1 images',
   ),
   'alone': (changed('only.batch_size', 1), 'found batch_size 1'),
   'long': (
@@ -538,12 +550,14 @@ def test_the_config_that_those_change_is_sound(bert, toys):
   assert any(n.startswith('contrast/') for n in optim.path_names(params))
 
 
-def test_long_sentences_are_cut_where_they_are_only_matched(bert, toys):
+def test_long_sentences_are_cut_where_they_are_only_matched(bert, toys, caplog):
   node = wrong_config(bert)
   node['model']['text']['length'] = 4
   node['only']['contrast']['caption'] = 0.0
   (stage,) = config_lib.resolve(node)
   assert stage.model.contrast.matching and not stage.model.contrast.caption
+  (record,) = (r for r in caplog.records if 'lose their end' in r.msg)
+  assert record.args[:2] == (9, 4)
 
 
 def test_the_released_form_has_its_own_defaults():

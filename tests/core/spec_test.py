@@ -29,6 +29,10 @@ class Entry:
   fn = staticmethod(kld)
 
 
+def loud(x, *, up=False):
+  return x + up
+
+
 TABLE = {'double': double, 'add': add, 'kld': Entry, 'mse': mse}
 
 
@@ -52,6 +56,11 @@ def test_parse_reads_name_and_literals():
     ('f(open("x"))', 'must be literals'),
     ('f(**{"a": 1})', r'\*\* is not allowed'),
     ('f(*[1])', 'must be literals'),
+    ('f({[]: 1})', 'must be literals'),
+    ('f(\0)', 'Cannot read the spec'),
+    ('f(a=1, a=2)', 'has an option twice'),
+    (f'f({"-" * 9000}1)', 'Cannot read the spec'),
+    (f'f({"(" * 900}1{")" * 900})', 'Cannot read the spec'),
   ],
 )
 def test_parse_says_what_it_cannot_read(text, says):
@@ -76,16 +85,73 @@ def test_bind_fills_in_options():
   'text, says',
   [
     ('doubel', "Unknown op 'doubel'. Did you mean 'double'"),
-    ('zzz', "Unknown op 'zzz'. Allowed: add, double, kld, mse"),
+    ('zzz', "Unknown op 'zzz'. Allowed: add, double, kld, loud, mse"),
     ('double(tims=3)', "argument of double.* 'tims'. Did you mean 'times'"),
     ('double(3)', 'double: too many positional.*options are: times'),
     ('add', "add: missing a required argument: 'amount'"),
     ('add(1, amount=2)', "add: multiple values for argument 'amount'"),
+    ('loud(up=1)', 'loud: up must be True or False; found 1'),
+    ("loud(up='no')", "found 'no'"),
   ],
 )
 def test_bind_names_what_is_wrong(text, says):
   with pytest.raises(ValueError, match=says):
-    spec.bind(TABLE, text, takes=1, kind='op')
+    spec.bind(TABLE | {'loud': loud}, text, takes=1, kind='op')
+
+
+@pytest.mark.parametrize(
+  ('text', 'by', 'parts'),
+  [
+    ('mit', ',', ['mit']),
+    ('', ',', ['']),
+    ('mit, course,', ',', ['mit', 'course', '']),
+    ('kl(eps=1e-7, floor=0)', ',', ['kl(eps=1e-7, floor=0)']),
+    (
+      'mit|kl(eps=1e-7, floor=0), course',
+      ',',
+      ['mit|kl(eps=1e-7, floor=0)', 'course'],
+    ),
+    ('a([1, 2], k={3: "x,y"}),b', ',', ['a([1, 2], k={3: "x,y"})', 'b']),
+    ("a('it\\'s, so')|b", '|', ["a('it\\'s, so')", 'b']),
+    ('1e+3*a(k=1+2)+b', '+', ['1e+3*a(k=1+2)', 'b']),
+    (' a |\n b', '|', ['a', 'b']),
+  ],
+)
+def test_split_leaves_brackets_and_quotes_whole(text, by, parts):
+  assert spec.split(text, by) == parts
+
+
+@pytest.mark.parametrize('text', ['a(1, b', 'a"b, c', None, 3])
+def test_split_names_what_it_cannot_read(text):
+  with pytest.raises(ValueError, match='spec'):
+    for part in spec.split(text, ','):
+      spec.parse(part)
+
+
+@pytest.mark.parametrize(
+  ('value', 'options'),
+  [
+    (-1, {}),
+    (11, {}),
+    (float('nan'), {}),
+    (float('inf'), {}),
+    ('3', {}),
+    (None, {}),
+    (True, {}),
+    (3j, {}),
+    (0, {'above': True}),
+    (1.5, {'whole': True}),
+  ],
+)
+def test_numbers_have_a_range(value, options):
+  whole = 'whole ' * bool(options.get('whole'))
+  least = 'above' if options.get('above') else 'at least'
+  message = f'kl: eps must be a {whole}number {least} 0 and at most 10; found '
+  with pytest.raises(ValueError) as error:
+    spec.check_number('kl: eps', value, 0, 10, **options)
+  assert str(error.value) == f'{message}{value!r}.'
+  for good in (1, 10):
+    spec.check_number('kl: eps', good, 0, 10, **options)
 
 
 def test_chain_goes_left_to_right():
@@ -132,6 +198,9 @@ def test_weighted_sum_reads_weights_on_either_side():
     ('0*kld', 'positive'),
     ('True*kld', 'not a sum|positive'),
     ('1e999*kld', 'positive'),
+    (f'1{"0" * 400}*kld', 'positive'),
+    ('kld + + mse', 'Cannot read the spec'),
+    ('kld + (mse', 'Cannot read the spec'),
     ('kld +', 'Cannot read the spec'),
     ('3', 'not a sum of weighted loss'),
   ],
@@ -139,6 +208,15 @@ def test_weighted_sum_reads_weights_on_either_side():
 def test_weighted_sum_takes_positive_sums_only(text, says):
   with pytest.raises(ValueError, match=says):
     spec.weighted_sum(TABLE, text, takes=2)
+
+
+def test_a_sum_and_a_chain_may_be_long():
+  n = 4000
+  terms = spec.weighted_sum(
+    TABLE, '+'.join(f'kld(eps={i})' for i in range(n)), takes=2
+  )
+  assert len(terms) == n and terms[-1].kwargs == {'eps': n - 1}
+  assert spec.chain(TABLE, '|'.join(['add(1)'] * n), takes=1)(0) == n
 
 
 def test_weighted_sum_wants_options_named():

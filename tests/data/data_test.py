@@ -1,5 +1,6 @@
 """Datasets: what is stored, how it is split, how it is loaded."""
 
+import fractions
 import pickle
 
 import fake_data
@@ -125,17 +126,17 @@ def test_folder_of_maps_alone_has_no_fixations(tmp_path):
 
 
 def test_pictures_of_any_kind_become_upright_rgb(tmp_path):
-  upright = fake_data.picture(np.random.default_rng(0))
+  upright = fake_data.image(np.random.default_rng(0))
   image = Image.fromarray(upright)
   exif = Image.Exif()
   exif[0x0112] = 6  # Shown turned by 90 degrees.
   path = tmp_path / 'turned.png'
   image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
-  assert raw.read_picture(path).size == (24, 32)
+  assert raw.encode_image(path).size == (24, 32)
   for mode in ('L', 'P', 'CMYK', 'RGBA', '1'):
     path = tmp_path / f'{mode}.tiff'
     image.convert(mode).save(path)
-    encoded = raw.read_picture(path)
+    encoded = raw.encode_image(path)
     (tmp_path / 'x.png').write_bytes(encoded.data)
     stored = np.asarray(Image.open(tmp_path / 'x.png'))
     want = np.asarray(image.convert(mode).convert('RGB'))
@@ -160,7 +161,7 @@ def test_many_parts_are_one_dataset(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-  """Forty pictures of SJTU-TIS, three of a folder, prepared."""
+  """Forty images of SJTU-TIS, three of a folder, prepared."""
   path = tmp_path_factory.mktemp('prepared')
   fake = fake_data.Sjtu(path / 'sjtu', published=False)
   for i in range(40):
@@ -188,7 +189,7 @@ def test_no_picture_is_in_two_splits(prepared):
     assert ids[f'not_fold{i}'] == ids['all'] - fold
   both = data.load_source('sjtu_tis', 'fold1+fold2', prepared)
   assert _ids(both) == folds[1] | folds[2]
-  # All sentences of a picture go with it.
+  # All sentences of an image go with it.
   for name in ('train', 'test'):
     source = data.load_source('sjtu_tis', name, prepared)
     counts = {i: 0 for i in ids[name]}
@@ -268,6 +269,88 @@ def test_what_does_not_exist_is_an_error(
     data.load_source(name, split, prepared, **options)
 
 
+@pytest.mark.parametrize(
+  'exclude, message',
+  [
+    ('id\n000000900003\n00000900004\n', "'00000900004' .line 3"),
+    ('000000900003\n"000000900004\n', 'line 2'),
+    ('000000900003\nimage\n', "'image' .line 2"),
+    (['000000900003', 'typo'], "'typo'"),
+    (['000000900003', 7], '7'),
+    ([], 'No id'),
+    ('', 'No id'),
+  ],
+)
+def test_ids_to_exclude_that_match_nothing_are_named(
+  prepared, tmp_path, exclude, message
+):
+  if isinstance(exclude, str):
+    (tmp_path / 'ids.csv').write_text(exclude)
+    exclude = tmp_path / 'ids.csv'
+  with pytest.raises(ValueError, match=message):
+    data.load_source('sjtu_tis', 'all', prepared, exclude=exclude)
+
+
+def test_ids_with_commas_are_excluded_whole(tmp_path):
+  (tmp_path / 'ids.csv').write_text('b,1\nc,seen before\n"d,2"\n')
+  images = {'a', 'b,1', 'c', 'd,2', 'seen before'}
+  ids = splits.excluded(tmp_path / 'ids.csv', 'folder', images, 'mine')
+  assert ids == {'b,1', 'c', 'd,2'}
+  (tmp_path / 'ids.csv').write_bytes(b'\xff')
+  with pytest.raises(ValueError, match='ids.csv is not'):
+    splits.excluded(tmp_path / 'ids.csv', 'folder', images, 'mine')
+
+
+def test_of_a_published_dataset_not_all_excluded_images_need_be_there(
+  prepared, tmp_path
+):
+  other = next(iter(splits.listed('sjtu_tis')))
+  (tmp_path / 'ids.csv').write_text(f'{other}\n000000900003\n')
+  source = data.load_source(
+    'sjtu_tis', 'all', prepared, exclude=tmp_path / 'ids.csv'
+  )
+  assert len(_ids(source)) == 39
+
+
+def _halve(path):
+  path.write_text(path.read_text().splitlines()[0])
+
+
+def _reverse(path):
+  path.write_text('\n'.join(reversed(path.read_text().splitlines())))
+
+
+@pytest.mark.parametrize(
+  'name, damage, message',
+  [
+    ('records.jsonl', _reverse, 'row 0 is not that of its record'),
+    ('records.jsonl', lambda p: p.write_text(''), 'holds nothing'),
+    ('records.jsonl', _halve, '1 records of 3'),
+    ('records.jsonl', lambda p: p.write_text('{"image_id": 1}'), 'records'),
+    ('records.jsonl', lambda p: p.write_bytes(b'\xff'), 'records.jsonl'),
+    ('dataset_info.json', lambda p: p.write_text('{'), 'damaged'),
+    ('features.json', lambda p: p.unlink(), 'damaged'),
+    (
+      'folder-part00000.array_record-00000-of-00001',
+      lambda p: p.write_bytes(p.read_bytes()[:-900]),
+      'damaged',
+    ),
+  ],
+)
+def test_a_damaged_dataset_is_named(tmp_path, name, damage, message):
+  rows = [('p0', 0, 3, 2), ('p1', 0, 5, 6), ('p2', 0, 7, 8)]
+  root = fake_data.folder(tmp_path / 'raw', rows)
+  folder = _prepare('folder', root, tmp_path, name='mine').folder
+  damage(folder / name)
+  with pytest.raises(ValueError, match=f'{folder}.*{message}'):
+    data.load_source('folder:mine', 'all', tmp_path)[0]
+
+
+def test_scenes_have_nothing_to_exclude():
+  with pytest.raises(ValueError, match='argument of load_source of scenes'):
+    data.load_source('scenes', 'test', exclude='list')
+
+
 def test_default_data_dir_is_the_environments(monkeypatch, prepared):
   monkeypatch.setenv('SALFLAX_DATA', str(prepared))
   assert len(data.load_source('folder:mine', 'all')) == 3
@@ -275,19 +358,31 @@ def test_default_data_dir_is_the_environments(monkeypatch, prepared):
   assert data.default_data_dir().name == 'salflax_data'
 
 
+def _assign(dataset, groups):
+  """Spreads the images of each group evenly, by the order of their hash."""
+  same = splits.SAME_IMAGE.get(dataset, {})
+  result = {}
+  for group in sorted(set(groups.values())):
+    ids = [i for i, g in groups.items() if g == group]
+    # Copies come right after their original and get its place.
+    ids.sort(key=lambda i: (splits.seeded_hash(dataset, same.get(i, i)), i))
+    for rank, i in enumerate(ids):
+      place = splits._cut(dataset, fractions.Fraction(rank, len(ids)))
+      result[i] = result.get(same.get(i), place)
+  return result
+
+
 @pytest.mark.parametrize(
   'dataset, groups',
   [('sjtu_tis', {'1': (240, 60), '2': (240, 60)}), ('osie', {'1': (500, 200)})],
 )
-def test_packaged_list_follows_its_rule(dataset, groups, tmp_path):
+def test_packaged_list_follows_its_rule(dataset, groups):
   rows = {
     line.split(',')[0]: line.strip().split(',')[1]
     for line in (splits.LISTS / f'{dataset}.csv').open()
   }
   del rows['image_id']
-  splits.write_list(tmp_path / 'list.csv', dataset, rows)
-  packaged = (splits.LISTS / f'{dataset}.csv').read_text()
-  assert (tmp_path / 'list.csv').read_text() == packaged
+  assert _assign(dataset, rows) == splits.listed(dataset)
   for group, (num_train, num_test) in groups.items():
     places = [splits.place(dataset, i) for i, g in rows.items() if g == group]
     assert sum(part == 'train' for _, part in places) == num_train
@@ -320,5 +415,5 @@ def test_an_unlisted_picture_keeps_its_place():
   assert 0.17 < np.mean([part == 'test' for _, part in places]) < 0.23
   for part, folds in (('test', {0}), ('train', {1, 2, 3, 4})):
     assert {f for f, p in places if p == part} == folds
-  # Written down once: a change of the rule would move everyone's pictures.
+  # Written down once: a change of the rule would move everyone's images.
   assert [fold for fold, _ in places[:6]] == [3, 4, 3, 2, 3, 3]

@@ -69,11 +69,11 @@ def test_mit1003_reads_recordings(tmp_path):
   stops = [(16, 12, 50), (-32768, -32768, 30), (30, 3, 10), (8, 20, 60)]
   fake_gaze.recording(root / 'DATA/ajs' / f'{name}.mat', stops)
   stops = [(30, 20, 50), (2, 3, 40), (28, 22, 40)]
-  # As published, recordings lie beside the order of the pictures.
+  # As published, recordings lie beside the order of the images.
   scipy.io.savemat(root / 'DATA/ajs/shuff_stimnames.mat', {'x': 1})
   fake_gaze.recording(root / 'DATA/hp' / f'{name}.mat', stops, rng=rng)
   done = _prepare('mit1003', root, tmp_path)
-  assert done.summary['found'] == {'pictures': 1, 'observers': 2}
+  assert done.summary['counts'] == {'images': 1, 'observers': 2}
   example = data.load_source('mit1003', 'all', tmp_path)[0]
   assert example['fixations'][0].tolist() == [19, 7]
   want = np.array([[19, 7], [2, 1], [21, 27]])
@@ -90,8 +90,8 @@ def test_mit1003_names_what_is_wrong(tmp_path, kind):
   reason = {
     'fixMap': 'missing map',
     'fixPts': 'missing fixations',
-    'picture': 'missing picture',
-    'grey': 'not a fixation picture',
+    'picture': 'missing image',
+    'grey': 'not a fixation image',
   }[kind]
   if kind == 'picture':
     (root / 'ALLSTIMULI/a.jpeg').unlink()
@@ -134,7 +134,7 @@ def test_cat2000_keeps_categories_and_passes_over_display(tmp_path):
   root = fake_gaze.cat2000(tmp_path / 'raw')
   done = _prepare('cat2000', root, tmp_path)
   assert done.summary['problems'] == []
-  assert done.summary['found'] == {'pictures': 6}
+  assert done.summary['counts'] == {'images': 6}
   source = data.load_source('cat2000', 'all', tmp_path)
   assert [r.image_id for r in source.records] == [
     f'{c}/{i:03d}' for c in ('Action', 'OutdoorManMade') for i in (1, 2, 3)
@@ -166,7 +166,7 @@ def test_cat2000_names_what_is_wrong(tmp_path):
     'Action/003/pure': 'unreadable fixations',
     'Action/004/pure': 'unreadable fixations',
     'Action/005/pure': 'missing map',
-    'OutdoorManMade/001/pure': 'missing picture',
+    'OutdoorManMade/001/pure': 'missing image',
   }
   assert summary['samples'] == 4
 
@@ -190,7 +190,7 @@ def test_fiwi_names_what_is_wrong(tmp_path):
   summary = _prepare('fiwi', root, tmp_path).summary
   assert {p['name']: p['reason'] for p in summary['problems']} == {
     'cell/pure': 'missing fixations',
-    'zaobao/pure': 'missing picture',
+    'zaobao/pure': 'missing image',
   }
 
 

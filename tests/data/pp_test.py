@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from salflax.data import pp
 
 FRAMES = ((48, 64), (64, 48), (32, 32))
-# Heights and widths of pictures, extreme ones among them.
+# Heights and widths of images, extreme ones among them.
 SIZES = ((48, 64), (64, 48), (37, 91), (120, 121), (300, 40), (1, 50), (50, 1))
 # Geometry ops as a pp string writes them; rasterize comes after.
 GEOMETRY = (
@@ -296,7 +296,7 @@ def test_bad_strings_fail_when_they_are_read(text, says):
   ],
 )
 def test_bad_pictures_are_described(image):
-  with pytest.raises(ValueError, match=r'Expected a picture u8 \[h, w, 3\]'):
+  with pytest.raises(ValueError, match=r'Expected an image u8 \[h, w, 3\]'):
     pp.resize_pad({'image': image}, None, 8, 8)
 
 
@@ -319,3 +319,15 @@ def test_is_random_and_pickling():
   a, b = (f(_example((30, 40), [(2, 3)]), _rng()) for f in (made, again))
   np.testing.assert_array_equal(a['image'], b['image'])
   assert again.text == made.text
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'normalize("unit")|normalize("imagenet")',
+    'resize_pad(8, 8)|rasterize|resize_pad(4, 4)',
+  ],
+)
+def test_ops_that_go_once_are_not_there_twice(text):
+  with pytest.raises(ValueError, match='goes once'):
+    pp.make(text)

@@ -39,23 +39,19 @@ def _blur(path):
 
 def _truncate_picture(fake):
   _cut(fake.path('image', '000000000071.jpg'))
-  return {
-    ('000000000071/' + c, 'unreadable picture') for c in ('pure', 'whole')
-  }
+  return {('000000000071/' + c, 'unreadable image') for c in ('pure', 'whole')}
 
 
 def _empty_file(fake):
   fake.path('image', '000000000071.jpg').write_bytes(b'')
-  return {
-    ('000000000071/' + c, 'unreadable picture') for c in ('pure', 'whole')
-  }
+  return {('000000000071/' + c, 'unreadable image') for c in ('pure', 'whole')}
 
 
 def _no_picture(fake):
   fake.path('image', '000000000071.jpg').unlink()
   return {
-    ('000000000071/pure', 'missing picture'),
-    ('000000000071/whole', 'missing picture'),
+    ('000000000071/pure', 'missing image'),
+    ('000000000071/whole', 'missing image'),
   }
 
 
@@ -87,7 +83,7 @@ def _no_gaze_for_a_sentence(fake):
 
 def _picture_alone(fake):
   fake_data.save(
-    fake.path('image', '000000000333.jpg'), fake_data.picture(fake.rng)
+    fake.path('image', '000000000333.jpg'), fake_data.image(fake.rng)
   )
   return {('000000000333', 'missing map')}
 
@@ -114,7 +110,7 @@ def _empty_maps(fake):
 
 def _map_for_fixations(fake):
   _blur(fake.path('fixation', '000000000109_2.png'))
-  return {('000000000109/non_salient', 'not a fixation picture')}
+  return {('000000000109/non_salient', 'not a fixation image')}
 
 
 def _suffix(fake):
@@ -135,13 +131,13 @@ def _other_files(fake):
 
 
 def _sentence_alone(fake):
-  fake.whole.append([555, 'A picture nobody has.'])
-  return {('000000000555/whole', 'text without picture')}
+  fake.whole.append([555, 'A view nobody has.'])
+  return {('000000000555/whole', 'text without image')}
 
 
 def _no_sentence(fake):
   del fake.parts[0]
-  return {('000000000109/all', 'picture without text')}
+  return {('000000000109/all', 'image without text')}
 
 
 def _empty_sentence(fake):
@@ -158,17 +154,17 @@ def _bad_rows(fake):
   fake.whole.append(['abc', 'A sentence.'])
   fake.parts.append([109, '别的', 'A sentence.'])
   return {
-    ('整体 row 4', 'unreadable text row'),
+    ('整体 row 4', 'unreadable row'),
     ('部分-实验设置 row 8', 'unknown condition'),
   }
 
 
 def _two_pictures_of_one_id(fake):
-  shown = fake_data.picture(fake.rng)
+  shown = fake_data.image(fake.rng)
   fake_data.save(fake.path('image', '71.jpg'), shown)
   found = {('000000000071/whole', 'duplicate id')}
   return found | {
-    ('000000000071/' + c, 'missing picture') for c in ('pure', 'whole')
+    ('000000000071/' + c, 'missing image') for c in ('pure', 'whole')
   }
 
 
@@ -246,11 +242,11 @@ def test_osie_names_what_is_wrong(tmp_path):
   (stimuli / '1007.bmp').unlink()
   done = _prepare('osie', root, tmp_path)
   assert _named(done) == {
-    ('1002/pure', 'fixation outside the picture'),
+    ('1002/pure', 'fixation outside the image'),
     ('1003/pure', 'no fixations'),
     ('1004/pure', 'unreadable fixations'),
-    ('1005/pure', 'unreadable picture'),
-    ('1006/pure', 'missing picture'),
+    ('1005/pure', 'unreadable image'),
+    ('1006/pure', 'missing image'),
     ('1007/pure', 'duplicate id'),
     ('1099/pure', 'missing fixations'),
   }
@@ -262,18 +258,18 @@ def test_folder_names_what_is_wrong(tmp_path):
   rows += [('p9.png', 0, 1, 1), ('p9.png', 0, 2, 1), ('p4.png', 0, 'nan', 1)]
   root = fake_data.folder(tmp_path / 'raw', rows, count=5)
   fake_data.save(
-    root / 'images' / 'p5.jpg', fake_data.picture(np.random.default_rng(0))
+    root / 'images' / 'p5.jpg', fake_data.image(np.random.default_rng(0))
   )
   (root / 'images' / 'p5.png').write_bytes(
     (root / 'images' / 'p0.png').read_bytes()
   )
   done = _prepare('folder', root, tmp_path, name='mine')
   assert _named(done) == {
-    ('p1/pure', 'fixation outside the picture'),
+    ('p1/pure', 'fixation outside the image'),
     ('p2/pure', 'unreadable fixations'),
     ('p3/pure', 'missing fixations'),
     ('p4/pure', 'unreadable fixations'),
-    ('p9.png', 'missing picture'),
+    ('p9.png', 'missing image'),
     ('images/p5', 'duplicate id'),
   }
   assert done.summary['samples'] == 1
@@ -295,8 +291,8 @@ def test_sentences_of_a_folder_are_checked(tmp_path):
     ('texts.csv line 4', 'unknown condition'),
     ('texts.csv line 5', 'empty text'),
     ('texts.csv line 6', 'text in a pure condition'),
-    ('texts.csv line 7', 'text without picture'),
-    ('p2', 'picture without text'),
+    ('texts.csv line 7', 'text without image'),
+    ('p2', 'image without text'),
   }
   records = data.load_source('folder:mine', 'all', tmp_path).records
   assert [(r.condition, r.text) for r in records] == [('whole', 'two dogs')]
@@ -306,7 +302,7 @@ def test_fixations_outside_can_be_left_out_instead_of_the_sample(tmp_path):
   rows = [*POINTS, ('p1.png', 0, 32, 1), ('p1.png', 0, -1, 1)]
   root = fake_data.folder(tmp_path / 'raw', rows)
   done = _prepare('folder', root, tmp_path, name='mine', keep_inside=True)
-  assert _named(done) == {('p1/pure', 'fixation outside the picture')}
+  assert _named(done) == {('p1/pure', 'fixation outside the image')}
   assert done.summary['samples'] == 3
   source = data.load_source('folder:mine', 'all', tmp_path)
   assert source[1]['fixations'].tolist() == [[6, 5]]

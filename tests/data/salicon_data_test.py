@@ -30,10 +30,10 @@ def test_salicon_counts_pixels_from_one_and_keeps_its_maps(tmp_path, dataset):
   root = fake_gaze.salicon(tmp_path / 'raw')
   done = _prepare(dataset, root, tmp_path)
   assert done.summary['problems'] == []
-  assert done.summary['found'] == {
-    'pictures (train)': 3,
+  assert done.summary['counts'] == {
+    'images (train)': 3,
     'fixation files (train)': 3,
-    'pictures (val)': 2,
+    'images (val)': 2,
     'fixation files (val)': 2,
   }
   source = data.load_source(dataset, 'all', tmp_path)
@@ -56,10 +56,10 @@ def test_salicon_keeps_its_own_split(tmp_path):
   (root / 'images' / 'test').mkdir()
   fake_data.save(
     root / 'images' / 'test' / 'COCO_test2014_000000000001.jpg',
-    fake_data.picture(np.random.default_rng(0)),
+    fake_data.image(np.random.default_rng(0)),
   )
   done = _prepare('salicon2017', root, tmp_path)
-  assert done.summary['found']['pictures without gaze (images/test)'] == 1
+  assert done.summary['counts']['images without gaze (images/test)'] == 1
   names = ('all', 'train', 'test', 'fit', 'val')
   ids = {s: _ids('salicon2017', s, tmp_path) for s in names}
   assert ids['train'] == {f'COCO_train2014_{i:012d}' for i in range(40)}
@@ -178,15 +178,15 @@ def _break_salicon(root, kind):
     ('absent', 'missing fixations', 'fixations/train/'),
     ('cat2000', 'unreadable fixations', "looks like CAT2000's"),
     ('size', 'sizes disagree', '640 x 480'),
-    ('outside', 'fixation outside the picture', 'x=32'),
-    ('zero', 'fixation outside the picture', 'x=-1'),
+    ('outside', 'fixation outside the image', 'x=32'),
+    ('zero', 'fixation outside the image', 'x=-1'),
     ('none', 'no fixations', 'not one'),
     ('field', 'unreadable fixations', 'has no fixations'),
     ('text', 'unreadable fixations', 'gaze(1).fixations'),
     ('column', 'unreadable fixations', 'rows of x and y'),
     ('nan', 'unreadable fixations', 'not a finite number'),
     ('map', 'missing map', 'maps/train/'),
-    ('picture', 'missing picture', 'images/train/'),
+    ('picture', 'missing image', 'images/train/'),
   ],
 )
 def test_salicon_names_what_is_wrong(tmp_path, kind, reason, said):

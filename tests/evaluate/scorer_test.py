@@ -293,7 +293,7 @@ def test_conditions_weigh_alike_in_the_mean_of_conditions():
   assert summary['overall']['mit/cc']['mean'] == pytest.approx(0.3)
   assert summary['mean_of_conditions']['mit/cc'] == pytest.approx(0.4)
   assert rows_lib.means(rows)['pure/mit/cc'] == pytest.approx(0.6)
-  assert (summary['n'], summary['pictures']) == (4, 3)
+  assert (summary['n'], summary['images']) == (4, 3)
 
 
 def test_intervals_are_clustered_by_picture():

@@ -1,4 +1,4 @@
-"""Scores of pictures and sentences, and the triplet loss on them."""
+"""Scores of images and sentences, and the triplet loss on them."""
 
 import types
 
@@ -11,7 +11,12 @@ import pytest
 
 from salflax.losses import matching
 
-SCORES = (matching.cosine_scores, matching.order_scores)
+cosine_scores, order_scores, negatives = (
+  jax.jit(fn)
+  for fn in (matching.cosine_scores, matching.order_scores, matching.negatives)
+)
+triplet = jax.jit(matching.triplet, static_argnames=('hardest', 'reduce'))
+SCORES = (cosine_scores, order_scores)
 
 
 @pytest.fixture(scope='module')
@@ -30,7 +35,7 @@ def others(rows):
 
 
 def test_order_scores_are_those_of_the_released_code(paper):
-  found = matching.order_scores(paper['order_im'], paper['order_text'])
+  found = order_scores(paper['order_im'], paper['order_text'])
   np.testing.assert_allclose(found, paper['order_scores'], atol=1e-5)
 
 
@@ -39,12 +44,10 @@ def test_order_scores_are_those_of_the_released_code(paper):
 def test_the_summed_loss_is_that_of_the_released_code(paper, margin, hardest):
   scores = jnp.asarray(paper['order_scores'])
   options = dict(margin=margin, hardest=hardest)
-  total, violated = matching.triplet(
-    *(scores, *others(6)), reduce='sum', **options
-  )
+  total, violated = triplet(*(scores, *others(6)), reduce='sum', **options)
   want = paper[f'order_loss_m{margin}_max{int(hardest)}']
   np.testing.assert_allclose(total, want, rtol=1e-5)
-  mean, _ = matching.triplet(scores, *others(6), **options)
+  mean, _ = triplet(scores, *others(6), **options)
   np.testing.assert_allclose(mean, want / 6, rtol=1e-5)
   assert 0 < violated <= 1
 
@@ -52,8 +55,8 @@ def test_the_summed_loss_is_that_of_the_released_code(paper, margin, hardest):
 def test_cosine_scores():
   v, s = vectors()
   want = (v @ s.T) / np.outer(*(np.linalg.norm(x, axis=1) for x in (v, s)))
-  np.testing.assert_allclose(matching.cosine_scores(v, s), want, atol=1e-6)
-  scaled = matching.cosine_scores(3 * v, 0.1 * s)
+  np.testing.assert_allclose(cosine_scores(v, s), want, atol=1e-6)
+  scaled = cosine_scores(3 * v, 0.1 * s)
   np.testing.assert_allclose(scaled, want, atol=1e-6)
 
 
@@ -82,7 +85,7 @@ def test_the_loss_is_the_plain_loop(seed, margin, hardest):
   scores = rng.uniform(-1, 1, (5, 5)).astype(np.float32)
   apart = np.triu(rng.random((5, 5)) > 0.4, 1)
   apart = apart | apart.T
-  found, violated = matching.triplet(
+  found, violated = triplet(
     *(scores, apart, np.ones(5, bool)), margin=margin, hardest=hardest
   )
   want = plainly(scores, apart, margin, hardest)
@@ -93,30 +96,30 @@ def test_the_loss_is_the_plain_loop(seed, margin, hardest):
 def test_matched_pairs_far_above_the_rest_cost_nothing():
   scores = jnp.eye(4)
   options = dict(margin=0.2, hardest=True)
-  assert matching.triplet(scores, *others(4), **options) == (0, 0)
+  assert triplet(scores, *others(4), **options) == (0, 0)
   # The wrong way round every hardest negative violates it by 1 + margin.
-  total, violated = matching.triplet(1 - scores, *others(4), **options)
+  total, violated = triplet(1 - scores, *others(4), **options)
   assert float(total) == pytest.approx(2.4) and violated == 1
 
 
 def test_rows_without_a_sentence_take_no_part():
   v, s = vectors(5)
   valid = np.array([1, 0, 1, 1, 0], bool)
-  scores = matching.cosine_scores(v, s)
-  apart = matching.negatives(np.arange(5), np.arange(5)[:, None], valid)
+  scores = cosine_scores(v, s)
+  apart = negatives(np.arange(5), np.arange(5)[:, None], valid)
   options = dict(margin=0.2, hardest=True)
-  found, violated = matching.triplet(scores, apart, valid, **options)
-  few = matching.cosine_scores(v[valid], s[valid])
-  want, share = matching.triplet(few, *others(3), **options)
+  found, violated = triplet(scores, apart, valid, **options)
+  few = cosine_scores(v[valid], s[valid])
+  want, share = triplet(few, *others(3), **options)
   np.testing.assert_allclose((found, violated), (want, share), rtol=1e-6)
   moved = scores.at[1].add(5.0).at[:, 4].add(5.0)
-  assert matching.triplet(moved, apart, valid, **options)[0] == found
+  assert triplet(moved, apart, valid, **options)[0] == found
 
 
 def test_neither_the_same_picture_nor_the_same_sentence_is_a_negative():
   picture = np.array([7, 7, 3, 4])
   tokens = np.array([[1, 2], [1, 3], [1, 4], [1, 2]])
-  found = matching.negatives(picture, tokens, np.ones(4, bool))
+  found = negatives(picture, tokens, np.ones(4, bool))
   want = ~np.eye(4, dtype=bool)
   for i, j in ((0, 1), (0, 3)):
     want[i, j] = want[j, i] = False
@@ -125,12 +128,10 @@ def test_neither_the_same_picture_nor_the_same_sentence_is_a_negative():
 
 @pytest.mark.parametrize('hardest', [False, True])
 def test_without_negatives_there_is_no_loss(hardest):
-  alike = matching.negatives(
-    np.full(3, 5), np.arange(3)[:, None], np.ones(3, bool)
-  )
-  loss = lambda x, valid: matching.triplet(
-    x, alike, valid, margin=0.5, hardest=hardest
-  )[0]
+  alike = negatives(np.full(3, 5), np.arange(3)[:, None], np.ones(3, bool))
+  loss = lambda x, valid: triplet(x, alike, valid, margin=0.5, hardest=hardest)[
+    0
+  ]
   for valid in (np.ones(3, bool), np.zeros(3, bool)):
     value, gradient = jax.value_and_grad(loss)(jnp.ones((3, 3)), valid)
     assert value == 0 and not gradient.any()
@@ -141,7 +142,7 @@ def test_values_and_gradients_are_finite_at_the_limits(fn):
   v, s = vectors(3)
   v[0], s[1], s[2] = 0, 0, v[2]  # zero vectors, and an order distance of 0
   for a, b in ((v, s), (v * 0, s * 0), (v * 1e-30, s * 1e-30), (v * 1e6, s)):
-    loss = lambda x, y: matching.triplet(
+    loss = lambda x, y: triplet(
       *(fn(x, y), *others(3)), margin=0.2, hardest=False
     )[0]
     value, gradients = jax.value_and_grad(loss, (0, 1))(
@@ -156,10 +157,8 @@ def test_values_and_gradients_are_finite_at_the_limits(fn):
 @pytest.mark.parametrize('fn', SCORES)
 def test_a_step_down_the_gradient_lowers_the_loss(fn):
   v, s = map(jnp.asarray, vectors(6))
-  loss = lambda x: matching.triplet(
-    *(fn(x, s), *others(6)), margin=0.2, hardest=True
-  )[0]
-  value, gradient = jax.value_and_grad(loss)(v)
+  loss = lambda x: triplet(*(fn(x, s), *others(6)), margin=0.2, hardest=True)[0]
+  value, gradient = jax.jit(jax.value_and_grad(loss))(v)
   assert loss(v - 0.05 * gradient) < value
 
 

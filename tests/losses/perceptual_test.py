@@ -1,5 +1,7 @@
 """Losses through a fixed network, and how a stage comes by it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,26 @@ def maps(shape, seed=0):
   return pred, target / target.max((1, 2), keepdims=True)
 
 
+def louder(x):
+  return [1000 * f for f in see(x)]
+
+
+def lifted(x):
+  return [f + 3 for f in see(x)]
+
+
+def empty_is_nothing(x):
+  return [f * (x.max((1, 2)) > 0)[:, None, None, None] for f in see(x)]
+
+
+@functools.cache
+def compiled(fn, vgg=see, **options):
+  return jax.jit(functools.partial(fn, vgg=vgg, **options))
+
+
+see_fast = jax.jit(see)
+
+
 def gram(x):
   psi = np.asarray(x, np.float64).reshape(-1, x.shape[-1]).T
   return psi @ psi.T / psi.size
@@ -42,15 +64,15 @@ def gram(x):
 
 def test_the_equations():
   pred, target = maps((3, 13, 18))
-  found_df = perceptual.df(pred, 255 * target, vgg=see)
-  found_gm = perceptual.gm(pred, 255 * target, vgg=see)
+  df = compiled(perceptual.df)(pred, 255 * target)
+  gm = compiled(perceptual.gm)(pred, 255 * target)
   for i in range(3):
-    pairs = list(zip(see(pred[i : i + 1]), see(target[i : i + 1])))
+    pairs = list(zip(see_fast(pred[i : i + 1]), see_fast(target[i : i + 1])))
     np.testing.assert_allclose(
-      found_df[i], sum(np.mean((p - s) ** 2) for p, s in pairs), rtol=1e-5
+      df[i], sum(np.mean((p - s) ** 2) for p, s in pairs), rtol=1e-5
     )
     np.testing.assert_allclose(
-      found_gm[i],
+      gm[i],
       sum(np.sum((gram(p) - gram(s)) ** 2) for p, s in pairs),
       rtol=1e-4,
     )
@@ -62,13 +84,13 @@ def test_cells_of_padding_alone_are_left_out():
   border = ((0, 0), (4, 8), (0, 4))
   where = np.pad(np.ones((2, 8, 12), bool), border)
   for fn in (perceptual.df, perceptual.gm):
-    padded = fn(
+    loss = compiled(fn, lifted)
+    padded = loss(
       np.pad(pred, border, constant_values=0.7),
       np.pad(target, border),
       where=where,
-      vgg=lambda x: [f + 3 for f in see(x)],
     )
-    inside = fn(pred, target, vgg=lambda x: [f + 3 for f in see(x)])
+    inside = loss(pred, target)
     np.testing.assert_allclose(padded, inside, rtol=1e-4)
 
 
@@ -85,44 +107,48 @@ def test_shrunk_maps_are_means_of_pixels():
         np.mean((p - s) ** 2)
         if fn is perceptual.df
         else np.sum((gram(p) - gram(s)) ** 2)
-        for p, s in zip(see(small[0][i : i + 1]), see(small[1][i : i + 1]))
+        for p, s in zip(
+          see_fast(small[0][i : i + 1]), see_fast(small[1][i : i + 1])
+        )
       )
       for i in range(2)
     ]
-    found = fn(pred, target, vgg=see, shrink=3)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
-    assert not np.allclose(found, fn(*pair, vgg=see), rtol=1e-2)
+    value = compiled(fn, shrink=3)(pred, target)
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    assert not np.allclose(value, compiled(fn)(*pair), rtol=1e-2)
     np.testing.assert_array_equal(
-      fn(pred, target, vgg=see), fn(pred, target, vgg=see, shrink=1)
+      compiled(fn)(pred, target), compiled(fn, shrink=1)(pred, target)
     )
 
 
 def test_relative_losses_do_not_hang_on_the_size_of_features():
   pred, target = maps((3, 16, 16))
-  louder = lambda x: [1000 * f for f in see(x)]
   for fn in (perceptual.df, perceptual.gm):
-    found = fn(pred, target, vgg=see, relative=True)
-    np.testing.assert_allclose(
-      found, fn(pred, target, vgg=louder, relative=True), rtol=1e-4
-    )
+    relative = compiled(fn, relative=True)
+    loud = compiled(fn, louder, relative=True)(pred, target)
+    np.testing.assert_allclose(relative(pred, target), loud, rtol=1e-4)
     assert not np.allclose(
-      fn(pred, target, vgg=see), fn(pred, target, vgg=louder), rtol=0.5
+      compiled(fn)(pred, target), compiled(fn, louder)(pred, target), rtol=0.5
     )
-    # A map that shows nothing is worth one a pooling.
-    nothing = lambda x: [
-      f * (x.max((1, 2)) > 0)[:, None, None, None] for f in see(x)
-    ]
-    flat = fn(np.zeros_like(pred), target, vgg=nothing, relative=True)
+    # A map without features is worth one a pooling.
+    nothing = compiled(fn, empty_is_nothing, relative=True)
+    flat = nothing(np.zeros_like(pred), target)
     np.testing.assert_allclose(flat, [2, 2, 2], rtol=1e-5)
-    same = fn(target, target, vgg=see, relative=True)
+    same = relative(target, target)
     np.testing.assert_array_equal(same, np.zeros(3))
 
 
-@pytest.mark.parametrize('shrink', [0, -1, 1.5, True, '2'])
+@pytest.mark.parametrize('shrink', [0, -1, 1.5, True, '2', 65, np.nan])
 def test_shrink_is_a_whole_number(shrink):
   pred, target = maps((1, 8, 8))
-  with pytest.raises(ValueError, match='shrink must be a whole number from 1'):
+  with pytest.raises(ValueError, match='shrink must be a whole number'):
     perceptual.gm(pred, target, vgg=see, shrink=shrink)
+
+
+def test_shrink_leaves_a_map():
+  pred, target = maps((1, 8, 30))
+  with pytest.raises(ValueError, match='shrink=9 leaves nothing of.* 8 x'):
+    perceptual.gm(pred, target, vgg=see, shrink=9)
 
 
 def test_options_are_checked_before_the_network_is_used():
@@ -137,17 +163,17 @@ def test_options_are_checked_before_the_network_is_used():
 
 
 def test_too_small_for_the_poolings():
-  pred, target = maps((1, 3, 9))
   with pytest.raises(ValueError, match='3 x 9 are too small.*number 2'):
-    perceptual.df(pred, target, vgg=see)
+    jax.eval_shape(compiled(perceptual.df), *maps((1, 3, 9)))
 
 
 def test_the_loss_is_given_its_network():
   pred, target = maps((2, 32, 32))
-  total, terms = make_loss('2*df + gm', vgg=see)(pred, {'saliency': target})
+  loss_fn = jax.jit(make_loss('2*df + gm', vgg=see))
+  total, terms = loss_fn(pred, {'saliency': target})
   np.testing.assert_allclose(total, 2 * terms['df'] + terms['gm'], rtol=1e-6)
   np.testing.assert_allclose(
-    terms['df'], perceptual.df(pred, target, vgg=see).mean(), rtol=1e-6
+    terms['df'], compiled(perceptual.df)(pred, target).mean(), rtol=1e-6
   )
   for spec in ('df', 'lc2', 'lc2_r'):
     with pytest.raises(ValueError, match="df needs VGG-16's features"):
@@ -164,10 +190,10 @@ def test_features_of_a_file(weights):
     {'weights': str(weights), 'normalize': 'imagenet'}
   )
   pred, _ = maps((1, 35, 64))
-  found = jax.jit(features)(pred)
+  levels = jax.jit(features)(pred)
   sizes = [(17, 32, 4), (8, 16, 8), (4, 8, 16), (2, 4, 32), (1, 2, 32)]
-  assert [f.shape[1:] for f in found] == sizes
-  # A grey picture, as the weights expect their pixels.
+  assert [f.shape[1:] for f in levels] == sizes
+  # A grey image, as the weights expect their pixels.
   state = np.load(weights)
   mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
   x = (255 * pred[..., None] - np.float32(mean)) / np.float32(std)
@@ -180,7 +206,7 @@ def test_features_of_a_file(weights):
     )
     x = jax.nn.relu(x)
   x = x[:, :34].reshape(1, 17, 2, 32, 2, 4).max((2, 4))
-  np.testing.assert_allclose(found[0], x, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(levels[0], x, rtol=1e-4, atol=1e-4)
 
 
 def test_features_that_cannot_be(weights, tmp_path):
@@ -226,7 +252,7 @@ def test_a_stage_asks_for_weights(weights, tmp_path):
     stage.loss_fn(pred, {'saliency': target})
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.data
 def test_real_weights(shared):
   path = shared / 'weights' / 'vgg16_imagenet_caffe_fp16.safetensors'
@@ -240,5 +266,4 @@ def test_real_weights(shared):
   assert sum(f.shape[-1] for f in features(target[:1])) == 1472
   for fn in (perceptual.df, perceptual.gm):
     same, near, far = np.asarray(fn(pred, target, vgg=features))
-    print(fn.__name__, same, near, far)
     assert 0 == same < near < far

@@ -90,6 +90,67 @@ def test_judd_follows_matlab_on_ties_and_repeats(picture):
     np.testing.assert_allclose(ours, slow_judd(pred, mask), atol=1e-12)
 
 
+def slow_pysaliency_judd(pred, points):
+  """Every fixation is a positive, every pixel without one a negative."""
+  positives = pred[tuple(points.T)]
+  negatives = pred[~mask_of(pred.shape, points)]
+  tp, fp = [0.0], [0.0]
+  for threshold in [*sorted(positives, reverse=True), pred.min()]:
+    tp.append((positives >= threshold).mean())
+    fp.append((negatives >= threshold).mean())
+  return np.trapezoid(tp, fp)
+
+
+@given(pictures())
+def test_judd_follows_pysaliency_where_repeats_count(picture):
+  pred, points, _ = picture
+  ours = location.auc_judd(pred, points, unique=False)
+  if mask_of(pred.shape, points).all():
+    assert np.isnan(ours)
+  else:
+    assert ours == pytest.approx(slow_pysaliency_judd(pred, points), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+  ('points', 'score'),
+  [
+    # pysaliency's value; jitter breaks ties at random and moves it a little.
+    ([(10, 0), (11, 1), (12, 2), (12, 2), (12, 2)], 0.43632),
+    ([(10, 0), (11, 1), (12, 2)], None),
+  ],
+)
+@pytest.mark.parametrize('jitter', [False, True])
+def test_judd_of_repeated_fixations(points, score, jitter):
+  y, x = np.mgrid[:40, :40]
+  pred = np.exp(-((x - 20) ** 2 + (y - 20) ** 2) / (2 * np.sqrt(3200)))
+  points = np.array(points)
+  if score is None:  # without repeats the rules agree
+    score = location.auc_judd(pred, points)
+  ours = location.auc_judd(pred, points, RNG(0), jitter=jitter, unique=False)
+  assert ours == pytest.approx(score, abs=4e-3 if jitter else 5e-6)
+
+
+def test_a_zero_of_the_baseline_earns_little():
+  # 12 maps of 8 bits, all zero in the corner that was fixated.
+  y, x = np.mgrid[:96, :128]
+  blob = lambda at: np.exp(-((y - 48) ** 2 + (x - at) ** 2) / 200)
+  baseline = sum(np.round(255 * blob(at)) for at in range(40, 88, 4))
+  corner, pred = np.array([[0, 0]]), 0.1 + blob(64)
+  pred[0, 0] = 1
+  for minmax in (False, True):
+    options = dict(minmax=minmax)
+    assert location.ig(pred, corner, baseline, floor=0, **options) > 35
+    gain = location.ig(pred, corner, baseline, **options)
+    density = (pred - minmax * pred.min()) / (pred - minmax * pred.min()).sum()
+    mixed = 0.99 * density[0, 0] + 0.01 / pred.size
+    assert gain == pytest.approx(np.log2(mixed * pred.size / 0.01))
+    assert gain < 13
+    # The baseline gains nothing over itself; to swap both turns the sign.
+    assert location.ig(3 * baseline, corner, baseline, **options) == 0
+    loss = location.ig(baseline, corner, pred, **options)
+    assert loss == pytest.approx(-gain)
+
+
 @given(st.integers(0, 10**6), st.sampled_from([3, 10, 20, 40, 10**6]))
 def test_stepped_auc_thresholds(seed, levels):
   rng = RNG(seed)
@@ -207,7 +268,7 @@ def test_kl_conventions():
     (s * np.log(eps + s / (p + eps))).sum()
   )
   # The general form of pysaliency.
-  p, s = pred + 1e-20, saliency + 1e-20
+  p, s = (x / x.max() + 1e-20 for x in (pred, saliency))
   assert distribution.kl(pred, saliency, eps=0, floor=1e-20) == pytest.approx(
     special.rel_entr(s / s.sum(), p / p.sum()).sum()
   )

@@ -69,6 +69,51 @@ def test_flat_is_uniform_whatever_its_level(name):
   assert len(flat) == 1
 
 
+SCALED = (
+  *metrics.METRICS,
+  'auc_judd(jitter=True, unique=False)',
+  'kl(eps=0, floor=1e-20)',
+  'sim(minmax=True)',
+  'ig(minmax=True)',
+)
+
+
+@pytest.mark.parametrize('text', SCALED)
+def test_no_scale_of_any_map_matters(text):
+  shape = 37, 41
+  pred, truth = maps(0, shape=shape)[0], truth_of(shape)
+  pred[:3], pred[0, 0] = 0, 1  # zeros, and a maximum that is a power of two
+  value = run(text, pred, truth)
+  # The maps of the course are resized in float32.
+  same = pytest.approx(value, rel=1e-6 if 'course' in text else 1e-9)
+  for factor in (3e-307, 1e-300, 1e-12, 7.0, 1e20, 1e300):
+    assert run(text, factor * pred, truth) == same
+    fields = vars(truth) | {
+      'saliency': factor * truth.saliency,
+      'baseline': factor * truth.baseline,
+    }
+    assert run(text, pred, GroundTruth(**fields)) == same
+  # The least that a float64 can hold has one digit; it is a map all the same.
+  assert run(text, 5e-324 * (pred > 0.9), truth) == pytest.approx(
+    run(text, 1.0 * (pred > 0.9), truth)
+  )
+
+
+@pytest.mark.parametrize(
+  ('pred', 'about'),
+  [
+    (np.zeros((3, 4)), 'zero everywhere'),
+    (np.full((3, 4), 1e-300), 'one value everywhere'),
+    (np.full((3, 4), 1e300), 'one value everywhere'),
+    (np.zeros((1, 1)), 'a single pixel'),
+    (1e-300 * np.eye(3), ''),
+    (np.eye(2), ''),
+  ],
+)
+def test_maps_that_say_nothing_are_described(pred, about):
+  assert metrics.note(pred) == about
+
+
 @pytest.mark.parametrize('name', metrics.METRICS)
 def test_nan_where_the_truth_lacks_what_is_needed(name):
   shape = 37, 41
@@ -140,6 +185,10 @@ def test_arguments_are_left_alone(name):
     (np.full((4, 5), np.nan), 'NaN'),
     (np.full((4, 5), np.inf), 'infinite'),
     (np.full((4, 5), -1.0), 'negative values, down to -1'),
+    (np.eye(4, 5) * 1j, 'real numbers, found complex128'),
+    (np.full((4, 5), '0.1'), 'real numbers, found <U3'),
+    (np.full((4, 5), None), 'real numbers, found object'),
+    (np.full((4, 5), -1e-300), 'negative values, down to -1e-300'),
     (np.ones((5, 4)), r'\(5, 4\) but the saliency map \(4, 5\)'),
     (np.ones((4, 5, 1)), r'\[h, w\], found shape \(4, 5, 1\)'),
     (np.ones((0, 5)), r'found shape \(0, 5\)'),
@@ -196,6 +245,37 @@ def test_emd_without_its_solver_is_refused_at_once(monkeypatch):
   assert metrics.bind_metrics('mit')
 
 
+@pytest.mark.parametrize(
+  ('option', 'values', 'allowed'),
+  [
+    ('kl(eps={})', (-1e-9, 2), 'kl: eps .*at least 0 and at most 1'),
+    ('kl(floor={})', (-1, 1.5), 'kl: floor .*at least 0 and at most 1'),
+    ('ig(eps={})', (-1, 2), 'ig: eps .*at least 0 and at most 1'),
+    ('ig(floor={})', (-0.1, 1), 'ig: floor .*at least 0 and at most 0.99'),
+    ('nss(ddof={})', (-1, 2, 0.5), 'nss: ddof .* whole .*at most 1'),
+    ('auc_borji(splits={})', (0, 1.5, 10**9), 'splits .* whole .*least 1'),
+    ('auc_borji(step={})', (0, -1, 1.1), 'step .*at most 1'),
+    ('auc_shuffled(step={})', (0, 2), 'step .*at most 1'),
+    ('salicon_auc(samples={})', (0, -5, 10**13), 'samples .* whole'),
+    ('salicon_auc(step={})', (0, 2), 'step .*at most 1'),
+    ('salicon_sauc(step={})', (0, 2), 'step .*at most 1'),
+    ('salicon_cc(sigma={})', (0, -3, 1e9), 'sigma .*above 0 and at most 10000'),
+    ('emd(cell={})', (0, -1, 1.5, 10**9), 'cell .* whole .*at least 1'),
+    ('course_sauc(draws={})', (0, 0.5, 10**9), 'draws .* whole'),
+    ('course_cc(size=({}, 5))', (0, -1, 2.5, 10**9), 'a side .* whole'),
+    ('course_auc(size={})', (3, (1, 2, 3)), r'\(height, width\) or None'),
+    ('auc_judd(unique={})', (1, 0), 'unique must be True or False'),
+    ('sim(minmax={})', (1,), 'minmax must be True or False'),
+  ],
+)
+def test_options_are_checked_when_they_are_bound(option, values, allowed):
+  for value in (*values, '"x"', None, [1], '1e999', '-1e999'):
+    if value is None and 'size={' in option:
+      continue
+    with pytest.raises(ValueError, match=allowed):
+      metrics.bind_metrics(option.format(value))
+
+
 @pytest.mark.parametrize('text', ['auc_borji', 'auc_shuffled', 'salicon_auc'])
 def test_drawing_needs_a_generator_and_sound_options(text):
   truth = truth_of((9, 9))
@@ -223,11 +303,21 @@ def test_protocols_with_metrics_of_their_own():
   bound = metrics.bind_protocols(['mit|emd', '', ' course '])
   assert list(bound) == ['mit', 'course']
   assert [m.key for m in bound['mit']][-1] == 'emd'
-  assert metrics.bind_protocols([]) == {}
+  assert metrics.bind_protocols([]) == metrics.bind_protocols('') == {}
   with pytest.raises(ValueError, match="protocol 'cc'"):
     metrics.bind_protocols(['cc|mit'])
   with pytest.raises(ValueError, match="'emdd'.*Did you mean 'emd'"):
     metrics.bind_protocols(['mit|emdd'])
+  with pytest.raises(ValueError, match="'mit' is named twice"):
+    metrics.bind_protocols('mit, mit|emd')
+  for names in (
+    'salicon|kl(eps=1e-7, floor=0), course|sim(minmax=True)',
+    ['salicon|kl(eps=1e-7, floor=0)', 'course|sim(minmax=True)'],
+  ):
+    bound = metrics.bind_protocols(names)
+    assert list(bound) == ['salicon', 'course']
+    assert bound['salicon'][-1].text == 'kl(eps=1e-07, floor=0)'
+    assert bound['course'][-1].key == 'sim'
 
 
 def test_bound_options_reach_the_metric():

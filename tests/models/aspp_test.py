@@ -58,7 +58,8 @@ def test_the_gaussian_is_the_products_and_keeps_flat_maps():
 @pytest.mark.parametrize('output', ['relu', 'projected_relu', 'sigmoid'])
 def test_saliency_has_the_pictures_size(made, output):
   model, variables, image = made
-  y = model.clone(output=output).apply(variables, 9 * image, train=False)
+  apply = functools.partial(model.clone(output=output).apply, train=False)
+  y = jax.jit(apply)(variables, 9 * image)
   assert y.shape == (2, 30, 40) and y.dtype == jnp.float32
   y = np.asarray(y)
   assert y.min() >= 0 and y.std() > 0
@@ -104,8 +105,9 @@ def test_a_dead_map_has_a_gradient_behind_a_projected_relu(made):
     fn = lambda p: jnp.abs(
       module.apply({'params': p}, image, train=False) - 1
     ).mean()
-    assert fn(params) == 1  # a map of zeros
-    return float(jnp.abs(jax.grad(fn)(params)['last']['bias']).sum())
+    value, gradient = jax.jit(jax.value_and_grad(fn))(params)
+    assert value == 1  # a map of zeros
+    return float(jnp.abs(gradient['last']['bias']).sum())
 
   assert size('relu') == 0
   assert size('projected_relu') > 0.1

@@ -111,23 +111,16 @@ def test_minilm(goldens):
   module, variables, folder = bert.load('all-MiniLM-L6-v2')
   assert (module.num_layers, module.hidden_dim) == (6, 384)
   assert (module.pool, module.normalize) == ('mean', True)
-  ids, mask = Tokenizer(folder)(list(golden['sentences']))
-  out = jax.jit(module.apply)(variables, ids, mask)
-  assert _error(out.sentence, golden, 'sentence') < 1e-5
-  assert _error(out.tokens[:, 0], golden, 'cls') < 1e-5
-  np.testing.assert_array_equal(out.mask, golden['attention_mask'])
-
-
-@pytest.mark.usefixtures('minilm')
-@pytest.mark.parametrize('pool', bert.POOLS)
-def test_minilm_pools(goldens, pool):
-  golden = np.load(goldens / 'minilm_l6_v2.npz')
-  overrides = dict(pool=pool, normalize=False)
-  module, variables, _ = bert.load('all-MiniLM-L6-v2', **overrides)
+  assert Tokenizer(folder).vocab_size == module.vocab_size
   ids = golden['input_ids'].astype(np.int32)
   mask = golden['attention_mask'].astype(bool)
   out = jax.jit(module.apply)(variables, ids, mask)
-  assert _error(out.sentence, golden, pool) < 1e-5
+  assert _error(out.sentence, golden, 'sentence') < 1e-5
+  assert _error(out.tokens[:, 0], golden, 'cls') < 1e-5
+  module, variables, _ = bert.load('all-MiniLM-L6-v2', pool='pooler')
+  module = module.clone(normalize=False)
+  out = jax.jit(module.apply)(variables, ids, mask)
+  assert _error(out.sentence, golden, 'pooler') < 1e-5
 
 
 def _golden_run(goldens, tmp_path, which, config, golden_name, **overrides):
@@ -153,7 +146,7 @@ def _golden_run(goldens, tmp_path, which, config, golden_name, **overrides):
   return jax.jit(module.apply)(variables, ids, mask), golden
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_bert_base(goldens, tmp_path):
   out, golden = _golden_run(
     *(goldens, tmp_path, 'bert_base', {'model_type': 'bert'}),
@@ -165,7 +158,7 @@ def test_bert_base(goldens, tmp_path):
   assert _error(out.sentence, golden, 'pooler') < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_blip(goldens, tmp_path):
   # Published copies of the config state 8 heads: the network has 12.
   config = {'model_type': 'blip', 'text_config': {'num_attention_heads': 8}}
@@ -319,6 +312,8 @@ def test_wrong_shapes(random_bert):
     module.clone(pool='clss').apply(variables, tokens, tokens == 0)
   with pytest.raises(ValueError, match='num_heads=5'):
     module.clone(num_heads=5).apply(variables, tokens, tokens == 0)
+  with pytest.raises(ValueError, match='num_heads=0: a size'):
+    module.clone(num_heads=0).apply(variables, tokens, tokens == 0)
 
 
 # Errors of loading.
@@ -359,6 +354,7 @@ def test_absent_pooler_is_named_when_wanted(tmp_path):
     ({'model_type': 'roberta'}, "'roberta'.*'bert' and 'blip'"),
     ({'hidden_act': 'gelu_new'}, 'gelu_new'),
     ({'position_embedding_type': 'relative_key'}, 'relative_key'),
+    ({'hidden_size': '24'}, r'config\.json: .*hidden_size'),
   ],
 )
 def test_other_networks_are_refused(tmp_path, change, what):
@@ -381,3 +377,16 @@ def test_absent_config_or_weights(tiny, tmp_path):
     bert.load(tiny)
   with pytest.raises(FileNotFoundError, match=r'model\.safetensors'):
     bert.load(tmp_path)
+
+
+def test_a_folder_without_vocabulary_takes_no_other(tiny, tmp_path):
+  (tiny / 'vocab.txt').unlink()
+  with pytest.raises(FileNotFoundError, match='no vocabulary: put its'):
+    bert.load(tiny)
+
+
+@pytest.mark.usefixtures('minilm')
+def test_the_original_blip_comes_without_its_vocabulary(tmp_path):
+  torch_format.save(tmp_path / 'blip.pth', _blip_state())
+  *_, folder = bert.load(tmp_path / 'blip.pth')
+  assert Tokenizer(folder).vocab_size == 30522

@@ -1,5 +1,6 @@
 """Layers, backbones, forms of fusion, and building them from a record."""
 
+import functools
 import itertools
 
 import jax
@@ -8,9 +9,10 @@ import made_up
 import numpy as np
 import pytest
 import weights_rule
+from flax import traverse_util
 
 from salflax import models
-from salflax.models import fusion, layers
+from salflax.models import fusion, layers, transformer
 from salflax.models.backbones import resnet
 from salflax.models.layers import TextFeatures
 
@@ -139,7 +141,7 @@ def test_batch_norm_takes_the_statistics_of_the_whole_sharded_batch():
 def test_attention_is_softmax_of_scaled_products():
   q, k, v = (_normal(2, 5, 8, seed=s) for s in range(3))
   mask = jnp.array([[True, True, False, True, False], [True] * 5])
-  got = layers.attention(q, k, v, heads=2, mask=mask)
+  got = transformer.attention(q, k, v, heads=2, mask=mask)
   for b, h in itertools.product(range(2), range(2)):
     part = slice(4 * h, 4 * h + 4)
     scores = np.array(q[b, :, part] @ k[b, :, part].T) / 2
@@ -151,24 +153,47 @@ def test_attention_is_softmax_of_scaled_products():
     )
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_accelerators_attend_alike(monkeypatch, masked):
+  """All heads at once give the numbers of one head after another."""
+  parts = [_normal(3, n, 8, seed=s) for s, n in enumerate((5, 7, 7))]
+  mask = np.ones((3, 7), bool)
+  mask[0, 4:], mask[1] = False, False  # one row without any key
+  mask = jnp.asarray(mask) if masked else None
+
+  def weighed(*parts):
+    y = transformer.attention(*parts, heads=2, mask=mask)
+    return jnp.square(y).sum(), y
+
+  both = []
+  for backend in ('cpu', 'gpu'):
+    monkeypatch.setattr(jax, 'default_backend', lambda name=backend: name)
+    gradient = jax.grad(weighed, argnums=(0, 1, 2), has_aux=True)
+    # A function of its own for each: programs are kept by function.
+    both.append(jax.jit(lambda *x, g=gradient: g(*x))(*parts))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *both)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(both))
+
+
 def test_a_block_does_not_see_masked_tokens():
-  block = layers.EncoderBlock(2, 16)
+  block = transformer.EncoderBlock(2, 16)
   x, noise = _normal(2, 5, 8), 1e3 * _normal(2, 5, 8, seed=4)
   variables = made_up.variables(block, x)
   mask = jnp.array([[False, True, True, True, True], [True] * 5])
-  y = block.apply(variables, x, mask)
-  loud = block.apply(variables, jnp.where(mask[..., None], x, noise), mask)
+  apply = jax.jit(block.apply)
+  y = apply(variables, x, mask)
+  loud = apply(variables, jnp.where(mask[..., None], x, noise), mask)
   np.testing.assert_array_equal(loud[0, 1:], y[0, 1:])
   # As if the token were not there; and where none is masked, as without mask.
-  alone = block.apply(variables, x[:, 1:])
+  alone = apply(variables, x[:, 1:])
   np.testing.assert_allclose(y[0, 1:], alone[0], atol=1e-5)
   assert not np.allclose(y[1, 1:], alone[1], atol=1e-2)
-  np.testing.assert_allclose(y[1], block.apply(variables, x)[1], atol=1e-5)
+  np.testing.assert_allclose(y[1], apply(variables, x)[1], atol=1e-5)
 
 
 def test_attention_names_heads_that_do_not_fit():
   with pytest.raises(ValueError, match='3 heads'):
-    layers.attention(*[_normal(1, 2, 8)] * 3, heads=3)
+    transformer.attention(*[_normal(1, 2, 8)] * 3, heads=3)
 
 
 # Backbones.
@@ -234,8 +259,12 @@ def test_resnet50_has_the_published_size():
 def test_variants_stride_in_different_places():
   x = _normal(1, 32, 32, 3)
   variables = made_up.variables(_tiny(), x, train=False)
-  new = _tiny().apply(variables, x, train=False)
-  old = _tiny(variant='v1').apply(variables, x, train=False)
+  new, old = (
+    jax.jit(functools.partial(_tiny(variant=v).apply, train=False))(
+      variables, x
+    )
+    for v in ('v1.5', 'v1')
+  )
   assert all(new[t].shape == old[t].shape for t in new)
   assert not np.allclose(new['1/32'], old['1/32'])
 
@@ -245,7 +274,8 @@ def test_resnet_statistics_move_only_when_they_should(bn):
   x = _normal(2, 32, 32, 3)
   net = _tiny(bn=bn)
   variables = made_up.variables(net, x, train=False)
-  _, moved = net.apply(variables, x, train=True, mutable=['batch_stats'])
+  apply = functools.partial(net.apply, train=True, mutable=['batch_stats'])
+  _, moved = jax.jit(apply)(variables, x)
   same = jax.tree.map(
     lambda a, b: bool(np.array_equal(a, b)),
     moved['batch_stats'],
@@ -261,11 +291,14 @@ def test_resnet_statistics_move_only_when_they_should(bn):
     (dict(taps=('1/61',)), "Did you mean '1/16'"),
     (dict(taps=()), 'needs a tap'),
     (dict(variant='v15'), "Did you mean 'v1.5'"),
+    (dict(width=0), 'width=0: a size'),
   ],
 )
 def test_resnet_names_what_is_wrong(options, message):
   with pytest.raises(ValueError, match=message):
-    _tiny(**options).init(jax.random.key(0), _normal(1, 32, 32, 3), train=False)
+    _tiny().clone(**options).init(
+      jax.random.key(0), _normal(1, 32, 32, 3), train=False
+    )
 
 
 # Fusion.
@@ -330,7 +363,7 @@ def _form_size(form, shape):
 def _applied(form, x, text):
   module = fusion.make(form, dtype=jnp.float32, name='f')
   params = made_up.variables(module, x, text)
-  return lambda x, text: fusion.fuse(module.bind(params), x, text)
+  return jax.jit(lambda x, text: fusion.fuse(module.bind(params), x, text))
 
 
 @pytest.mark.parametrize('form', JOINING)
@@ -341,6 +374,33 @@ def test_form_keeps_the_shape_and_reads_the_text(form):
   assert y.shape == x.shape
   other = _text(seed=5)._replace(mask=text.mask)
   assert not np.allclose(fuse(x, other), y)
+
+
+@pytest.mark.parametrize('form', fusion.FORMS)
+def test_every_parameter_of_a_form_is_trained(form):
+  """And what comes before it: the cells, and the text that the form reads."""
+  x, text = _normal(2, 3, 4, 8), _text()
+  module = fusion.make(form, dtype=jnp.float32, name='f')
+  variables = made_up.variables(module, x, text)
+
+  def loss(variables, x, words, sentence):
+    y = module.apply(variables, x, TextFeatures(words, text.mask, sentence))
+    return jnp.square(y - 1).sum()
+
+  args = (variables, x, text.tokens, text.sentence)
+  gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(*args)
+  flat = traverse_util.flatten_dict(gradient[0]['params'], sep='/')
+  flat |= dict(zip(('cells', 'words', 'sentence'), gradient[1:]))
+  # A token is made of the text alone; each form reads one side of the text.
+  still = {'cells'} if form == 'te_prepend' else set()
+  still.add('sentence' if form in ('token', 'te_cross') else 'words')
+  for path, g in flat.items():
+    assert np.isfinite(g).all(), path
+    # A softmax does not see what is added to all its scores.
+    if path in still:
+      assert not np.any(g), path
+    elif not path.endswith('key/bias'):
+      assert np.abs(g).max() > 1e-7, path
 
 
 @pytest.mark.parametrize('form', NARROW)
@@ -368,7 +428,8 @@ def test_a_row_without_words_passes_unchanged(form):
   y = fuse(x, text)
   np.testing.assert_array_equal(y[0], x[0])
   assert not np.allclose(y[1], x[1])
-  gradient = jax.grad(lambda x: jnp.square(fuse(x, text)).sum())(x)
+  loss = lambda x: jnp.square(fuse(x, text)).sum()
+  gradient = jax.jit(jax.grad(loss))(x)
   assert np.isfinite(gradient).all()
 
 
@@ -479,6 +540,10 @@ def test_a_wrong_place_is_named(text, place, message):
   [
     ('gates', "Did you mean 'gate'"),
     ('token(hads=2)', "Did you mean 'heads'"),
+    ('token(dim=0)', 'dim=0: a size'),
+    ('lowrank(heads=0)', 'heads=0: a size'),
+    ('bilinear(dim=-8)', 'dim=-8: a size'),
+    ("token(dim='a')", "dim='a': a size"),
   ],
 )
 def test_fusion_names_what_is_wrong(text, message):
@@ -536,8 +601,9 @@ def test_build_names_what_is_wrong(node, message):
 def test_a_stage_without_blocks_is_a_mean():
   network = resnet.ResNet((1, 1, 0), width=4, taps=('1/8', '1/16'))
   image = _normal(2, 32, 48, 3)
-  variables = network.init(jax.random.key(0), image, train=False)
-  taps = network.apply(variables, image, train=False)
+  variables = made_up.variables(network, image, train=False)
+  apply = functools.partial(network.apply, train=False)
+  taps = jax.jit(apply)(variables, image)
   assert not [k for k in variables['params'] if k.startswith('layer3')]
   fine = np.asarray(taps['1/8'])
   corner = fine[:, 2:4, 4:6].mean((1, 2))

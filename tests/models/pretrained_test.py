@@ -1,5 +1,7 @@
 """Published weights: how names and shapes go, and what must fit."""
 
+import json
+import struct
 import time
 
 import jax
@@ -144,7 +146,9 @@ def test_wrong_network_is_recognised_within_a_second(tmp_path):
   safetensors.numpy.save_file(vgg, path)
   start = time.monotonic()
   with pytest.raises(ValueError, match='VGG, the network is ResNet') as e:
-    pretrained.load(_variables(), path)
+    pretrained.merge(
+      _variables(), pretrained.convert(pretrained.read(path)), source=str(path)
+    )
   assert time.monotonic() - start < 1
   assert 'vgg.safetensors' in str(e.value)
 
@@ -161,3 +165,47 @@ def test_real_weights_are_told_apart(shared):
   assert {x.dtype for x in vgg.values()} == {np.dtype(np.float32)}
   with pytest.raises(ValueError, match='looks like VGG'):
     pretrained.merge(pretrained.convert(resnet), pretrained.convert(vgg))
+
+
+@pytest.mark.parametrize(
+  'values, fault',
+  [
+    (np.array(['0.0123', '1']), 'type str'),
+    (np.array([1, 2j], np.complex64), 'type complex64'),
+    (np.array([1, 2]), 'type int64'),
+    (np.array([1, 0], bool), 'type bool'),
+    (np.array([1, np.nan], np.float32), 'NaN'),
+    (np.array([1, -np.inf], np.float16), 'NaN or infinite'),
+    (np.array([1, 1e300]), 'beyond 3.4e.38'),
+    (np.array([b'a', b'b']), 'type bytes'),
+  ],
+)
+def test_what_is_no_weights_is_refused_by_name(tmp_path, values, fault):
+  np.savez(tmp_path / 'w.npz', **{'fc.bias': values})
+  loaded = pretrained.convert(pretrained.read(tmp_path / 'w.npz'))
+  shape = jax.ShapeDtypeStruct((2,), jnp.float32)
+  have = {'params': {'fc': {'bias': shape}}, 'batch_stats': {}}
+  with pytest.raises(ValueError, match=f'params/fc/bias: .*{fault}'):
+    pretrained.merge(have, loaded)
+  # What is not taken may be anything.
+  pretrained.merge(have, loaded, skip=('.*/fc/.*',))
+
+
+def test_wide_floats_become_narrow(tmp_path):
+  np.savez(tmp_path / 'w.npz', bias=np.array([1e38, 1e-300]))
+  have = {'params': {'bias': np.zeros(2, np.float32)}}
+  loaded = pretrained.convert(pretrained.read(tmp_path / 'w.npz'))
+  got = pretrained.merge(have, loaded)['params']['bias']
+  assert got.dtype == np.float32
+  np.testing.assert_array_equal(got, np.float32([1e38, 0]))
+
+
+@pytest.mark.parametrize('kind', ['F8_E4M3', 'F8_E5M2'])
+def test_types_of_eight_bits_are_named(tmp_path, kind):
+  entry = {'dtype': kind, 'shape': [8], 'data_offsets': [0, 8]}
+  head = json.dumps({'fc.weight': entry}).encode()
+  head += b' ' * (-len(head) % 8)
+  path = tmp_path / 'w.safetensors'
+  path.write_bytes(struct.pack('<Q', len(head)) + head + bytes(8))
+  with pytest.raises(ValueError, match=f'w.safetensors: fc.weight .*{kind}'):
+    pretrained.read(path)

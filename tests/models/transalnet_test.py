@@ -14,12 +14,19 @@ import weights_rule
 from flax import traverse_util
 
 from salflax import models
-from salflax.models import fusion, layers, transalnet, transencoder
+from salflax.models import (
+  fusion,
+  layers,
+  transalnet,
+  transencoder,
+  transformer,
+)
 from salflax.models.layers import TextFeatures
 from salflax.models.weights import pretrained, published
 
 CHEAP = {'xla_backend_optimization_level': 0}
 SIZE = (32, 64)
+COARSE = dict(levels=('1/16',), out_stride=16)  # quick to compile
 LEVELS = ('1/8', '1/16')
 ALL = ('1/8', '1/16', '1/32')
 
@@ -253,7 +260,7 @@ def test_rename_leaves_other_names_alone():
 
 
 def test_without_tokens_it_is_the_plain_network():
-  options = dict(levels=('1/16',), out_stride=16)
+  options = COARSE
   plain, full = _tiny(**options), _tiny(text=True, fuse=('1/16',), **options)
   image = _image()
 
@@ -276,7 +283,7 @@ def test_without_tokens_it_is_the_plain_network():
 
 @pytest.mark.parametrize('form, place', PAIRS)
 def test_text_counts_unless_it_is_masked(form, place):
-  options = dict(levels=('1/16',), out_stride=16)
+  options = COARSE
   model = _tiny(text=True, fuse=('1/16',), fusion=form, place=place, **options)
   image = _image()
   variables = _variables(model, image, TOKENS, MASK)
@@ -310,11 +317,16 @@ def test_text_counts_unless_it_is_masked(form, place):
   [('te_cross', True), ('te_bilinear', False), ('te_prepend', False)],
 )
 def test_how_scheme_two_starts(form, same):
-  options = dict(levels=('1/16',), out_stride=16)
+  options = COARSE
   model = _tiny(fuse=('1/16',), fusion=form, **options)
   image, text = _image(), _features()
-  make = lambda key: model.init(key, image, text, train=False)
-  variables = jax.jit(make, compiler_options=CHEAP)(jax.random.key(0))
+  variables = _variables(model, image, text)
+  start = fusion.make(form, dtype=jnp.float32, name='f')
+  cells = jnp.zeros((2, 2, 4, 8))
+  fresh = jax.jit(start.init)(jax.random.key(0), cells, text)['params']
+  drawn = variables['params']['fusion_16']
+  assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, fresh)
+  variables['params']['fusion_16'] = fresh
   got = _apply(model, variables, image, text, method='logits')
   want = _apply(model, variables, image, method='logits')
   assert np.array_equal(got, want) == same
@@ -336,7 +348,7 @@ def test_a_token_goes_through_all_blocks_and_is_dropped():
   )
   y = jnp.concatenate([token, y + p['position_embeddings']], 1)
   for name in ('layer_0', 'layer_1'):
-    y = layers.EncoderBlock(2, 16).apply({'params': p[name]}, y)
+    y = transformer.EncoderBlock(2, 16).apply({'params': p[name]}, y)
   norm = nn.LayerNorm(epsilon=1e-6)
   y = norm.apply({'params': p['encoder_norm']}, y)
   np.testing.assert_allclose(got[0].reshape(12, 8), y[0, 1:], atol=1e-5)
@@ -389,7 +401,7 @@ def test_scheme_two_in_the_published_network(form, sizes):
 
 
 def test_what_is_computed_ahead_gives_the_same_map():
-  model = _tiny(text=True, fuse=LEVELS, fusion='token(dim=8)')
+  model = _tiny(text=True, fuse=('1/16',), fusion='token(dim=8)', **COARSE)
   image = _image()
   variables = _variables(model, image, TOKENS, MASK)
   want = _apply(model, variables, image, TOKENS, MASK)
@@ -443,7 +455,7 @@ def test_any_levels_give_a_map_of_the_pictures_size(levels, out_stride):
 
 
 def test_saliency_is_the_sigmoid_of_the_logits():
-  model = _tiny(out_stride=4)
+  model = _tiny(**COARSE)
   image = _image()
   variables = _variables(model, image)
   logits = _apply(model, variables, image, method='logits')
@@ -487,7 +499,8 @@ def test_bfloat16_stays_close_and_finite():
 
 @pytest.mark.parametrize('frozen', ['backbone', 'decoder', 'both', 'neither'])
 def test_frozen_statistics_do_not_move(frozen):
-  model = _tiny(bn='frozen' if frozen in ('decoder', 'both') else 'train')
+  decoder = 'frozen' if frozen in ('decoder', 'both') else 'train'
+  model = _tiny(bn=decoder, **COARSE)
   bn = 'frozen' if frozen in ('backbone', 'both') else 'train'
   model = model.clone(backbone=model.backbone.clone(bn=bn))
   image = _image()
@@ -504,7 +517,10 @@ def test_frozen_statistics_do_not_move(frozen):
   }
 
 
-@pytest.mark.parametrize('form, place', PAIRS)
+# The forms one by one: models_test.
+@pytest.mark.parametrize(
+  'form, place', [('token(dim=8)', 'backbone'), ('te_prepend', 'encoder')]
+)
 def test_every_parameter_is_trained(form, place):
   model = _tiny(
     text=True,
@@ -552,6 +568,14 @@ def test_every_parameter_is_trained(form, place):
     (dict(size=(64, 64)), 'found \\(32, 64\\)'),
     (dict(decoder_widths=(8, 8), out_stride=1), 'too short'),
     (dict(head_dim=6), 'does not divide'),
+    (dict(head_dim=0), 'head_dim=0: a size is a whole number above 0'),
+    (dict(widths=(8, -32)), r'widths=\(8, -32\): a size'),
+    (dict(depth=0), 'depth=0'),
+    (dict(mlp_ratio=-1), 'mlp_ratio=-1'),
+    (dict(mlp_ratio=0.5), 'mlp_ratio=0.5'),
+    (dict(decoder_widths=(0, 8)), 'decoder_widths'),
+    (dict(out_stride=0), 'out_stride=0'),
+    (dict(size=(0, 64)), 'size='),
   ],
 )
 def test_names_what_does_not_fit(options, message):
@@ -563,9 +587,7 @@ def test_names_what_does_not_fit(options, message):
 
 def test_token_ids_need_a_text_encoder():
   with pytest.raises(ValueError, match='no text encoder'):
-    _tiny(fuse=LEVELS).init(
-      jax.random.key(0), _image(), TOKENS, MASK, train=False
-    )
+    _shapes(_tiny(fuse=LEVELS), SIZE, TOKENS[:1], MASK[:1])
 
 
 def test_features_of_another_size_are_named():
@@ -574,4 +596,6 @@ def test_features_of_another_size_are_named():
     for level, s in zip(LEVELS, (8, 16))
   }
   with pytest.raises(ValueError, match='1/8 .* are .4, 8., found .4, 4.'):
-    _tiny().init(jax.random.key(0), taps, train=False)
+    jax.eval_shape(
+      lambda x: _tiny().init(jax.random.key(0), x, train=False), taps
+    )

@@ -104,7 +104,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def loaded(folder):
-  return vit.load(folder, proj=True)
+  return vit.load(folder)
 
 
 def _pictures():
@@ -127,19 +127,14 @@ def test_tokens_equal_pytorchs(loaded, goldens):
   np.testing.assert_allclose(
     apply(variables, oblong), golden['oblong'], atol=1e-5
   )
-  np.testing.assert_allclose(
-    module.apply(variables, tokens, method='embed'),
-    golden['embedding'],
-    atol=1e-5,
-  )
 
 
 def test_the_original_names_give_the_same_tower(loaded, tmp_path):
   path = tmp_path / 'model_base_retrieval_coco.pth'
   torch_format.save(path, _original(_state()))
   # Heads are 64 wide in every published tower, not in this one.
-  module, variables = vit.load(path, proj=True, num_heads=2)
-  assert (module.eps, module.size, module.proj_dim) == (1e-6, SIZE, 6)
+  module, variables = vit.load(path, num_heads=2)
+  assert (module.eps, module.size) == (1e-6, SIZE)
   jax.tree.map(np.testing.assert_array_equal, variables, loaded[1])
 
 
@@ -180,13 +175,6 @@ def test_bfloat16_computes_in_half_and_answers_in_float32(loaded):
   assert 0 < np.abs(half - full).max() < 0.1
 
 
-def test_a_tower_without_projection_leaves_it_in_the_file(folder):
-  module, variables = vit.load(folder)
-  assert 'vision_proj' not in variables['params']
-  with pytest.raises(ValueError, match='proj_dim'):
-    module.apply(variables, jnp.zeros((1, 17, DIM)), method='embed')
-
-
 def test_missing_tensors_are_named(tmp_path, folder):
   state = _state()
   state.pop('vision_model.encoder.layers.1.mlp.fc2.bias')
@@ -203,6 +191,8 @@ def test_what_is_wrong_is_named(loaded, tmp_path):
     module.apply(variables, jnp.zeros((1, 64, 60, 3)))
   with pytest.raises(ValueError, match='num_heads=5'):
     module.clone(num_heads=5).apply(variables, jnp.zeros((1, 64, 64, 3)))
+  with pytest.raises(ValueError, match='patch=0: a size'):
+    module.clone(patch=0).apply(variables, jnp.zeros((1, 64, 64, 3)))
   path = tmp_path / 'config.json'
   path.write_text(json.dumps({'model_type': 'bert'}))
   with pytest.raises(ValueError, match="'bert'"):

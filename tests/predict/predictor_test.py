@@ -1,7 +1,4 @@
 import io
-import json
-import pathlib
-import types
 
 import jax
 import numpy as np
@@ -10,11 +7,9 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from salflax.cli import predict as cli
 from salflax.core import parallel
 from salflax.data import batches, pp
 from salflax.predict import predictor as predictor_lib
-from salflax.predict import trained
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (30, 40, 3), np.uint8)
@@ -200,74 +195,3 @@ class TestQuantise:
   def test_bits(self):
     with pytest.raises(ValueError, match='8 or 16'):
       predictor_lib.quantise(np.ones((2, 2)), bits=12)
-
-
-def options(**kwargs):
-  default = dict(run='run', stage='', image=None, text=None, texts=None)
-  default |= dict(out='out', dtype='float32', bits='16', batch_size=4)
-  return types.SimpleNamespace(**default | kwargs)
-
-
-class TestCommand:
-  @pytest.fixture(autouse=True)
-  def folder(self, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trained, 'load', lambda workdir, *, stage: FakeRun())
-    for path in ('a.jpg', 'in/b.png', 'in/c, d.png', 'in/notes.txt'):
-      pathlib.Path(path).parent.mkdir(exist_ok=True)
-      if path.endswith('txt'):
-        pathlib.Path(path).write_text('x')
-      else:
-        Image.fromarray(COLOUR).save(path)
-
-  def test_one_picture_one_sentence(self, capsys):
-    cli.execute(options(image=['a.jpg'], text=['the red, or']))
-    out = pathlib.Path('out')
-    saliency = np.load(out / 'a.npy')
-    assert saliency.shape == (30, 40) and saliency.dtype == np.float32
-    grey = np.asarray(Image.open(out / 'a.png'))
-    assert grey.dtype == np.uint16 and grey.max() == 65535
-    assert Image.open(out / 'a_overlay.png').size == (40, 30)
-    assert 'the red, or' in capsys.readouterr().out
-    listed = json.loads((out / 'predictions.json').read_text())
-    assert listed == [{'name': 'a', 'image': 'a.jpg', 'text': 'the red, or'}]
-    assert sorted(p.name for p in out.iterdir()) == [
-      'a.npy',
-      'a.png',
-      'a_overlay.png',
-      'predictions.json',
-    ]
-
-  def test_pictures_times_sentences(self):
-    pathlib.Path('texts').write_text('one\n\n two \n', encoding='utf-8')
-    cli.execute(
-      options(image=['a.jpg,in'], text=[''], texts='texts', dtype='float16')
-    )
-    listed = json.loads(pathlib.Path('out/predictions.json').read_text())
-    assert [(row['name'], row['text']) for row in listed] == [
-      (f'{stem}_text{k}', text)
-      for stem in ('a', 'b', 'c, d')
-      for k, text in enumerate(('', 'one', 'two'))
-    ]
-    assert np.load('out/b_text2.npy').dtype == np.float16
-
-  def test_equal_names_stay_apart(self):
-    paths = [pathlib.Path(p) for p in ('x/a.png', 'y/a.png', 'a-2.png')]
-    assert cli.names(paths, 1) == [['a'], ['a-2'], ['a-2-2']]
-
-  def test_a_name_with_a_comma(self):
-    assert cli.pictures(['in/c, d.png']) == [pathlib.Path('in/c, d.png')]
-
-  @pytest.mark.parametrize(
-    'image, message', [('z.jpg', 'z.jpg'), ('a.jpg,empty', 'No pictures')]
-  )
-  def test_absent_pictures(self, image, message):
-    pathlib.Path('empty').mkdir()
-    with pytest.raises(FileNotFoundError, match=message):
-      cli.execute(options(image=[image]))
-
-  def test_no_picture_is_overwritten(self):
-    before = pathlib.Path('in/b.png').read_bytes()
-    with pytest.raises(ValueError, match='b.png would be overwritten'):
-      cli.execute(options(image=['in/b.png'], out='in'))
-    assert pathlib.Path('in/b.png').read_bytes() == before

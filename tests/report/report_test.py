@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from salflax.report import plots, tables
+from salflax.report import papers, plots, tables
 
 
 def entry(mean, *, n=2, n_valid=None, low=None, high=None):
@@ -54,7 +54,7 @@ def result():
       }
     },
     'controls': {},
-    'tests': {'a_run − Centre prior': {'pure': {'mit/cc': paired}}},
+    'tests': {'centre': {'pure': {'mit/cc': paired}}},
   }
 
 
@@ -133,35 +133,38 @@ def test_a_row_of_the_wrong_length_is_an_error():
     tables.Table('t', ['a'], [[1, 2]]).markdown()
 
 
-def test_published_numbers():
-  ours = tables.published('huang2024')
-  assert len(ours) == 16 * 4 and {row['table'] for row in ours} == {
-    'I', 'II', 'III', 'IV', 'V', 'VI',
-  }  # fmt: skip
-  theirs = tables.published('bruckert2021')
-  assert len(theirs) == 10 * 5 + 27 * 7 + 9 * 5
-  best = max(
-    (r for r in theirs if r['table'] == '2' and r['metric'] == 'CC'),
-    key=lambda r: r['value'],
-  )
-  assert best['setting'].startswith('KLD+CC+NSS+DF') and best['value'] == 0.7291
+@pytest.mark.parametrize(
+  'name, numbers, rows',
+  [
+    ('text_guided', 16 * 4, {'I', 'II', 'III', 'IV', 'V', 'VI'}),
+    ('loss_study', 10 * 5 + 27 * 7 + 9 * 5, {'1', '2', '3', '4'}),
+  ],
+)
+def test_printed_numbers(name, numbers, rows):
+  about = papers.PAPERS[name]
+  assert {table.key for table in about.tables} == rows
+  printed = [r.printed for table in about.tables for r in table.rows]
+  assert sum(map(len, printed)) == numbers
+
+
+def test_the_best_printed_row_of_the_study():
+  table = papers.PAPERS['loss_study'].tables[1]
+  best = max(table.rows, key=lambda row: row.printed.get('CC', 0))
+  assert best.label.startswith('KLD+CC+NSS+DF') and best.printed['CC'] == 0.7291
 
 
 @pytest.mark.parametrize(
   'condition, values',
   [
-    ('pure', (0.7942, 0.6471, 0.7249, 1.5962)),
-    ('non_salient', (0.7571, 0.6236, 0.5105, 1.5623)),
-    ('salient', (0.7765, 0.6332, 0.6354, 1.6857)),
-    ('all', (0.7841, 0.6421, 0.6658, 1.5777)),
+    ('pure', ('0.7942', '0.6471', '0.7249', '1.5962')),
+    ('non_salient', ('0.7571', '0.6236', '0.5105', '1.5623')),
+    ('salient', ('0.7765', '0.6332', '0.6354', '1.6857')),
+    ('all', ('0.7841', '0.6421', '0.6658', '1.5777')),
   ],
 )
-def test_the_papers_best_by_condition(condition, values):
-  found = [
-    tables.best_published(condition, metric)['value']
-    for metric in ('AUC', 'sAUC', 'CC', 'NSS')
-  ]
-  assert tuple(found) == values
+def test_the_papers_best_by_condition(result, condition, values):
+  rows = {row[0]: row[2::2] for row in tables.beside_paper(result).cells()}
+  assert tuple(rows[condition]) == values
 
 
 def test_beside_the_paper(result):
@@ -171,14 +174,13 @@ def test_beside_the_paper(result):
   pure, non_salient, *_ = table.cells()
   assert pure[5:7] == ['0.7500', '0.7249'] and pure[1] == '–'
   assert non_salient[5:7] == ['–', '0.5105']
-  assert tables.best_published('whole', 'CC') is None
 
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
 
 
 class TestOverlay:
-  def test_heat_where_it_is_salient_and_the_picture_elsewhere(self):
+  def test_heat_where_it_is_salient_and_the_image_elsewhere(self):
     saliency = np.zeros((30, 40))
     saliency[5, 6] = 3
     found = plots.overlay(IMAGE, saliency, opacity=1)
@@ -193,7 +195,7 @@ class TestOverlay:
     )
 
   def test_wrong_shapes(self):
-    with pytest.raises(ValueError, match=r'\(40, 30\), the picture \(30, 40'):
+    with pytest.raises(ValueError, match=r'\(40, 30\), the image \(30, 40'):
       plots.overlay(IMAGE, np.zeros((40, 30)))
     with pytest.raises(ValueError, match='u8'):
       plots.overlay(IMAGE / 255, np.zeros((30, 40)))
@@ -203,14 +205,58 @@ class TestOverlay:
 def test_montage(tmp_path, suffix):
   path = tmp_path / f'a.{suffix}'
   panel = plots.Panel(IMAGE, np.ones((30, 40)), 'costs $5 and $6 ' * 20)
-  plots.montage([[panel, None], [panel]], path, titles=['a', 'b'], title='$')
+  plots.montage([{'a': panel, 'b': panel}, {'a': panel}], path, title='$')
   assert path.stat().st_size > 1000
   assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.fixture
+def fresh_fonts():
+  for cached in (plots._font, plots._note):
+    cached.cache_clear()
+  yield
+  for cached in (plots._font, plots._note):
+    cached.cache_clear()
+
+
+def test_letters_without_a_font_are_codes_with_one_note(
+  tmp_path, monkeypatch, caplog, fresh_fonts
+):
+  """Neither boxes nor a warning for each; setup.cfg makes warnings errors."""
+  from matplotlib import font_manager
+
+  keep = [f for f in font_manager.fontManager.ttflist if 'DejaVu' in f.name]
+  monkeypatch.setattr(font_manager.fontManager, 'ttflist', keep)
+  assert plots.plain('a 傘 $5') == r'a \u5098 \$5'
+  assert plots.plain('ü Ж \u200d😀\ufe0f\x1b') == r'ü Ж 😀\x1b'
+  panel = plots.Panel(IMAGE, caption='傘を持つ人 𓂀 สวัสดี')
+  plots.montage([{'傘': panel}], tmp_path / 'a.png', title='хлеб 傘')
+  assert len(caplog.records) == 1 and 'font' in caplog.text
+
+
+def test_letters_are_drawn_by_an_installed_font_that_has_them(
+  tmp_path, monkeypatch, caplog, fresh_fonts
+):
+  from matplotlib import font_manager
+
+  # A font that DejaVu is not, with a letter that DejaVu lacks.
+  letter = '\ue000'
+  stix = font_manager.findfont('STIXNonUnicode')
+  if ord(letter) not in plots._glyphs(stix):
+    letter = next(
+      c
+      for c in map(chr, sorted(plots._glyphs(stix)))
+      if ord(c) > 0x2000
+      and ord(c) not in plots._glyphs(font_manager.findfont('DejaVu Sans'))
+    )
+  assert plots.plain(letter) == letter
+  plots.curves({letter: [(1, 2.0)]}, tmp_path / 'a.png', title=letter * 2)
+  assert not caplog.records
+
+
 def test_montage_of_nothing():
   with pytest.raises(ValueError, match='at least one panel'):
-    plots.montage([[]], 'never.png')
+    plots.montage([{}], 'never.png')
 
 
 def test_curves_of_a_log_that_was_cut_short(tmp_path):

@@ -1,3 +1,4 @@
+import functools
 import types
 
 import numpy as np
@@ -10,31 +11,22 @@ from PIL import Image
 from configs import loss_study as config
 from salflax.cli import report as cli
 from salflax.evaluate import rows as rows_lib
-from salflax.report import (
-  figures,
-  findings,
-  gallery,
-  paper,
-  papers,
-  ranking,
-  tables,
-)
+from salflax.report import figures, gallery, papers, ranking
 from salflax.report import study as study_lib
-from salflax.report.papers import loss_study
+from salflax.report.papers import loss_study, paper
+from salflax.report.results import Runs
 
 INFOS = {
   'cc': {'label': 'CC', 'higher_is_better': True},
   'kl': {'label': 'KL', 'higher_is_better': False},
 }
-PICTURES = 20
+IMAGES = 20
 
 
-def write_run(runs, folder, seed, shift, *, test='test', data='toy', count=20):
-  """Writes a run whose CC is `shift` above, and whose KL as far below."""
-  path = runs / folder / f'seed{seed}'
-  rng = np.random.default_rng(0)
-  base, noise = rng.random((2, count))
-  scored = [
+def rows(shift, count=IMAGES):
+  """Returns rows whose CC is `shift` above, and whose KL as far below."""
+  base, noise = np.random.default_rng(0).random((2, count))
+  return [
     {
       'image_id': f'p{k:02d}',
       'condition': 'pure',
@@ -44,6 +36,16 @@ def write_run(runs, folder, seed, shift, *, test='test', data='toy', count=20):
     }
     for k in range(count)
   ]
+
+
+@functools.cache
+def summary(shift, count):
+  return rows_lib.summarise(rows(shift, count))
+
+
+def write_run(runs, folder, seed, shift, *, test='test', data='toy', count=20):
+  """Writes a run whose CC is `shift` above, and whose KL as far below."""
+  path, scored = runs / folder / f'seed{seed}', rows(shift, count)
   rows_lib.write_json(path / 'config.json', {'stages': ['study'], 'seed': seed})
   rows_lib.write_json(path / 'study' / 'result.json', {'seconds': 1.0})
   where = path / 'evaluate' / test
@@ -55,7 +57,7 @@ def write_run(runs, folder, seed, shift, *, test='test', data='toy', count=20):
       'data': data,
       'split': 'test',
       'protocols': {'mit': {'metrics': INFOS}},
-      'scores': rows_lib.summarise(scored),
+      'scores': summary(shift, count),
       'references': {},
       'controls': {},
       'tests': {},
@@ -64,8 +66,16 @@ def write_run(runs, folder, seed, shift, *, test='test', data='toy', count=20):
   return path
 
 
+PRINTED = {
+  'MSE': {'CC': 0.6388, 'KL': 0.9472},
+  'KLD': {'CC': 0.6326, 'KL': 0.8336},
+  'CC': {'CC': 0.6943, 'KL': 0.9157},
+  'NSS': {'CC': 0.6740, 'KL': 1.3498},
+}
+
+
 def row(label, folder):
-  return paper.Row(label, paper.Place(folder), 'pure', label)
+  return paper.Row(label, paper.Place(folder), 'pure', PRINTED[label])
 
 
 TABLE = paper.Table(
@@ -83,12 +93,12 @@ CLAIMS = (
   paper.Claim('Gone', ('df',), ('mse',)),
 )
 PAPER = paper.Paper(
-  source='bruckert2021',
+  title='Made up',
   name='toy',
   protocol='mit',
   metrics={'CC': 'mit/cc', 'KL': 'mit/kl'},
   tables=(TABLE,),
-  told=False,
+  reads_text=False,
   curves=(),
   study=paper.Study('2', CLAIMS, ('mse', 'kld'), 'one function'),
   galleries=(
@@ -108,7 +118,7 @@ def study(tmp_path):
 
 
 def ranked(runs):
-  return ranking.Ranking(PAPER, TABLE, findings.Runs(PAPER, runs))
+  return ranking.Ranking(PAPER, TABLE, Runs(PAPER, runs))
 
 
 def test_ranks_turn_with_the_metric(study):
@@ -116,7 +126,7 @@ def test_ranks_turn_with_the_metric(study):
   assert read.seeds == ['seed0', 'seed1']
   for name in ('CC', 'KL'):
     found = read.scores(name)
-    assert found.values.shape == (4, PICTURES) and len(found.seeds) == 2
+    assert found.values.shape == (4, IMAGES) and len(found.seeds) == 2
     np.testing.assert_allclose(found.values, np.mean(found.seeds, 0))
     np.testing.assert_array_equal(
       ranking.ranks(found.values.mean(1)), [4, 3, 2, 1]
@@ -200,14 +210,12 @@ def test_pictures_that_one_row_lacks_are_left_out(study):
 
 
 def test_too_few_rows_say_nothing(tmp_path):
-  runs = findings.Runs(PAPER, tmp_path)
+  runs = Runs(PAPER, tmp_path)
   assert study_lib.sections(PAPER, runs, tmp_path) == []
   assert not list(tmp_path.iterdir())
   write_run(tmp_path, 'mse', 0, 0.0)
   write_run(tmp_path, 'cc', 0, 0.0)
-  assert (
-    study_lib.sections(PAPER, findings.Runs(PAPER, tmp_path), tmp_path) == []
-  )
+  assert study_lib.sections(PAPER, Runs(PAPER, tmp_path), tmp_path) == []
 
 
 def test_a_diverged_run_is_a_result(study):
@@ -216,7 +224,7 @@ def test_a_diverged_run_is_a_result(study):
   rows_lib.write_json(
     path / 'diverged.json', {'step': 7, 'message': 'At step 7.'}
   )
-  found = findings.Runs(PAPER, study).find(TABLE.rows[2], TABLE)
+  found = Runs(PAPER, study).find(TABLE.rows[2], TABLE)
   assert list(found.seeds) == ['0']
   assert found.notes == ['seed1: diverged. At step 7.']
 
@@ -227,10 +235,10 @@ def write_elsewhere(study):
 
 
 def test_other_data_sets_have_rows_of_their_own(study):
-  runs = findings.Runs(PAPER, study)
+  runs = Runs(PAPER, study)
   assert runs.elsewhere(TABLE) == []
   write_elsewhere(study)
-  rows = findings.Runs(PAPER, study).elsewhere(TABLE)
+  rows = Runs(PAPER, study).elsewhere(TABLE)
   assert [r.label for r in rows] == ['folder:mine MSE', 'folder:mine NSS']
   assert rows[1].place == paper.Place('nss', 'folder:mine-all')
   assert rows[1].against.folder == 'mse' and not rows[1].printed
@@ -257,15 +265,15 @@ def keep_maps(study):
   for folder in SHIFTS:
     maps = study / folder / 'seed0' / 'evaluate' / 'test' / 'maps'
     maps.mkdir()
-    for k in range(PICTURES):
+    for k in range(IMAGES):
       Image.fromarray(np.full((4, 5), k, np.uint8)).save(
         maps / f'p{k:02d}_pure.png'
       )
 
 
 def test_galleries_show_the_maps_that_were_kept(study):
-  about, runs = PAPER.galleries, findings.Runs(PAPER, study)
-  load = lambda data, split: Source(PICTURES)
+  about, runs = PAPER.galleries, Runs(PAPER, study)
+  load = lambda data, split: Source(IMAGES)
   with pytest.raises(gallery.NoMaps):
     gallery.blocks(PAPER, about[0], runs, load)
   with pytest.raises(gallery.NoMaps, match='NSS, MSE'):
@@ -287,8 +295,8 @@ def test_pictures_furthest_apart_come_first(study):
   scored[11]['mit/cc'] += 5
   scored[4]['mit/cc'] += 3
   rows_lib.write_rows(path, scored)
-  runs = findings.Runs(PAPER, study)
-  load = lambda data, split: Source(PICTURES)
+  runs = Runs(PAPER, study)
+  load = lambda data, split: Source(IMAGES)
   found = gallery.blocks(PAPER, PAPER.galleries[1], runs, load)
   assert [b[0].caption for b in found][:2] == ['p11', 'p04']
 
@@ -299,8 +307,8 @@ def test_a_data_set_that_is_not_there_is_told(study, tmp_path):
   def load(data, split):
     raise FileNotFoundError(f'No data set {data}.')
 
-  runs = findings.Runs(PAPER, study)
-  made = gallery.sections(PAPER, runs, load, tmp_path)
+  runs = Runs(PAPER, study)
+  made = gallery.extras(PAPER, runs, load, tmp_path)
   assert [e.notes for e in made] == [['Not drawn: No data set toy.']] * 2
 
 
@@ -308,7 +316,7 @@ def test_the_page(study, tmp_path, monkeypatch):
   keep_maps(study)
   write_elsewhere(study)
   monkeypatch.setitem(papers.PAPERS, 'toy', PAPER)
-  monkeypatch.setattr(cli, '_load', lambda *a, **k: Source(PICTURES))
+  monkeypatch.setattr(cli, '_load', lambda *a, **k: Source(IMAGES))
   cli.execute(
     types.SimpleNamespace(
       runs=str(study),
@@ -358,11 +366,5 @@ def test_every_row_of_the_study_is_declared():
   assert {about.study.table, *(g.table for g in about.galleries)} <= keys
   for shown in about.galleries:
     assert {shown.good, shown.bad} - {''} <= set(config.ROWS)
-  # The paper's first test: one function, two rows.
-  printed = {
-    r['setting']: r['value']
-    for r in tables.published('bruckert2021')
-    if (r['table'], r['metric']) == ('2', 'CC')
-  }
+  printed = [r for r in loss_study.PAPER.tables[1].rows if r.printed]
   assert len(printed) == 27
-  assert set(printed) == {*loss_study.SINGLE, *loss_study.COMBINATION}

@@ -11,7 +11,7 @@ from salflax import models
 from salflax.config import resolve as config_lib
 from salflax.models.layers import TextFeatures
 from salflax.predict import trained
-from salflax.report import tables
+from salflax.report import papers
 from salflax.train import loop, optim
 from salflax.train import stage as stages_lib
 
@@ -68,11 +68,9 @@ def test_last_convolutions_are_those_before_the_map(scale):
 
 
 def test_every_printed_row_has_a_config():
-  printed = {r['setting'] for r in tables.published('huang2024')}
-  # Table II scores the first stage; Table III's non_salient is IV's first row.
-  printed = {s for s in printed if not s.startswith('direct_')}
-  printed -= {'finetuned_non_salient'}
-  assert printed <= set(text_guided.ROWS)
+  rows = [r for t in papers.PAPERS['text_guided'].tables for r in t.rows]
+  printed = {row.place.folder for row in rows if row.printed}
+  assert len(printed) == 11 and printed <= set(text_guided.ROWS)
 
 
 def test_frozen_layers_keep_their_statistics():
@@ -109,7 +107,7 @@ def test_choices():
     common.choice('form', 'zzz', ('a', 'b'))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # trains twice
 def test_a_run_starts_from_another(tmp_path):
   bert = tiny.bert_folder(tmp_path / 'bert')
   first = tiny_config.get_config()

@@ -1,6 +1,7 @@
-"""What is computed once: the same numbers, found again, never half there."""
+"""Stored features: the same numbers, read again, never half there."""
 
 import collections
+import dataclasses
 import pathlib
 import pickle
 import shutil
@@ -14,7 +15,8 @@ from toy_gaze import Toy
 
 from salflax.data import batches, pp
 from salflax.models.layers import TextFeatures
-from salflax.train import features, records, step
+from salflax.train import features, step, store
+from salflax.train import stage as stages_lib
 
 SIZE = (16, 24)
 PP = 'resize_pad(16, 24)|flip(0.5)|rasterize|normalize("unit")'
@@ -99,12 +101,12 @@ def test_stored_features_are_those_of_the_network(
   for example in source:
     ready = ops(dict(example))
     expected = step.encode_image(model, variables, ready['image'][None])
-    found = lookup(ready)
-    assert found['image'] is None
-    assert set(found['taps']) == set(expected)
+    row = lookup(ready)
+    assert row['image'] is None
+    assert set(row['taps']) == set(expected)
     for level, value in expected.items():
-      assert found['taps'][level].dtype == np.float16
-      np.testing.assert_array_equal(found['taps'][level], value[0])
+      assert row['taps'][level].dtype == np.float16
+      np.testing.assert_array_equal(row['taps'][level], value[0])
 
 
 def test_a_batch_with_stored_features_has_no_pixels(model, variables, tmp_path):
@@ -119,19 +121,19 @@ def test_a_batch_with_stored_features_has_no_pixels(model, variables, tmp_path):
   assert shapes == {'1/4': (8, 4, 6, 5), '1/8': (8, 2, 3, 2)}
 
 
-def test_rows_of_a_picture_share_a_file(model, variables, tmp_path):
+def test_rows_of_an_image_share_a_file(model, variables, tmp_path):
   _store(model, variables, Toy(3), EVAL_PP, tmp_path)
   assert len(_files(tmp_path)) == 3
   _store(model, variables, Toy(3), PP, tmp_path)
   assert len(_files(tmp_path)) == 6  # the mirrored ones
 
 
-def test_files_are_named_by_pixels_and_found_again(model, variables, tmp_path):
+def test_files_are_named_by_pixels_and_read_again(model, variables, tmp_path):
   whole = Toy(4)
   _store(model, variables, batches.Rows(whole, range(8)), EVAL_PP, tmp_path)
   before = _files(tmp_path)
   assert len(before) == 2
-  # Another split, under other names: one picture is new.
+  # Another split, under other names: one image is new.
   other = Toy(4)
   for row in other.rows:
     row['image_id'] = 'other-' + row['image_id']
@@ -151,33 +153,35 @@ def test_files_are_named_by_pixels_and_found_again(model, variables, tmp_path):
 
 
 def test_another_backbone_or_preprocessing_has_another_folder(
-  model, variables, tmp_path
+  model, variables, tmp_path, monkeypatch
 ):
   source = Toy(1)
-  folders = {_store(model, variables, source, EVAL_PP, tmp_path).folder}
+  folder = lambda *args: _store(*args, tmp_path).stores[False].folder
+  folders = {folder(model, variables, source, EVAL_PP)}
   # Neither rasterize nor a flip change features; the text encoder is no part.
-  folders.add(_store(model, variables, source, PP, tmp_path).folder)
+  folders.add(folder(model, variables, source, PP))
   others = jax.tree.map(lambda x: x + 1, variables['params']['text'])
   params = dict(variables['params'], text=others)
-  folders.add(
-    _store(model, {'params': params}, source, EVAL_PP, tmp_path).folder
-  )
+  folders.add(folder(model, {'params': params}, source, EVAL_PP))
   assert len(folders) == 1
   bgr = EVAL_PP.replace('unit', 'unit_bgr')
-  folders.add(_store(model, variables, source, bgr, tmp_path).folder)
+  folders.add(folder(model, variables, source, bgr))
   params = dict(
     variables['params'],
     backbone=jax.tree.map(lambda x: x + 1, variables['params']['backbone']),
   )
-  folders.add(
-    _store(model, {'params': params}, source, EVAL_PP, tmp_path).folder
-  )
+  folders.add(folder(model, {'params': params}, source, EVAL_PP))
   twice = model.clone(backbone=_Backbone(scale=2.0))
-  folders.add(_store(twice, variables, source, EVAL_PP, tmp_path).folder)
+  folders.add(folder(twice, variables, source, EVAL_PP))
   assert len(folders) == 4
+  monkeypatch.setattr(features, 'FORMAT', features.FORMAT + 1)
+  folders.add(folder(model, variables, source, EVAL_PP))
+  monkeypatch.setattr(features.salflax, '__version__', '999')
+  folders.add(folder(model, variables, source, EVAL_PP))
+  assert len(folders) == 6
 
 
-def test_pictures_of_the_same_name_in_two_data_sets(model, variables, tmp_path):
+def test_images_of_the_same_name_in_two_data_sets(model, variables, tmp_path):
   both = batches.Joined([Toy(2), Toy(2, seed=9)])
   lookup = _store(model, variables, both, EVAL_PP, tmp_path)
   assert len(_files(tmp_path)) == 4
@@ -205,7 +209,7 @@ def test_what_a_killed_run_has_stored_stays(
   model, variables, tmp_path, monkeypatch
 ):
   source, written = Toy(5), []
-  replacing = features.files.replacing
+  replacing = store.files.replacing
 
   def fail_at_the_third(path):
     written.append(path)
@@ -213,7 +217,7 @@ def test_what_a_killed_run_has_stored_stays(
       raise KeyboardInterrupt
     return replacing(path)
 
-  monkeypatch.setattr(features.files, 'replacing', fail_at_the_third)
+  monkeypatch.setattr(store.files, 'replacing', fail_at_the_third)
   with pytest.raises(KeyboardInterrupt):
     _store(model, variables, source, EVAL_PP, tmp_path)
   before = _files(tmp_path)
@@ -224,19 +228,18 @@ def test_what_a_killed_run_has_stored_stays(
   assert len(after) == 5 and before.items() <= after.items()
 
 
-def test_a_full_disk_is_told_before_writing(
+def test_a_full_disk_is_an_error_before_writing(
   model, variables, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: Disk(10, 9, 100))
-  with pytest.raises(OSError, match='Not enough room for backbone features'):
+  with pytest.raises(OSError, match='Not enough room for features of images'):
     _store(model, variables, Toy(3), EVAL_PP, tmp_path)
   assert not _files(tmp_path)
   with pytest.raises(OSError, match='Not enough room for sentences'):
     features.store_text(
       model, variables, ['a'], tokenizer, folder=str(tmp_path)
     )
-  left = [p for p in tmp_path.rglob('*') if 'taps-' not in p.name]
-  assert not left
+  assert not [p for p in tmp_path.rglob('*') if p.is_file()]
 
 
 def test_sentences_looked_up_are_those_embedded(model, variables, tmp_path):
@@ -249,16 +252,14 @@ def test_sentences_looked_up_are_those_embedded(model, variables, tmp_path):
   for text in sentences:
     ids, mask = tokenizer([text])
     expected = model.apply(variables, ids, mask, method='encode_text')
-    found = lookup({'text': text, 'image': 1})
-    assert found['image'] == 1
+    row = lookup({'text': text, 'image': 1})
+    assert row['image'] == 1
     np.testing.assert_allclose(
-      found['text_tokens'], expected.tokens[0], rtol=1e-6
+      row['text_tokens'], expected.tokens[0], rtol=1e-6
     )
-    np.testing.assert_allclose(
-      found['sentence'], expected.sentence[0], rtol=1e-6
-    )
-    np.testing.assert_array_equal(found['token_mask'], mask[0])
-    assert found['token_mask'].dtype == bool
+    np.testing.assert_allclose(row['sentence'], expected.sentence[0], rtol=1e-6)
+    np.testing.assert_array_equal(row['token_mask'], mask[0])
+    assert row['token_mask'].dtype == bool
 
 
 def test_the_empty_sentence_is_always_there(model, variables, tmp_path):
@@ -275,10 +276,14 @@ def test_sentences_are_computed_once(model, variables, tmp_path, monkeypatch):
     model, variables, texts, tokenizer, folder=str(tmp_path)
   )
   first = make(['b', 'a'])
-  calls = []
-  monkeypatch.setattr(records, '_write', lambda *a: calls.append(a))
+  before, keys, write = _files(tmp_path), [], store.Store.write
+  monkeypatch.setattr(
+    store.Store, 'write', lambda *a: keys.append(a[1]) or write(*a)
+  )
   again = make(['a', 'b', 'a'])
-  assert not calls
+  assert len(before) == 3 and not keys
+  make(['b', 'a', 'c'])  # another set of sentences: one is new
+  assert len(keys) == 1 and before.items() < _files(tmp_path).items()
   assert again({'text': 'b'})['sentence'].tolist() == (
     first({'text': 'b'})['sentence'].tolist()
   )
@@ -298,14 +303,112 @@ def test_lookups_can_be_pickled_for_workers(model, variables, tmp_path):
 
 
 def test_tokenize_adds_word_pieces():
-  found = features.Tokenize(tokenizer)({'text': 'ab', 'image_id': 'x'})
-  assert found['tokens'].shape == (6,) and found['token_mask'].sum() == 2
+  row = features.Tokenize(tokenizer)({'text': 'ab', 'image_id': 'x'})
+  assert row['tokens'].shape == (6,) and row['token_mask'].sum() == 2
 
 
 def test_pp_strings_without_some_ops():
   assert features.without(PP, 'flip', 'rasterize') == (
     "resize_pad(16, 24)|normalize('unit')"
   )
-  assert features.mirrored_always('resize_pad(1, 2)|flip(0.5)|rasterize') == (
-    'resize_pad(1, 2)|mirror|rasterize'
+
+
+@pytest.mark.parametrize(
+  'text, expected',
+  [
+    ('resize_pad(1, 2)|rasterize', {False: 'resize_pad(1, 2)'}),
+    (
+      'resize_pad(1, 2)|flip(0.5)',
+      {False: 'resize_pad(1, 2)', True: 'resize_pad(1, 2)|mirror'},
+    ),
+    (
+      'flip|resize_pad(1, 2)',
+      {False: 'resize_pad(1, 2)', True: 'mirror|resize_pad(1, 2)'},
+    ),
+    ('mirror|resize_pad(1, 2)', {True: 'mirror|resize_pad(1, 2)'}),
+    (
+      'mirror|flip|resize_pad(1, 2)',
+      {
+        True: 'mirror|resize_pad(1, 2)',
+        False: 'mirror|mirror|resize_pad(1, 2)',
+      },
+    ),
+  ],
+)
+def test_forms_of_an_image(text, expected):
+  assert features.variants(text) == expected
+
+
+def test_an_image_of_several_forms_is_refused(base):
+  text = 'flip|resize_pad(32, 32)|flip|rasterize|normalize("imagenet")'
+  with pytest.raises(ValueError, match='more than one flip.*store=False'):
+    features.variants(text)
+  stage = dataclasses.replace(base, pp=text)
+  stages_lib.check(stage)
+  with pytest.raises(ValueError, match='more than one flip'):
+    stages_lib.check(dataclasses.replace(stage, stored={'backbone'}))
+
+
+FLIPS = (
+  'flip(1.0)|resize_pad(16, 24)',
+  'resize_pad(16, 24)|flip(1.0)',
+  'mirror|resize_pad(16, 24)',
+  'mirror|resize_pad(16, 24)|flip(1.0)',
+)
+
+
+def test_the_place_of_a_flip_is_part_of_the_key(model, variables, tmp_path):
+  # One cache for all: resizing a mirrored image is not mirroring a resized one.
+  source, taps = Toy(3, conditions=('pure',)), []
+  for text in FLIPS:
+    text += '|rasterize|normalize("unit")'
+    lookup, ops = (
+      _store(model, variables, source, text, tmp_path),
+      pp.make(text),
+    )
+    for example in source:
+      ready = ops(dict(example), np.random.default_rng(0))
+      expected = step.encode_image(model, variables, ready['image'][None])
+      taps.append(lookup(ready)['taps']['1/4'])
+      np.testing.assert_array_equal(taps[-1], expected['1/4'][0])
+  assert any((a != b).any() for a, b in zip(taps[:3], taps[3:6]))
+
+
+class _Counting(Toy):
+  """Counts how often an image is read; `truth` leaves it out."""
+
+  reads = 0
+
+  def __getitem__(self, index):
+    self.reads += 1
+    return super().__getitem__(index)
+
+  def truth(self, index):
+    row = super().__getitem__(index)
+    del row['image']
+    return row
+
+
+def test_images_with_stored_features_are_read_once(model, variables, tmp_path):
+  source = _Counting(4)
+  kept = Toy(4)
+  lookup = _store(model, variables, source, PP, tmp_path)
+  reads = source.reads
+  assert reads == 4 * 3  # for its name, for itself and for its mirror image
+  text = features.without(PP, 'normalize')
+  options = dict(batch_size=4, seed=1, finish=[lookup], threads=1)
+  stored = iter(
+    batches.train_batches(
+      features.WithoutImages(source), pp.make(text), **options
+    )
   )
+  whole = iter(batches.train_batches(kept, pp.make(text), **options))
+  for _ in range(12):  # three epochs
+    a, b = next(stored), next(whole)
+    assert a.keys() == b.keys() and 'taps' in a and 'image' not in a
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+  assert source.reads == reads
+  # A source that cannot leave its images out is read as it is.
+  plain = features.WithoutImages(kept)
+  np.testing.assert_array_equal(plain[2]['image'], kept[2]['image'])
+  assert len(plain) == 16 and plain.meta(5) == kept.meta(5)

@@ -3,25 +3,14 @@
 import json
 import logging
 import math
+import shutil
+import struct
 
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from salflax.train import log
-
-
-@pytest.fixture(autouse=True)
-def _loggers():
-  """Handlers of pytest's own survive `to_console`."""
-  ours = logging.getLogger('salflax')
-  names = ('absl', 'orbax', 'jax', 'grain')
-  before = ours.handlers, ours.propagate, ours.level
-  levels = {n: logging.getLogger(n).level for n in names}
-  yield
-  ours.handlers, ours.propagate = before[:2]
-  ours.setLevel(before[2])
-  for name, level in levels.items():
-    logging.getLogger(name).setLevel(level)
 
 
 def _rows(folder):
@@ -36,6 +25,15 @@ def _write(folder, steps, *, start_step=0):
   writer.close()
 
 
+def _events(path):
+  """Reads a TensorBoard file: length, its checksum, bytes, their checksum."""
+  data = path.read_bytes()
+  while data:
+    (size,) = struct.unpack('<Q', data[:8])
+    yield event_pb2.Event.FromString(data[12 : 12 + size])
+    data = data[16 + size :]
+
+
 def test_lines_are_json_with_their_step(tmp_path):
   writer = log.Writer(str(tmp_path / 'a' / 'b'))
   writer.write(5, {'loss': np.float32(0.5), 'eval/mit/cc': 0.25})
@@ -46,7 +44,15 @@ def test_lines_are_json_with_their_step(tmp_path):
     {'step': 10, 'loss': None, 'x': None, 'n': 3.0},
   ]
   writer.close()
-  assert list((tmp_path / 'a' / 'b' / 'tensorboard').iterdir())
+  (events,) = (tmp_path / 'a' / 'b' / 'tensorboard').iterdir()
+  assert events.name.startswith('events.out.tfevents.')
+  scalars = [
+    (e.step, v.tag, v.simple_value)
+    for e in _events(events)
+    for v in e.summary.value
+  ]
+  assert scalars[:2] == [(5, 'loss', 0.5), (5, 'eval/mit/cc', 0.25)]
+  assert [x[:2] for x in scalars[2:]] == [(10, 'loss'), (10, 'x'), (10, 'n')]
 
 
 def test_other_processes_write_nothing(tmp_path):
@@ -81,21 +87,6 @@ def test_a_line_without_its_end_stays_a_line(tmp_path):
   assert [r['step'] for r in _rows(tmp_path)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-  'seconds, text',
-  [
-    (0, '0:00'),
-    (-3, '0:00'),
-    (59.6, '1:00'),
-    (125, '2:05'),
-    (3600, '1:00:00'),
-    (90061, '25:01:01'),
-  ],
-)
-def test_durations(seconds, text):
-  assert log.duration(seconds) == text
-
-
 def test_the_clock_leaves_out_what_was_no_step(monkeypatch):
   now = [100.0]
   monkeypatch.setattr(log.time, 'perf_counter', lambda: now[0])
@@ -107,12 +98,21 @@ def test_the_clock_leaves_out_what_was_no_step(monkeypatch):
   rate, left = clock.tick(40)
   assert rate == pytest.approx(4.0)
   assert left == pytest.approx(70 / 3)
-
-
-def test_the_clock_of_a_step_that_took_no_time_is_finite(monkeypatch):
-  monkeypatch.setattr(log.time, 'perf_counter', lambda: 1.0)
+  # Steps that took no time.
   assert np.isfinite(log.Clock(0, 10).tick(0)).all()
   assert np.isfinite(log.Clock(0, 10).tick(10)).all()
+
+
+@pytest.mark.usefixtures('console')
+def test_a_full_disk_ends_the_run_with_the_path(small_disk, capfd):
+  writer = log.Writer(str(small_disk))
+  writer.write(1, {'loss': 1.0})
+  (small_disk / 'other').write_bytes(bytes(shutil.disk_usage(small_disk).free))
+  with pytest.raises(OSError, match=f'{small_disk}.*: No space left'):
+    for step in range(2, 400):
+      writer.write(step, {'loss': 1.0, 'loss/cc': 2.0})
+  writer.close()
+  assert capfd.readouterr().err == ''
 
 
 def test_memory_is_plausible():
@@ -120,12 +120,12 @@ def test_memory_is_plausible():
   assert 20 < log.peak_memory_mb() < 1 << 20
 
 
+@pytest.mark.usefixtures('console')
 def test_the_console_shows_ours_and_warnings_of_others(capsys):
-  log.to_console()
   log.to_console()  # once more does not double the lines
   logging.getLogger('salflax').info('hello %d', 3)
   logging.getLogger('salflax.x').debug('details')
   logging.getLogger('jax').info('chatter')
-  said = capsys.readouterr().err
-  assert said.count('hello 3') == 1
-  assert 'details' not in said and 'chatter' not in said
+  text = capsys.readouterr().err
+  assert text.count('hello 3') == 1
+  assert 'details' not in text and 'chatter' not in text

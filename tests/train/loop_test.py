@@ -35,23 +35,21 @@ def made_up_scores(monkeypatch, *scores):
 
 
 @pytest.mark.slow
-def test_the_loss_passes_a_bar(tmp_path):
-  config = tiny.get_config()
-  config.only.update(steps=60, eval_epochs=100.0, lr=3e-3)
+def test_the_loss_passes_a_bar(base, tmp_path):
   rows = Toy(4, conditions=('pure',))
-  (stage,) = tiny.stages(config, tmp_path, train=rows)
+  stage = dataclasses.replace(base, train_source=rows, steps=60, eval_every=100)
   result = go(stage, tmp_path)
-  found = losses(tmp_path)
-  assert np.mean(found[-8:]) < 0.5 * np.mean(found[:4])
+  values = losses(tmp_path)
+  assert np.mean(values[-8:]) < 0.5 * np.mean(values[:4])
   assert result['best_step'] == 60 and result['seconds'] > 0
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_is_bit_for_bit_one_run(tmp_path, monkeypatch):
-  config = tiny.get_config()
-  config.log_every = 2
-  config.only.update(steps=12)  # more than two epochs, evaluated every third
-  (stage,) = tiny.stages(config, tmp_path)
+def test_interrupted_and_resumed_is_bit_for_bit_one_run(
+  base, tmp_path, monkeypatch
+):
+  # More than two epochs, evaluated every third step.
+  stage = dataclasses.replace(base, steps=12, log_every=2)
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   want = go(stage, whole)
   spent = [0.0]
@@ -62,10 +60,10 @@ def test_interrupted_and_resumed_is_bit_for_bit_one_run(tmp_path, monkeypatch):
       go(stage, parts)
     meta = parts / 'only' / 'checkpoints' / str(at) / 'meta' / 'metadata'
     spent.append(json.loads(meta.read_text())['extra']['seconds'])
-  found = go(stage, parts)
-  assert (np.diff([*spent, found['seconds']]) > -0.05).all()  # rounded
+  result = go(stage, parts)
+  assert (np.diff([*spent, result['seconds']]) > -0.05).all()  # rounded
   for name in ('best_step', 'best_score'):
-    assert found[name] == want[name]
+    assert result[name] == want[name]
   tiny.assert_same(tiny.last_state(stage, parts), tiny.last_state(stage, whole))
   lines = tiny.read_metrics(parts / 'only')
   assert lines == tiny.read_metrics(whole / 'only')
@@ -145,8 +143,9 @@ def test_stored_features_and_sentences_change_nothing(tmp_path, monkeypatch):
   (stage,) = tiny.stages(config, tmp_path)
   assert stage.stored == {'backbone', 'text'}
   stored = go(stage, tmp_path / 'stored')
-  assert list((tmp_path / 'cache').glob('taps-*/*-mirrored.bin'))
-  # The same network, rounding and all, from pictures and word pieces.
+  # One folder for images as they are, one for mirrored ones.
+  assert len(list((tmp_path / 'cache').glob('taps-*'))) == 2
+  # The same network, rounding and all, from images and word pieces.
   tokenize = features.Tokenize(stage.tokenizer)
   monkeypatch.setattr(
     stages_lib, 'finishers', lambda *args, **kwargs: [tokenize]
@@ -159,10 +158,18 @@ def test_stored_features_and_sentences_change_nothing(tmp_path, monkeypatch):
   assert stored['best_score'] == pytest.approx(fresh['best_score'], abs=1e-5)
 
 
+@pytest.fixture(scope='module')
+def with_text(tmp_path_factory):
+  """A stage that reads sentences."""
+  folder = tmp_path_factory.mktemp('text')
+  config = tiny.get_config(f'bert={tiny.bert_folder(folder / "bert")}')
+  (stage,) = tiny.stages(config, folder)
+  return stage
+
+
 @pytest.mark.slow
-def test_the_sentence_reaches_the_loss(tmp_path):
-  config = tiny.get_config(f'bert={tiny.bert_folder(tmp_path / "bert")}')
-  (stage,) = tiny.stages(config, tmp_path)
+def test_the_sentence_reaches_the_loss(with_text):
+  stage = with_text
   state = stages_lib.initial_state(stage, tiny.mesh())
   # The form of fusion starts as the identity: any other weights will do.
   other = jax.tree.map(lambda x: x + 0.1, state.params['fusion_8'])
@@ -178,22 +185,21 @@ def test_the_sentence_reaches_the_loss(tmp_path):
 
 
 @pytest.mark.slow
-def test_published_weights_replace_what_would_be_drawn(tmp_path):
-  folder = tiny.bert_folder(tmp_path / 'bert')
-  (stage,) = tiny.stages(tiny.get_config(f'bert={folder}'), tmp_path)
-  found = stages_lib.initial_state(stage, tiny.mesh())
+def test_published_weights_replace_what_would_be_drawn(with_text):
+  stage = with_text
+  state = stages_lib.initial_state(stage, tiny.mesh())
   (_, load, _), *_ = stage.weights
-  tiny.assert_same(found.params['text'], load()['params'])
+  tiny.assert_same(state.params['text'], load()['params'])
   drawn = stages_lib.initial_state(
     dataclasses.replace(stage, weights=()), tiny.mesh()
   )
   assert not np.array_equal(
     drawn.params['text']['embeddings']['word_embeddings']['embedding'],
-    found.params['text']['embeddings']['word_embeddings']['embedding'],
+    state.params['text']['embeddings']['word_embeddings']['embedding'],
   )
   rest = lambda s: {k: v for k, v in s.params.items() if k != 'text'}
-  tiny.assert_same(rest(found), rest(drawn))
-  tiny.assert_same(found.opt_state, drawn.opt_state)
+  tiny.assert_same(rest(state), rest(drawn))
+  tiny.assert_same(state.opt_state, drawn.opt_state)
 
 
 def two_stages(tmp_path):
@@ -237,10 +243,8 @@ def nan_in(stage, row):
 
 
 @pytest.mark.slow
-def test_a_nan_is_told_with_its_pictures(tmp_path):
-  config = tiny.get_config()
-  config.log_every = 10
-  (stage,) = tiny.stages(config, tmp_path)
+def test_a_nan_is_named_with_its_images(base, tmp_path):
+  stage = dataclasses.replace(base, log_every=10)
   batches = batches_lib.train_batches(
     *(stage.train_source, pp.make(stage.pp)),
     **dict(batch_size=stage.batch_size, seed=stage.seed),
@@ -253,13 +257,12 @@ def test_a_nan_is_told_with_its_pictures(tmp_path):
   assert 'loss nan' in str(e.value)
   for index in rows[4]:
     assert batches_lib.describe(stage.train_source, index) in str(e.value)
-  told = tmp_path / 'nan' / 'only' / 'diverged.json'
-  found = json.loads(told.read_text())
-  assert found == {'step': 5, 'message': str(e.value)}
+  report = tmp_path / 'nan' / 'only' / 'diverged.json'
+  assert json.loads(report.read_text()) == {'step': 5, 'message': str(e.value)}
   # The checkpoint before it is whole: the run goes on as if it never was.
   assert int(tiny.last_state(stage, tmp_path / 'nan').step) == 3
   go(stage, tmp_path / 'nan')
-  assert not told.exists()
+  assert not report.exists()
   go(stage, tmp_path / 'well')
   tiny.assert_same(
     tiny.last_state(stage, tmp_path / 'nan'),
@@ -268,10 +271,8 @@ def test_a_nan_is_told_with_its_pictures(tmp_path):
 
 
 @pytest.mark.slow
-def test_early_stop_counts_on_after_a_resume(tmp_path, monkeypatch):
-  config = tiny.get_config()
-  config.only.update(steps=20, eval_epochs=0.2, patience=2)
-  (stage,) = tiny.stages(config, tmp_path)
+def test_early_stop_counts_on_after_a_resume(base, tmp_path, monkeypatch):
+  stage = dataclasses.replace(base, steps=20, eval_every=1, patience=2)
   scores = (0.1, 0.3, 0.2, 0.3, 0.2, 0.1, 0.9)  # an equal one counts as better
   made_up_scores(monkeypatch, *scores)
   whole = go(stage, tmp_path / 'whole')
@@ -281,17 +282,14 @@ def test_early_stop_counts_on_after_a_resume(tmp_path, monkeypatch):
   with monkeypatch.context() as m, pytest.raises(loop.Interrupted):
     tiny.interrupt_after(m, 5)
     go(stage, tmp_path / 'parts')
-  found = go(stage, tmp_path / 'parts')
-  assert found['best_step'] == 4
+  assert go(stage, tmp_path / 'parts')['best_step'] == 4
   lines = [tiny.read_metrics(tmp_path / k / 'only') for k in ('whole', 'parts')]
   assert lines[0] == lines[1]
 
 
 @pytest.mark.slow
-def test_the_best_and_the_last_are_kept(tmp_path, monkeypatch):
-  config = tiny.get_config()
-  config.only.update(steps=6, eval_epochs=0.2)
-  (stage,) = tiny.stages(config, tmp_path)
+def test_the_best_and_the_last_are_kept(base, tmp_path, monkeypatch):
+  stage = dataclasses.replace(base, eval_every=1)
   made_up_scores(monkeypatch, 0.2, 0.9, 0.9, 0.1, 0.3, 0.2)
   assert go(stage, tmp_path)['best_step'] == 3
   folder = tmp_path / 'only' / 'checkpoints'
@@ -302,8 +300,10 @@ def test_the_best_and_the_last_are_kept(tmp_path, monkeypatch):
   tiny.assert_same(variables, tiny.last_state(stage, tmp_path, 3).variables)
 
 
-def test_a_score_that_cannot_be_measured_is_told(tmp_path, monkeypatch):
-  (stage,) = tiny.stages(tiny.get_config(), tmp_path)
+def test_a_score_that_cannot_be_measured_is_an_error(
+  base, tmp_path, monkeypatch
+):
+  stage = base
   made_up_scores(monkeypatch, math.nan)
   with pytest.raises(ValueError, match='mit/cc'):
     go(stage, tmp_path)

@@ -1,5 +1,8 @@
 """Schedules, the optimiser, and what is frozen keeps its bits."""
 
+import inspect
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,12 +131,19 @@ def test_optimizer_state_is_kept_for_what_trains_alone():
 
 
 def test_weight_decay_is_for_kernels():
-  params = jax.tree.map(jnp.ones_like, _params())
+  names = {
+    'conv': ('kernel', 'bias'),
+    'norm': ('scale', 'bias'),
+    'embed': ('embedding',),
+    'priors': ('gaussians',),
+    'encoder': ('position_embedding', 'class_embedding'),
+  }
+  params = {k: {n: jnp.ones((3, 4)) for n in v} for k, v in names.items()}
   tx = _make('adamw(decay=0.5)', lr=0.1)
   zero = jax.tree.map(jnp.zeros_like, params)
   updates, _ = _update(tx, zero, params)
   for name, value in _named(updates).items():
-    expected = 0.0 if name.endswith('bias') else -0.05
+    expected = -0.05 if name.endswith('kernel') else 0.0
     np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=name)
 
 
@@ -246,34 +256,62 @@ def test_schedules_of_short_stages_are_finite(text, steps):
   assert rates[0] > 0
 
 
-@pytest.mark.parametrize(
-  'text, says',
-  [
-    ('cosin', "Unknown schedule 'cosin'. Did you mean 'cosine'"),
-    ('cosine(warm=1)', "'warm'. Did you mean 'warmup'"),
-    ('cosine(warmup=1.5)', 'warmup=1.5'),
-    ('cosine(warmup=-0.1)', 'warmup=-0.1'),
-    ('cosine(end=2.0)', 'end=2.0'),
-    ('staircase(every=0)', 'every=0'),
-    ('staircase(factor=0)', 'factor=0'),
-  ],
-)
-def test_bad_schedules_are_named(text, says):
-  with pytest.raises(ValueError, match=says):
-    optim.bind_schedule(text)(1e-3, 100, 10)
+BAD_SCHEDULES = {
+  'cosin': "Unknown schedule 'cosin'. Did you mean 'cosine'",
+  'cosine(warm=1)': "'warm'. Did you mean 'warmup'",
+  'cosine(warmup=1.5)': r'cosine: warmup=1.5 is not a number in \[0, 1\)',
+  'cosine(warmup=-0.1)': 'warmup=-0.1',
+  'cosine(0.1, 2.0)': 'end=2.0',
+  'cosine(end=True)': 'end=True',
+  'staircase(every=0)': 'every=0',
+  'staircase(every=1e400)': 'every=inf',
+  'staircase("3")': "every='3'",
+  'staircase(factor=0)': 'factor=0',
+  'staircase(factor=[1])': 'factor=',
+}
+BAD_OPTIMIZERS = {
+  'adma': "Unknown optimizer 'adma'. Did you mean 'adam'",
+  'adamw(decy=1)': "'decy'. Did you mean 'decay'",
+  'sgd(0.9, 1, 2, 3)': 'sgd: too many positional',
+  'adam(b2=2)': r'adam: b2=2 is not a number in \[0, 1\)',
+  'adam(1)': 'b2=1',
+  'adam(b2=None)': 'b2=None',
+  'adamw(decay="x")': "decay='x'",
+  'adamw(decay=-0.1)': 'decay=-0.1',
+  'adamw(decay=1e999)': 'decay=inf',
+  'sgd(momentum=-3)': 'momentum=-3',
+  'sgd(momentum=1.0)': 'momentum=1.0',
+  'sgd(nesterov=2)': 'sgd: nesterov=2 is not a bool',
+  'rmsprop(decay=1)': 'decay=1',
+}
 
 
-@pytest.mark.parametrize(
-  'text, says',
-  [
-    ('adma', "Unknown optimizer 'adma'. Did you mean 'adam'"),
-    ('adamw(decy=1)', "'decy'. Did you mean 'decay'"),
-    ('sgd(0.9, 1, 2, 3)', 'sgd: too many positional'),
-  ],
-)
-def test_bad_optimizers_are_named(text, says):
-  with pytest.raises(ValueError, match=says):
+@pytest.mark.parametrize('text', BAD_SCHEDULES)
+def test_bad_schedules_are_named(text):
+  with pytest.raises(ValueError, match=BAD_SCHEDULES[text]):
+    optim.bind_schedule(text)
+
+
+@pytest.mark.parametrize('text', BAD_OPTIMIZERS)
+def test_bad_optimizers_are_named(text):
+  with pytest.raises(ValueError, match=BAD_OPTIMIZERS[text]):
     optim.bind_optimizer(text)
+
+
+@pytest.mark.parametrize('factor', [-1, math.inf, math.nan, 'x', None, True])
+def test_factors_of_the_learning_rate_are_not_negative(factor):
+  with pytest.raises(ValueError, match=r"'text/\.\*': factor=.* \[0, inf\)"):
+    _make(lr_scale=(('backbone/.*', 1.0), ('text/.*', factor)))
+
+
+def test_every_option_has_a_range_and_its_default_lies_in_it():
+  for table, takes in ((optim.SCHEDULES, 3), (optim.OPTIMIZERS, 1)):
+    for name, fn in table.items():
+      options = list(inspect.signature(fn).parameters.values())[takes:]
+      assert {o.name for o in options} == set(optim.RANGES[name]), name
+      written = ', '.join(f'{o.name}={o.default!r}' for o in options)
+      bind = optim.bind_schedule if takes == 3 else optim.bind_optimizer
+      bind(f'{name}({written})')
 
 
 def test_adam_takes_the_first_step_of_the_paper():

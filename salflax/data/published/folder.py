@@ -1,217 +1,194 @@
-"""Any folder of pictures and gaze, laid out as docs/data.md says."""
+"""Any folder of images and gaze, laid out as docs/data.md says."""
 
 import collections
-import csv
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
-from salflax.data import builder, maps, problems
+from salflax.core import spec
+from salflax.data import maps, pairing, problems, tables
 from salflax.data import raw as raw_lib
 
-# (picture stem, condition)
-Key = tuple[str, str]
+Key = pairing.Key
+# How trackers write that they lost the eye.
+BLINKS = ('', '.', '-', 'na', 'n/a', 'nan', 'none', 'null')
 
 
-class Folder(builder.GazeBuilder):
-  """A user's own pictures, with maps, fixation pictures or fixations.csv."""
+def samples(
+  raw: pathlib.Path, report: problems.Report, *, sigma: float | None = None
+) -> list[raw_lib.Sample]:
+  """Lists the samples; see `pairing.Dataset`.
 
-  SUMMARY = 'Pictures and gaze of a folder.'
-  LICENSE = 'As the owner of the pictures says.'
-  BUILDER_CONFIGS = []
-
-  @staticmethod
-  def samples(
-    raw: pathlib.Path, report: problems.Report, *, sigma: float | None = None
-  ) -> list[raw_lib.Sample]:
-    """Returns where each sample lies; see `builder.GazeBuilder.samples`.
-
-    Args:
-      raw: folder with images/ and one or more of maps/, fixations/ and
-        fixations.csv; texts.csv is optional.
-      report: takes what cannot be used.
-      sigma: of maps made of fixations, in pixels; `maps.default_sigma` if
-        None. Maps that exist are taken as they are.
-    """
-    _check_layout(raw)
-    types = raw_lib.PICTURE_TYPES
-    pictures = raw_lib.files_by_stem(raw / 'images', report, types=types)
-    report.found['pictures'] = len(pictures)
-    texts = _read_texts(raw / 'texts.csv', pictures, report)
-    gaze = _Gaze(raw, pictures, report, by_condition=texts is not None)
-    if texts is None:
-      texts = {(p, 'pure'): '' for p in pictures}
-    samples = []
-    for (stem, condition), text in sorted(texts.items()):
-      try:
-        saliency, fixations = gaze.find(stem, condition)
-      except problems.Dropped as e:
-        report.drop(f'{stem}/{condition}', e.reason, e.detail)
-        continue
-      samples.append(
-        raw_lib.Sample(
-          image_id=stem,
-          condition=condition,
-          text=text,
-          image=pictures[stem],
-          saliency=saliency,
-          fixations=fixations,
-          sigma=sigma,
-          split_by='content',
-        )
-      )
-    return samples
-
-
-def _check_layout(raw: pathlib.Path) -> None:
-  gaze = [raw / n for n in ('maps', 'fixations', 'fixations.csv')]
-  if not (raw / 'images').is_dir() or not any(p.exists() for p in gaze):
+  Args:
+    raw: folder with images/ and one or more of maps/, fixations/ and
+      fixations.csv; texts.csv is optional.
+    report: takes what cannot be used.
+    sigma: blur of maps made of fixations, in pixels; `maps.default_sigma` if
+      None. Maps that exist are taken as they are.
+  """
+  has_maps, has_files = (
+    pairing.is_folder(raw / n) for n in ('maps', 'fixations')
+  )
+  has_points, has_texts = (
+    pairing.is_file(raw / n) for n in ('fixations.csv', 'texts.csv')
+  )
+  if not pairing.is_folder(raw / 'images') or not (
+    has_maps or has_files or has_points
+  ):
     raise FileNotFoundError(
       f'{raw}: expected images/ and at least one of maps/, fixations/ and '
       f'fixations.csv in it; found {sorted(p.name for p in raw.iterdir())[:9]}.'
     )
+  images = pairing.files_by_stem(raw / 'images', report)
+  report.counts['images'] = len(images)
+  if has_texts:
+    texts = _read_texts(raw / 'texts.csv', images, report)
+  else:
+    texts = {(stem, 'pure'): '' for stem in images}
+  fixations = {}
+  if has_files:
+    fixations = _files(raw / 'fixations', images, texts, report)
+  if has_points:
+    fixations |= _read_points(raw / 'fixations.csv', images, texts, report)
+  parts = {
+    'image': {(stem, ''): path for stem, path in images.items()},
+    'map': _files(raw / 'maps', images, texts, report) if has_maps else None,
+    'fixations': fixations if has_files or has_points else None,
+  }
+  where = {
+    'image': '{}.* in images/',
+    'map': '{}.* in maps/',
+    'fixations': '{} in fixations.csv or fixations/',
+  }
+  return pairing.pair(
+    report, texts, parts, where, sigma=sigma, split_by='content'
+  )
 
 
-def _read_csv(path: pathlib.Path, required: tuple[str, ...]):
-  """Yields the line number and the row, a dict, of a CSV with a head."""
-  try:
-    with path.open(encoding='utf-8-sig', newline='') as f:
-      reader = csv.DictReader(f)
-      head = reader.fieldnames or []
-      if missing := [c for c in required if c not in head]:
-        raise ValueError(
-          f'{path}: no column {missing}; the first line is {head}.'
-        )
-      for row in reader:
-        yield reader.line_num, row
-  except (UnicodeDecodeError, csv.Error) as e:
-    raise ValueError(f'{path} is not a CSV in UTF-8: {e}') from e
-
-
-def _stem(name: str | None, pictures) -> str | None:
-  """Returns the picture that a CSV names with or without ending, or None."""
-  path = pathlib.PurePosixPath((name or '').strip().replace('\\', '/'))
-  if str(path) in pictures:
+def _stem(name: str, images: Mapping) -> str | None:
+  """Finds the image that a CSV names with or without ending, or None."""
+  path = pathlib.PurePosixPath(pairing.nfc(name.strip().replace('\\', '/')))
+  if str(path) in images:
     return str(path)
-  is_file = path.suffix.lower() in raw_lib.PICTURE_TYPES
+  is_file = path.suffix.lower() in pairing.IMAGE_TYPES
   stem = path.with_suffix('').as_posix() if is_file else None
-  return stem if stem in pictures else None
+  return stem if stem in images else None
+
+
+def _condition(cell: str) -> str:
+  """Spells a condition as we do: 'Non-salient' is 'non_salient'."""
+  return cell.lower().replace('-', '_').replace(' ', '_')
+
+
+def _unknown(condition: str) -> str:
+  return str(spec.unknown('condition', condition, raw_lib.CONDITIONS))
 
 
 def _read_texts(
-  path: pathlib.Path, pictures: dict, report: problems.Report
-) -> dict[Key, str] | None:
-  """Returns the sentences by picture and condition; None without texts.csv."""
-  if not path.is_file():
-    return None
-  found, named = collections.defaultdict(list), set()
-  for line, row in _read_csv(path, ('image', 'text')):
-    place, text = f'texts.csv line {line}', (row['text'] or '').strip()
-    condition = (row.get('condition') or '').strip() or 'whole'
-    stem = _stem(row['image'], pictures)
+  path: pathlib.Path, images: Mapping, report: problems.Report
+) -> dict[Key, str | problems.Dropped]:
+  """Reads the sentences by image and condition."""
+  by_key, named = collections.defaultdict(list), set()
+  for line, row, fault in tables.read_table(
+    path, ('image', 'text'), ('condition',)
+  ):
+    place, text = f'texts.csv line {line}', row['text']
+    condition = _condition(row.get('condition', '')) or 'whole'
+    stem = _stem(row['image'], images)
     named.add(stem)
-    if stem is None:
-      report.drop(place, 'text without picture', f'picture {row["image"]!r}')
+    if fault:
+      report.drop(place, 'unreadable row', fault)
+    elif stem is None:
+      report.drop(place, 'text without image', f'image {row["image"]!r}')
     elif condition not in raw_lib.CONDITIONS:
-      allowed = ', '.join(raw_lib.CONDITIONS)
-      detail = f'{condition!r}; allowed are {allowed}'
-      report.drop(place, 'unknown condition', detail)
+      report.drop(place, 'unknown condition', _unknown(condition))
     elif condition == 'pure' and text:
       report.drop(place, 'text in a pure condition', f'{text!r}')
     elif condition != 'pure' and not text:
-      report.drop(place, 'empty text', f'picture {stem}')
+      report.drop(place, 'empty text', f'image {stem}')
     else:
-      found[stem, condition].append(text)
-  for stem in sorted(pictures.keys() - named):
-    report.drop(stem, 'picture without text', 'no line in texts.csv')
-  for key in [k for k, texts in found.items() if len(set(texts)) > 1]:
-    detail = f'{len(found.pop(key))} different sentences: none is used'
-    report.drop('/'.join(key), 'duplicate text', detail)
-  report.found['texts'] = len(found)
-  return {key: texts[0] for key, texts in found.items()}
+      by_key[stem, condition].append(text)
+  for stem in sorted(images.keys() - named):
+    report.drop(stem, 'image without text', 'no line in texts.csv')
+  texts = {key: sentences[0] for key, sentences in by_key.items()}
+  for key, sentences in by_key.items():
+    if len(set(sentences)) > 1:
+      detail = f'{len(sentences)} different sentences: none is used'
+      texts[key] = problems.Dropped('duplicate text', detail)
+  report.counts['texts'] = len(texts)
+  return texts
 
 
-class _Gaze:
-  """Finds the map and the fixations of a picture and condition."""
+def _files(
+  folder: pathlib.Path, images: Mapping, texts: Mapping, report: problems.Report
+) -> dict[Key, pathlib.Path]:
+  """Finds maps or fixation images by image and condition.
 
-  def __init__(self, raw, pictures, report, *, by_condition: bool):
-    self._maps = self._points = self._files = None
-    find = raw_lib.files_by_stem
-    if (raw / 'maps').is_dir():
-      self._maps = find(raw / 'maps', report, types=raw_lib.PICTURE_TYPES)
-      _report_strays(self._maps, pictures, 'maps', report)
-    if (raw / 'fixations').is_dir():
-      types = raw_lib.PICTURE_TYPES
-      self._files = find(raw / 'fixations', report, types=types)
-      _report_strays(self._files, pictures, 'fixations', report)
-    if (raw / 'fixations.csv').is_file():
-      path = raw / 'fixations.csv'
-      self._points = _read_points(path, pictures, report, by_condition)
-
-  def find(self, stem: str, condition: str):
-    """Returns a map's file or None, and fixations: points, a file or None.
-
-    Raises:
-      Dropped: where the folder has maps or fixations, but not this one's.
-    """
-    names = (f'{stem}_{condition}', stem)
-    saliency = fixations = None
-    if self._maps is not None:
-      saliency = next((self._maps[n] for n in names if n in self._maps), None)
-      if saliency is None:
-        raise problems.Dropped('missing map', f'no {stem}.* in maps/')
-    if self._points is not None:
-      keys = ((stem, condition), (stem, ''))
-      fixations = next(
-        (self._points[k] for k in keys if k in self._points), None
-      )
-    if fixations is None and self._files is not None:
-      fixations = next(
-        (self._files[n] for n in names if n in self._files), None
-      )
-    has_gaze = self._points is not None or self._files is not None
-    if fixations is None and has_gaze:
-      detail = f'no {stem} in fixations.csv or fixations/'
-      raise problems.Dropped('missing fixations', detail)
-    if isinstance(fixations, str):
-      raise problems.Dropped('unreadable fixations', fixations)
-    return saliency, fixations
-
-
-def _report_strays(files, pictures, kind: str, report: problems.Report) -> None:
-  for name in sorted(files):
-    stems = [name.removesuffix(f'_{c}') for c in ('', *raw_lib.CONDITIONS)]
-    if name not in pictures and not any(s in pictures for s in stems):
-      report.drop(
-        f'{kind}/{name}', 'missing picture', 'no such file in images/'
-      )
+  A file whose whole stem is an image's id belongs to that image, even where it
+  ends like a condition.
+  """
+  files = {}
+  for name, path in pairing.files_by_stem(folder, report).items():
+    keys = [(name, '')] + [
+      (name.removesuffix(f'_{c}'), c)
+      for c in raw_lib.CONDITIONS
+      if name.endswith(f'_{c}')
+    ]
+    key = next((k for k in keys if k[0] in images), None)
+    place = f'{folder.name}/{name}'
+    if key is None:
+      report.drop(place, 'missing image', 'no such file in images/')
+    elif key[1] and key not in texts:
+      detail = f'image {key[0]} has no text of condition {key[1]}'
+      report.drop(place, 'condition without text', detail)
+    else:
+      files[key] = path
+  return files
 
 
 def _read_points(
-  path: pathlib.Path, pictures, report: problems.Report, by_condition: bool
-) -> dict[Key, np.ndarray | str]:
-  """Returns points i32 [N, 2], or what is wrong, by picture and condition."""
-  positions = collections.defaultdict(list)
-  wrong, strays = {}, collections.Counter()
-  for line, row in _read_csv(path, ('image', 'x', 'y')):
-    stem = _stem(row['image'], pictures)
+  path: pathlib.Path, images: Mapping, texts: Mapping, report: problems.Report
+) -> dict[Key, np.ndarray | problems.Dropped]:
+  """Reads points [N, 2], or what is wrong with them, by image and condition."""
+  positions, faults, broken = collections.defaultdict(list), {}, {}
+  strays = collections.Counter()
+  for line, row, fault in tables.read_table(
+    path, ('image', 'x', 'y'), ('condition',)
+  ):
+    place = f'{path.name} line {line}'
+    stem = _stem(row['image'], images)
+    key = stem, _condition(row.get('condition', ''))
+    x, y = (tables.number(row[axis]) for axis in 'xy')
     if stem is None:
-      strays[str(row['image'])] += 1
-      continue
-    condition = (row.get('condition') or '').strip() if by_condition else ''
-    try:
-      x, y = float(row['x']), float(row['y'])
-      if not np.isfinite([x, y]).all():
-        raise ValueError
-    except (TypeError, ValueError):
-      wrong[stem, condition] = (
-        f'{path.name} line {line}: x={row["x"]!r}, y={row["y"]!r}'
-      )
-      continue
-    positions[stem, condition].append((x, y))
-  for name, count in sorted(strays.items()):
-    detail = f'{count} lines of {path.name}, no such file in images/'
-    report.drop(name, 'missing picture', detail)
-  report.found['fixations'] = sum(map(len, positions.values()))
+      strays[row['image'], 'missing image', 'no such file in images/'] += 1
+    elif fault:
+      broken[stem] = f'{place}: {fault}'
+    elif key[1] and key[1] not in raw_lib.CONDITIONS:
+      strays[stem, 'unknown condition', _unknown(key[1])] += 1
+    elif key[1] and key not in texts:
+      strays[stem, 'condition without text', f'condition {key[1]}'] += 1
+    elif row['x'].lower() in BLINKS and row['y'].lower() in BLINKS:
+      positions[key].append((np.nan, np.nan))
+    elif x is None or y is None:
+      faults[key] = f'{place}: x={row["x"]!r}, y={row["y"]!r}'
+    else:
+      positions[key].append((x, y))
+  for (name, reason, detail), count in sorted(strays.items()):
+    report.drop(name, reason, f'{count} lines of {path.name}: {detail}')
+  report.counts['fixations'] = sum(map(len, positions.values()))
   points = {k: maps.to_points(*zip(*v)) for k, v in positions.items()}
-  return {**points, **wrong}
+  # Whose condition a broken row was is anybody's guess.
+  faults |= {k: broken[k[0]] for k in {*points, *texts} if k[0] in broken}
+  return points | {
+    key: problems.Dropped('unreadable fixations', fault)
+    for key, fault in faults.items()
+  }
+
+
+DATASET = pairing.Dataset(
+  name='folder',
+  samples=samples,
+  summary='Images and gaze of a folder.',
+  licence='As the owner of the images says.',
+)

@@ -8,7 +8,7 @@ import numpy as np
 from salflax.data import maps
 from salflax.data.problems import Dropped
 
-# What a variable tells about a file that was not expected.
+# What a variable says about a file of another kind.
 _LOOKS_LIKE = {
   'gaze': "SALICON's fixations, 2015 or 2017",
   'I': 'a matrix of fixations, as SALICON of 2015 is often passed on',
@@ -19,7 +19,7 @@ _LOOKS_LIKE = {
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the variables of a MATLAB file; structs have attributes.
+  """Reads the variables of a MATLAB file; structs have attributes.
 
   Raises:
     Dropped: where it is no MATLAB file of version 4 to 7.
@@ -29,13 +29,16 @@ def load(path: pathlib.Path) -> dict[str, Any]:
   try:
     content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)
   except Exception as e:  # scipy raises many kinds for a broken file.
-    detail = f'{path.name}: {str(e).strip() or type(e).__name__}'
+    detail = (
+      f'{path.name} is no readable MATLAB file: '
+      f'{str(e).strip() or type(e).__name__}'
+    )
     raise Dropped('unreadable fixations', detail) from e
   return {k: v for k, v in content.items() if not k.startswith('__')}
 
 
 def variable(content: dict[str, Any], key: str, path: pathlib.Path) -> Any:
-  """Returns a variable.
+  """Looks up a variable.
 
   Raises:
     Dropped: where there is none, with what the file looks like.
@@ -43,29 +46,30 @@ def variable(content: dict[str, Any], key: str, path: pathlib.Path) -> Any:
   if key in content:
     return content[key]
   detail = f'{path.name} has no variable {key!r}, only {sorted(content)}'
-  seen = [_LOOKS_LIKE[k] for k in content if k in _LOOKS_LIKE]
-  if seen:
-    detail += f'; it looks like {seen[0]}'
+  if near := [_LOOKS_LIKE[k] for k in content if k in _LOOKS_LIKE]:
+    detail += f'; it looks like {near[0]}'
   raise Dropped('unreadable fixations', detail)
 
 
 def matrix_points(
   matrix: Any, path: pathlib.Path
 ) -> tuple[np.ndarray, tuple[int, int]]:
-  """Returns i32 [N, 2], the (row, column) of what is not zero, and the size.
+  """Finds what is not zero: i32 [N, 2], (row, column), and the size.
 
   Raises:
-    Dropped: where it is not a matrix of numbers.
+    Dropped: where it is not a matrix of numbers, or marks areas.
   """
   matrix = np.asarray(matrix)
   if matrix.ndim != 2 or matrix.dtype.kind not in 'buif':
     detail = f'{path.name}: {matrix.dtype} of shape {list(matrix.shape)}'
     raise Dropped('unreadable fixations', f'{detail}; expected a matrix')
-  return np.argwhere(matrix > 0).astype(np.int32), matrix.shape
+  fixated = np.argwhere(matrix > 0).astype(np.int32)
+  maps.check_fixated(fixated, matrix.shape, path.name)
+  return fixated, matrix.shape
 
 
 def positions(values: Any, path: pathlib.Path, what: str) -> np.ndarray:
-  """Returns f64 [N, 2 or more], rows of numbers; one row alone is [1, ...].
+  """Checks f64 [N, 2 or more], rows of numbers; one row alone is [1, ...].
 
   Raises:
     Dropped: for other shapes or values that are no numbers.
@@ -82,13 +86,10 @@ def positions(values: Any, path: pathlib.Path, what: str) -> np.ndarray:
 
 
 def points(values: Any, path: pathlib.Path, what: str) -> np.ndarray:
-  """Returns i32 [N, 2], (row, column), of rows x, y that count from 1.
+  """Rounds rows x, y that count from 1 to (row, column) [N, 2].
 
   Raises:
-    Dropped: for other shapes, or where a position is not a finite number.
+    Dropped: for other shapes or values that are no numbers.
   """
   array = positions(values, path, what)
-  if not np.isfinite(array[:, :2]).all():
-    detail = f'{path.name}: {what}: a position is not a finite number'
-    raise Dropped('unreadable fixations', detail)
   return maps.to_points(array[:, 0], array[:, 1], first=1)

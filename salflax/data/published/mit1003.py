@@ -1,4 +1,6 @@
-"""MIT1003: 1,003 pictures, 15 observers each, free viewing for 3 seconds."""
+"""MIT1003: 1,003 images, 15 observers each, free viewing for 3 seconds.
+
+Judd et al., ICCV 2009."""
 
 import functools
 import pathlib
@@ -6,74 +8,63 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from salflax.data import builder, problems, splits
+from salflax.data import maps, pairing, problems, splits
 from salflax.data import raw as raw_lib
 from salflax.data.published import mat
 
-# Of maps made of fixations: the cut-off of the MIT benchmark's blur, 8 cycles
-# a picture, on pictures of 1024 pixels.
+# Blur of maps made of fixations: the cut-off of the MIT benchmark's blur, 8
+# cycles an image, on images of 1024 pixels.
 SIGMA = 24.0
-# Pictures to fit, to validate and to test on (Bruckert et al., 2021); which
+# Images to fit, to validate and to test on (Bruckert et al., 2021); which
 # ones these were is not published.
 PARTS = {'test': 303, 'val': 200, 'fit': 500}
 HERTZ = 240.0
 PIXELS_PER_DEGREE = 35.0
 
 
-class Mit1003(builder.GazeBuilder):
-  """Pictures and gaze of Judd et al., ICCV 2009."""
+def samples(
+  raw: pathlib.Path, report: problems.Report, *, sigma: float = SIGMA
+) -> list[raw_lib.Sample]:
+  """Lists the samples; see `pairing.Dataset`.
 
-  SUMMARY = '1,003 pictures of at most 1024 pixels, free viewing, 15 observers.'
-  HOMEPAGE = 'http://people.csail.mit.edu/tjudd/WherePeopleLook/'
-  LICENSE = 'None stated.'
-
-  @staticmethod
-  def samples(
-    raw: pathlib.Path, report: problems.Report, *, sigma: float = SIGMA
-  ) -> list[raw_lib.Sample]:
-    """Returns where each sample lies; see `builder.GazeBuilder.samples`.
-
-    Args:
-      raw: folder with ALLSTIMULI and ALLFIXATIONMAPS, or with ALLSTIMULI and
-        DATA, the eye tracker's recordings. With both, ALLFIXATIONMAPS counts.
-      report: takes what cannot be used.
-      sigma: of the maps made of recordings, in pixels.
-    """
-    has_maps = (raw / 'ALLFIXATIONMAPS').is_dir()
-    if not (raw / 'ALLSTIMULI').is_dir() or not (
-      has_maps or (raw / 'DATA').is_dir()
-    ):
-      raise FileNotFoundError(
-        f'{raw} is not MIT1003: expected ALLSTIMULI/*.jpeg and '
-        'ALLFIXATIONMAPS/*_fixMap.jpg, *_fixPts.jpg in it, or DATA/<observer>/'
-        '*.mat in place of the latter.'
-      )
-    types = raw_lib.PICTURE_TYPES
-    pictures = raw_lib.files_by_stem(raw / 'ALLSTIMULI', report, types=types)
-    report.found['pictures'] = len(pictures)
-    find = _published if has_maps else _recorded
-    gaze = find(raw, pictures, report)
-    parts = assign(pictures)
-    return [
-      raw_lib.Sample(
-        image_id=name,
-        condition='pure',
-        text='',
-        image=pictures[name],
-        saliency=saliency,
-        fixations=fixations,
-        sigma=sigma,
-        part=parts[name],
-      )
-      for name, (saliency, fixations) in sorted(gaze.items())
-    ]
+  Args:
+    raw: folder with ALLSTIMULI and ALLFIXATIONMAPS, or with ALLSTIMULI and
+      DATA, the eye tracker's recordings. With both, ALLFIXATIONMAPS counts.
+    report: takes what cannot be used.
+    sigma: blur of the maps made of recordings, in pixels.
+  """
+  has_images, has_maps, has_tracks = (
+    pairing.is_folder(raw / n)
+    for n in ('ALLSTIMULI', 'ALLFIXATIONMAPS', 'DATA')
+  )
+  if not has_images or not (has_maps or has_tracks):
+    raise FileNotFoundError(
+      f'{raw} is not MIT1003: expected ALLSTIMULI/*.jpeg and '
+      'ALLFIXATIONMAPS/*_fixMap.jpg, *_fixPts.jpg in it, or DATA/<observer>/'
+      '*.mat in place of the latter.'
+    )
+  images = pairing.files_by_stem(raw / 'ALLSTIMULI', report)
+  report.counts['images'] = len(images)
+  gaze = _published(raw, report) if has_maps else _recorded(raw, images, report)
+  where = {
+    'image': '{}.* in ALLSTIMULI/',
+    'map': '{}_fixMap.jpg',
+    'fixations': '{}_fixPts.jpg' if has_maps else 'DATA/<observer>/{}.mat',
+  }
+  return pairing.pair_free_viewing(
+    report,
+    {'image': images, **gaze},
+    where,
+    sigma=sigma,
+    part=assign(images).get,
+  )
 
 
 def assign(names: Iterable[str]) -> dict[str, str]:
-  """Returns the part of each picture: 500 'fit', 200 'val' and 303 'test'.
+  """Assigns a part to each image: 500 'fit', 200 'val' and 303 'test'.
 
   By the order of a seeded hash of the names, as there is no published list.
-  Of fewer pictures than 1,003 it is the same shares.
+  Of fewer images than 1,003 it is the same shares.
   """
   order = sorted(names, key=lambda n: (splits.seeded_hash('mit1003', n), n))
   total = sum(PARTS.values())
@@ -86,75 +77,55 @@ def assign(names: Iterable[str]) -> dict[str, str]:
   return result
 
 
-def _published(
-  raw: pathlib.Path, pictures: Mapping, report: problems.Report
-) -> dict[str, tuple]:
-  """Returns map and fixation picture of ALLFIXATIONMAPS by picture."""
+def _published(raw: pathlib.Path, report: problems.Report) -> dict[str, dict]:
+  """Finds the maps and the fixation images of ALLFIXATIONMAPS by image."""
   folder = raw / 'ALLFIXATIONMAPS'
-  files = raw_lib.files_by_stem(folder, report, types=raw_lib.PICTURE_TYPES)
   kinds = {'_fixMap': {}, '_fixPts': {}}
-  for stem, path in files.items():
+  for stem, path in pairing.files_by_stem(folder, report).items():
     name, kind = stem[:-7], stem[-7:]
     if kind not in kinds:
-      detail = 'expected <picture>_fixMap or <picture>_fixPts'
+      detail = 'expected <image>_fixMap or <image>_fixPts'
       report.drop(f'{folder.name}/{stem}', 'unknown file', detail)
     else:
       kinds[kind][name] = path
   saliency, points = kinds.values()
-  gaze = {}
-  for name in sorted({*pictures, *saliency, *points}):
-    key = f'{name}/pure'
-    if name not in pictures:
-      report.drop(key, 'missing picture', f'no {name}.* in ALLSTIMULI/')
-    elif name not in saliency:
-      report.drop(key, 'missing map', f'no {name}_fixMap.jpg')
-    elif name not in points:
-      report.drop(key, 'missing fixations', f'no {name}_fixPts.jpg')
-    else:
-      read = functools.partial(
-        raw_lib.read_fixation_picture, points[name], lossy=True
-      )
-      gaze[name] = saliency[name], read
-  return gaze
+  read = functools.partial(functools.partial, maps.read_fixations, lossy=True)
+  return {'map': saliency, 'fixations': {n: read(p) for n, p in points.items()}}
 
 
 def _recorded(
-  raw: pathlib.Path, pictures: Mapping, report: problems.Report
-) -> dict[str, tuple]:
-  """Returns None and how to read the recordings in DATA by picture."""
+  raw: pathlib.Path, images: Mapping, report: problems.Report
+) -> dict[str, dict]:
+  """Finds the recordings in DATA by image."""
   observers = sorted(p for p in (raw / 'DATA').iterdir() if p.is_dir())
-  report.found['observers'] = len(observers)
-  gaze = {}
-  for name in sorted(pictures):
-    files = [p for o in observers if (p := o / f'{name}.mat').is_file()]
-    if files:
-      gaze[name] = None, functools.partial(read_recordings, files)
-    else:
-      detail = f'no DATA/<observer>/{name}.mat'
-      report.drop(f'{name}/pure', 'missing fixations', detail)
-  return gaze
+  report.counts['observers'] = len(observers)
+  files = {
+    name: [p for o in observers if (p := o / f'{name}.mat').is_file()]
+    for name in images
+  }
+  read = functools.partial(functools.partial, read_recordings)
+  return {'fixations': {n: read(paths) for n, paths in files.items() if paths}}
 
 
 def read_recordings(files: list[pathlib.Path]) -> tuple[np.ndarray, None]:
-  """Returns the fixations i32 [N, 2] in the recordings of one picture.
+  """Detects the fixations [N, 2] in the recordings of one image.
 
   Each file is one observer's; the first fixation is left out, as it is on the
-  cross that was shown before the picture (Judd et al., 2009).
+  cross that was shown before the image (Judd et al., 2009).
 
   Raises:
     problems.Dropped: where a file cannot be used.
   """
   points = []
   for path in files:
-    found = detect_fixations(_track(path))[1:]
-    name = f'{path.parent.name}: eyeData'
-    points.append(mat.points(found, path, name))
+    stops = detect_fixations(_track(path))[1:]
+    points.append(mat.points(stops, path, f'{path.parent.name}: eyeData'))
   return np.concatenate(points), None
 
 
 def _track(path: pathlib.Path) -> np.ndarray:
-  """Returns the gaze f64 [N, 2], (x, y), of a recording, one row a sample."""
-  # The variable has the picture's name, which MATLAB cuts at 63 letters.
+  """Reads the gaze f64 [N, 2], (x, y), of a recording, one row a sample."""
+  # The variable has the image's name, which MATLAB cuts at 63 letters.
   for trial in mat.load(path).values():
     recordings = np.atleast_1d(getattr(trial, 'DATA', ()))
     if recordings.size and hasattr(recordings.flat[0], 'eyeData'):
@@ -168,7 +139,7 @@ def _track(path: pathlib.Path) -> np.ndarray:
 def detect_fixations(
   track: np.ndarray, *, max_speed: float = 30.0, min_duration: float = 0.1
 ) -> np.ndarray:
-  """Returns the fixations f64 [N, 2], (x, y), of a recording at 240 Hz.
+  """Detects the fixations f64 [N, 2], (x, y), of a recording at 240 Hz.
 
   A fixation is a stretch without blinks in which the eye is slower than a
   threshold, and lies at the median of its samples (velocity-threshold
@@ -177,8 +148,8 @@ def detect_fixations(
 
   Args:
     track: f64 [T, 2] in pixels; negative or not finite where the eye is shut.
-    max_speed: in degrees a second, over 5 samples.
-    min_duration: in seconds.
+    max_speed: degrees a second, over 5 samples.
+    min_duration: seconds.
   """
   if not len(track):
     return np.zeros((0, 2))
@@ -194,3 +165,12 @@ def detect_fixations(
   long = ends - starts >= min_duration * HERTZ
   medians = [np.median(track[a:b], axis=0) for a, b in zip(starts, ends)]
   return np.reshape(medians, (-1, 2))[long]
+
+
+DATASET = pairing.Dataset(
+  name='mit1003',
+  samples=samples,
+  summary='1,003 images of at most 1024 pixels, free viewing, 15 observers.',
+  homepage='http://people.csail.mit.edu/tjudd/WherePeopleLook/',
+  licence='None stated.',
+)

@@ -1,103 +1,73 @@
-"""OSIE: 700 pictures, 15 observers each, free viewing."""
+"""OSIE: 700 images, 15 observers each, free viewing (Xu et al., 2014)."""
 
 import pathlib
 
 import numpy as np
 
-from salflax.data import builder, maps, problems
+from salflax.data import maps, pairing, problems
 from salflax.data import raw as raw_lib
+from salflax.data.published import mat
 
-SIGMA = 24.0  # One degree of visual angle on the 800 x 600 pictures.
+SIGMA = 24.0  # One degree of visual angle on the 800 x 600 images.
 
 
-class Osie(builder.GazeBuilder):
-  """Pictures and gaze of OSIE (Xu et al., 2014), in the official layout."""
+def samples(
+  raw: pathlib.Path, report: problems.Report, *, sigma: float = SIGMA
+) -> list[raw_lib.Sample]:
+  """Lists the samples; see `pairing.Dataset`.
 
-  SUMMARY = '700 pictures of 800 x 600, free viewing, 15 observers each.'
-  HOMEPAGE = 'https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels'
-  LICENSE = 'MIT'
-
-  @staticmethod
-  def samples(
-    raw: pathlib.Path, report: problems.Report, *, sigma: float = SIGMA
-  ) -> list[raw_lib.Sample]:
-    """Returns where each sample lies; see `builder.GazeBuilder.samples`.
-
-    Args:
-      raw: folder that holds data/stimuli and data/eye/fixations.mat.
-      report: takes what cannot be used.
-      sigma: of the maps made of the fixations, in pixels.
-    """
-    root = raw if (raw / 'stimuli').is_dir() else raw / 'data'
-    stimuli, gaze_file = root / 'stimuli', root / 'eye' / 'fixations.mat'
-    if not stimuli.is_dir() or not gaze_file.is_file():
-      raise FileNotFoundError(
-        f'{raw} is not OSIE: expected data/stimuli/*.jpg and '
-        'data/eye/fixations.mat in it.'
-      )
-    types = raw_lib.PICTURE_TYPES
-    pictures = raw_lib.files_by_stem(stimuli, report, types=types)
-    gaze = read_gaze(gaze_file, report)
-    report.found['pictures'] = len(pictures)
-    report.found['pictures with gaze'] = len(gaze)
-    for image_id in sorted(gaze.keys() - pictures.keys()):
-      detail = f'in {gaze_file.name}, not in stimuli/'
-      report.drop(f'{image_id}/pure', 'missing picture', detail)
-    for image_id in sorted(pictures.keys() - gaze.keys()):
-      detail = f'no entry in {gaze_file.name}'
-      report.drop(f'{image_id}/pure', 'missing fixations', detail)
-    return [
-      raw_lib.Sample(
-        image_id=image_id,
-        condition='pure',
-        text='',
-        image=pictures[image_id],
-        fixations=gaze[image_id],
-        sigma=sigma,
-      )
-      for image_id in sorted(gaze.keys() & pictures.keys())
-      if gaze[image_id] is not None
-    ]
+  Args:
+    raw: folder that holds data/stimuli and data/eye/fixations.mat.
+    report: takes what cannot be used.
+    sigma: blur of the maps made of the fixations, in pixels.
+  """
+  root = raw if (raw / 'stimuli').is_dir() else raw / 'data'
+  stimuli, gaze_file = root / 'stimuli', root / 'eye' / 'fixations.mat'
+  if not pairing.is_folder(stimuli) or not pairing.is_file(gaze_file):
+    raise FileNotFoundError(
+      f'{raw} is not OSIE: expected data/stimuli/*.jpg and '
+      'data/eye/fixations.mat in it.'
+    )
+  images = pairing.files_by_stem(stimuli, report)
+  gaze = read_gaze(gaze_file, report)
+  report.counts |= {'images': len(images), 'images with gaze': len(gaze)}
+  return pairing.pair_free_viewing(
+    report,
+    {'image': images, 'fixations': gaze},
+    {'image': '{}.* in stimuli/', 'fixations': '{} in ' + gaze_file.name},
+    sigma=sigma,
+  )
 
 
 def read_gaze(
   path: pathlib.Path, report: problems.Report
-) -> dict[str, np.ndarray | None]:
-  """Returns the fixations i32 [N, 2] of all observers, by picture id.
+) -> dict[str, np.ndarray | problems.Dropped]:
+  """Reads the fixations [N, 2] of all observers, by image id.
 
   The file counts pixels from 1 and has decimals: ours are `round(v) - 1`.
-  Gaze that cannot be used is reported and returned as None.
+  Gaze that cannot be used is a `Dropped`, which says why.
 
   Raises:
     ValueError: for a file that is not OSIE's fixations.mat.
   """
-  import scipy.io
-
-  try:
-    content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)
-  except Exception as e:  # scipy raises many kinds for a broken file.
-    raise ValueError(f'{path} is not a readable MATLAB file: {e}') from e
-  if 'fixations' not in content:
-    names = [k for k in content if not k.startswith('__')]
-    raise ValueError(f"{path} has no variable 'fixations', only {names}.")
+  entries = mat.variable(mat.load(path), 'fixations', path)
   gaze = {}
-  for number, entry in enumerate(np.atleast_1d(content['fixations']), start=1):
+  for number, entry in enumerate(np.atleast_1d(entries), start=1):
     name = getattr(entry, 'img', None)
     if not isinstance(name, str):
-      detail = f'no picture name in {path.name}'
+      detail = f'no name of an image in {path.name}'
       report.drop(f'fixations{{{number}}}', 'unreadable fixations', detail)
       continue
-    image_id = pathlib.PurePath(name).stem
-    if image_id in gaze:
-      gaze[image_id] = None
-      detail = f'again at {number} of {path.name}'
-      report.drop(f'{image_id}/pure', 'duplicate id', detail)
-      continue
+    image_id = pairing.nfc(pathlib.PurePath(name).stem)
     try:
+      if image_id in gaze:
+        detail = f'again at {number} of {path.name}'
+        raise problems.Dropped('duplicate id', detail)
       gaze[image_id] = _points(entry)
+    except problems.Dropped as e:
+      gaze[image_id] = e
     except (AttributeError, TypeError, ValueError) as e:
-      gaze[image_id] = None
-      report.drop(f'{image_id}/pure', 'unreadable fixations', str(e))
+      gaze[image_id] = problems.Dropped('unreadable fixations', str(e))
   return gaze
 
 
@@ -108,7 +78,14 @@ def _points(entry) -> np.ndarray:
     y = np.atleast_1d(np.asarray(subject.fix_y, float)).ravel()
     if x.shape != y.shape:
       raise ValueError(f'{x.size} values of fix_x, {y.size} of fix_y')
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-      raise ValueError('a position is not a finite number')
     points.append(maps.to_points(x, y, first=1))
   return np.concatenate(points)
+
+
+DATASET = pairing.Dataset(
+  name='osie',
+  samples=samples,
+  summary='700 images of 800 x 600, free viewing, 15 observers each.',
+  homepage='https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels',
+  licence='MIT',
+)

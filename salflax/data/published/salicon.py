@@ -1,28 +1,27 @@
-"""SALICON, 2015 and 2017: 15,000 pictures of COCO, gaze from mouse tracks.
+"""SALICON, 2015 and 2017: 15,000 images of COCO, gaze from mouse tracks.
 
-Both editions have the same pictures and the same kind of files, but other
+Both editions have the same images and the same kind of files, but other
 fixations: scores on one say nothing about the other.
 """
 
 import functools
 import pathlib
 import statistics
-from collections.abc import Mapping
 
 import numpy as np
 
-from salflax.data import builder, problems
+from salflax.data import maps, pairing, problems
 from salflax.data import raw as raw_lib
 from salflax.data.published import mat
 
-# Of maps made of fixations, in pixels of the 640 x 480 pictures: that of
+# Blur of maps made of fixations, in pixels of the 640 x 480 images: that of
 # SALICON's own evaluation.
 SIGMA = 19.0
-# The published validation pictures are what we test on: the published test
-# pictures have no gaze.
+# The published validation images are what we test on: the published test
+# images have no gaze.
 PARTS = {'train': 'train', 'val': 'test'}
-# Mouse positions a picture, all observers together: means of the training and
-# of the validation pictures.
+# Mouse positions an image, all observers together: means of the training and
+# of the validation images.
 SAMPLES = {'2015': (6_899, 7_769), '2017': (21_529, 24_380)}
 # The middle of the two; too few positions tell nothing.
 _BOUNDARY, _TOO_FEW = 13_000, 3_000
@@ -30,66 +29,40 @@ _BOUNDARY, _TOO_FEW = 13_000, 3_000
 _PROBES = 15
 
 
-class Salicon2015(builder.GazeBuilder):
-  """The first edition (Jiang et al., CVPR 2015; LSUN challenges to 2016)."""
-
-  SUMMARY = '15,000 pictures of COCO, free viewing by mouse, edition of 2015.'
-  HOMEPAGE = 'http://salicon.net/download/'
-  LICENSE = 'CC BY 4.0 (the annotations); pictures as COCO says.'
-
-  @staticmethod
-  def samples(
-    raw: pathlib.Path, report: problems.Report, *, sigma: float = SIGMA
-  ) -> list[raw_lib.Sample]:
-    """Returns where each sample lies; see `find`."""
-    return find(raw, report, edition='2015', sigma=sigma)
-
-
-class Salicon2017(builder.GazeBuilder):
-  """The edition of the LSUN challenge of 2017, with other fixations."""
-
-  SUMMARY = '15,000 pictures of COCO, free viewing by mouse, edition of 2017.'
-  HOMEPAGE = 'http://salicon.net/challenge-2017/'
-  LICENSE = 'CC BY 4.0 (the annotations); pictures as COCO says.'
-
-  @staticmethod
-  def samples(
-    raw: pathlib.Path, report: problems.Report, *, sigma: float = SIGMA
-  ) -> list[raw_lib.Sample]:
-    """Returns where each sample lies; see `find`."""
-    return find(raw, report, edition='2017', sigma=sigma)
-
-
-def find(
-  raw: pathlib.Path, report: problems.Report, *, edition: str, sigma: float
+def samples(
+  raw: pathlib.Path,
+  report: problems.Report,
+  *,
+  edition: str,
+  sigma: float = SIGMA,
 ) -> list[raw_lib.Sample]:
-  """Returns where each sample of an edition lies.
+  """Lists the samples of an edition; see `pairing.Dataset`.
 
   Args:
     raw: folder with images/, fixations/ and, if there are, maps/, each with
-      train/ and val/. Fixations are .mat, or two-valued pictures without loss.
+      train/ and val/. Fixations are .mat, or two-valued images without loss.
     report: takes what cannot be used.
     edition: '2015' or '2017'.
-    sigma: of maps made of fixations, where there is no maps/.
+    sigma: blur of the maps made of fixations, where there is no maps/.
 
   Raises:
     FileNotFoundError: for another layout.
     ValueError: for fixations of the other edition.
   """
-  parts = [p for p in PARTS if (raw / 'images' / p).is_dir()]
-  if not parts or not (raw / 'fixations').is_dir():
+  parts = [p for p in PARTS if pairing.is_folder(raw / 'images' / p)]
+  if not parts or not pairing.is_folder(raw / 'fixations'):
     raise FileNotFoundError(
       f'{raw} is not SALICON: expected images/train, images/val and '
       'fixations/train, fixations/val in it (maps/ is optional).'
     )
-  samples = []
+  result = []
   for part in parts:
-    samples += _part(raw, part, report, edition=edition, sigma=sigma)
+    result += _part(raw, part, report, edition=edition, sigma=sigma)
   if (raw / 'images' / 'test').is_dir():
-    untold = sum(1 for _ in (raw / 'images' / 'test').glob('*.jpg'))
-    report.found['pictures without gaze (images/test)'] = untold
-  _check_edition(samples, edition, raw)
-  return samples
+    count = sum(1 for _ in (raw / 'images' / 'test').glob('*.jpg'))
+    report.counts['images without gaze (images/test)'] = count
+  _check_edition(result, edition, raw)
+  return result
 
 
 def _part(
@@ -100,62 +73,42 @@ def _part(
   edition: str,
   sigma: float,
 ) -> list[raw_lib.Sample]:
-  """Returns the samples of 'train' or 'val'; what does not pair is reported."""
-  types = raw_lib.PICTURE_TYPES
-  pictures = raw_lib.files_by_stem(raw / 'images' / part, report, types=types)
-  gaze_types = ('.mat', *raw_lib.LOSSLESS_TYPES)
-  gaze = raw_lib.files_by_stem(
-    raw / 'fixations' / part, report, types=gaze_types, ranked=True
+  """Lists the samples of 'train' or 'val'; what does not pair is reported."""
+  find = pairing.files_by_stem
+  images = find(raw / 'images' / part, report)
+  gaze = find(
+    raw / 'fixations' / part,
+    report,
+    types=('.mat', *maps.LOSSLESS_TYPES),
+    ranked=True,
   )
-  has_maps = (raw / 'maps').is_dir()
-  saliency = raw_lib.files_by_stem(raw / 'maps' / part, report, types=types)
-  report.found[f'pictures ({part})'] = len(pictures)
-  report.found[f'fixation files ({part})'] = len(gaze)
-  samples = []
-  for stem in sorted(pictures.keys() | gaze.keys()):
-    if missing := _missing(stem, part, pictures, gaze, saliency, has_maps):
-      report.drop(f'{stem}/pure', *missing)
-      continue
-    fixations = gaze[stem]
-    if fixations.suffix.lower() == '.mat':
-      fixations = functools.partial(read_gaze, fixations, edition=edition)
-    samples.append(
-      raw_lib.Sample(
-        image_id=stem,
-        condition='pure',
-        text='',
-        image=pictures[stem],
-        saliency=saliency.get(stem),
-        fixations=fixations,
-        sigma=sigma,
-        part=PARTS[part],
-      )
-    )
-  return samples
-
-
-def _missing(
-  stem: str,
-  part: str,
-  pictures: Mapping,
-  gaze: Mapping,
-  saliency: Mapping,
-  has_maps: bool,
-) -> tuple[str, str] | None:
-  """Returns the reason and the detail of a sample that is not complete."""
-  if stem not in pictures:
-    return 'missing picture', f'no {stem}.* in images/{part}/'
-  if stem not in gaze:
-    return 'missing fixations', f'no {stem}.* in fixations/{part}/'
-  if has_maps and stem not in saliency:
-    return 'missing map', f'no {stem}.* in maps/{part}/'
-  return None
+  has_maps = pairing.is_folder(raw / 'maps')
+  report.counts[f'images ({part})'] = len(images)
+  report.counts[f'fixation files ({part})'] = len(gaze)
+  for stem, path in gaze.items():
+    if path.suffix.lower() == '.mat':
+      gaze[stem] = functools.partial(read_gaze, path, edition=edition)
+  return pairing.pair_free_viewing(
+    report,
+    {
+      'image': images,
+      'fixations': gaze,
+      'map': find(raw / 'maps' / part, report) if has_maps else None,
+    },
+    {
+      'image': f'{{}}.* in images/{part}/',
+      'fixations': f'{{}}.* in fixations/{part}/',
+      'map': f'{{}}.* in maps/{part}/',
+    },
+    sigma=sigma,
+    part=PARTS[part],
+  )
 
 
 def read_gaze(
   path: pathlib.Path, *, edition: str
 ) -> tuple[np.ndarray, tuple[int, int] | None]:
-  """Returns the fixations i32 [N, 2] of all observers, and the picture's size.
+  """Reads the fixations [N, 2] of all observers, and the image's size.
 
   `gaze` holds for each observer `location` (the mouse), `timestamp` (ms) and
   `fixations`, both [x, y] from 1; `resolution` is [height, width]. A matrix
@@ -178,22 +131,22 @@ def read_gaze(
     what = f'gaze({number}).fixations'
     points.append(mat.points(observer.fixations, path, what))
   size = np.ravel(content.get('resolution', ()))
-  found = tuple(int(n) for n in size) if size.size == 2 else None
-  return np.concatenate(points), found
+  whole = size.dtype.kind in 'uif' and size.size == 2 and (size > 0).all()
+  return np.concatenate(points), tuple(map(int, size)) if whole else None
 
 
 def count_samples(path: pathlib.Path) -> int:
-  """Returns how many mouse positions a .mat holds; 0 where it holds none."""
+  """Counts how many mouse positions a .mat holds; 0 where it holds none."""
   try:
     gaze = mat.load(path).get('gaze', ())
-  except problems.Dropped:  # Named when the sample is read.
+  except problems.Dropped:  # named when the sample is read.
     return 0
   tracks = [getattr(o, 'location', ()) for o in np.atleast_1d(gaze).ravel()]
   return sum(np.size(track) // 2 for track in tracks)
 
 
 def looks_like(samples: float) -> str | None:
-  """Returns the edition that has about so many mouse positions a picture.
+  """Names the edition that has about so many mouse positions an image.
 
   None where there are too few to tell.
   """
@@ -205,7 +158,7 @@ def looks_like(samples: float) -> str | None:
 def _check_edition(samples, edition: str, raw: pathlib.Path) -> None:
   """Reads a few files and refuses those of the other edition.
 
-  Keys and fields are the same in both, and fixations a picture overlap; the
+  Keys and fields are the same in both, and fixations an image overlap; the
   number of mouse positions does not.
   """
   files = [s.fixations.args[0] for s in samples if callable(s.fixations)]
@@ -213,13 +166,27 @@ def _check_edition(samples, edition: str, raw: pathlib.Path) -> None:
   if not probes:
     return
   median = statistics.median(count_samples(path) for path in probes)
-  seen = looks_like(median)
-  if seen not in (None, edition):
+  other = looks_like(median)
+  if other not in (None, edition):
     expected = '; '.join(
       f'{k}: {a:,} to {b:,} on average' for k, (a, b) in SAMPLES.items()
     )
     raise ValueError(
-      f'{raw / "fixations"} looks like SALICON {seen}, not {edition}: '
-      f'{median:,.0f} mouse positions a picture ({expected}). Prepare it with '
-      f'--dataset=salicon{seen}.'
+      f'{raw / "fixations"} looks like SALICON {other}, not {edition}: '
+      f'{median:,.0f} mouse positions an image ({expected}). Prepare it with '
+      f'--dataset=salicon{other}.'
     )
+
+
+DATASET = {
+  edition: pairing.Dataset(
+    name=f'salicon{edition}',
+    samples=functools.partial(samples, edition=edition),
+    summary=(
+      f'15,000 images of COCO, free viewing by mouse, edition of {edition}.'
+    ),
+    homepage=f'http://salicon.net/{page}/',
+    licence='CC BY 4.0 (the annotations); images as COCO says.',
+  )
+  for edition, page in (('2015', 'download'), ('2017', 'challenge-2017'))
+}

@@ -1,11 +1,11 @@
-"""SJTU-TIS: 600 pictures looked at with and without a sentence about them."""
+"""SJTU-TIS: 600 images looked at with and without a sentence about them."""
 
 import collections
 import contextlib
 import pathlib
 import re
 
-from salflax.data import builder, problems
+from salflax.data import pairing, problems
 from salflax.data import raw as raw_lib
 
 CONDITION_BY_SUFFIX = {
@@ -15,7 +15,6 @@ CONDITION_BY_SUFFIX = {
   '_2': 'non_salient',
   '_3': 'salient',
 }
-SUFFIX_BY_CONDITION = {c: s for s, c in CONDITION_BY_SUFFIX.items()}
 # The workbook: one sheet of whole-scene sentences, one of the other three.
 WHOLE_SHEET, PARTS_SHEET = '整体', '部分-实验设置'
 KIND_COLUMN = '描述种类'
@@ -23,16 +22,16 @@ CONDITION_BY_KIND = {'整体': 'all', '非显著': 'non_salient', '显著': 'sal
 FOLDERS = {
   'image': ('image', 'image_1800'),
   'map': ('map', 'map_1800'),
-  'fixation': ('fixation', 'fixation_1800'),
+  'fixations': ('fixation', 'fixation_1800'),
 }
 _NAME = re.compile(r'(?P<id>\d+)(?P<suffix>_[0-3])?')
 
-# (id as a number, suffix)
-Key = tuple[int, str]
+# (image id, condition)
+Key = pairing.Key
 
 
-def picture_id(number: int) -> str:
-  """Returns the published spelling of an id.
+def image_id(number: int) -> str:
+  """Spells an id as published.
 
   COCO's ids are padded to 12 digits; Flickr's, of 8 digits or more, are not.
   """
@@ -40,51 +39,33 @@ def picture_id(number: int) -> str:
   return text if len(text) >= 8 else text.zfill(12)
 
 
-class SjtuTis(builder.GazeBuilder):
-  """Pictures, sentences and gaze of SJTU-TIS, as published."""
-
-  SUMMARY = (
-    '600 pictures, 1,800 samples: eye movements under free viewing (pure) and '
-    'after a sentence on the whole scene (whole, all), on its salient or on '
-    'its non-salient part.'
+def samples(raw: pathlib.Path, report: problems.Report) -> list[raw_lib.Sample]:
+  """Lists the samples; see `pairing.Dataset`."""
+  folders, workbook = _layout(raw)
+  texts = read_texts(workbook, report)
+  parts = {k: _by_key(f, report) for k, f in folders.items()}
+  report.counts |= {k: len(f) for k, f in parts.items()}
+  report.counts['text'] = len(texts)
+  images = parts['image']
+  gaze = parts['map'].keys() | parts['fixations'].keys()
+  # An image may be stored once, without suffix, for all its conditions.
+  shared = {(i, ''): path for (i, c), path in images.items() if c == 'whole'}
+  keys = gaze | {k for k in images if k[1] != 'whole'}
+  absent = problems.Dropped('image without text', 'no row in the workbook')
+  sentences = {k: '' if k[1] == 'pure' else texts.get(k, absent) for k in keys}
+  _report_leftovers(images, texts, keys, report)
+  where = {
+    'image': '{0}<suffix>.* and no {0}.* in image/',
+    'map': '{}<suffix>.png in map/',
+    'fixations': '{}<suffix>.png in fixation/',
+  }
+  return pairing.pair(
+    report, sentences, {**parts, 'image': {**shared, **images}}, where
   )
-  HOMEPAGE = 'https://github.com/AKTTOYA/SJTU-TIS'
-  LICENSE = 'None stated by its publishers; for research, do not redistribute.'
-
-  @staticmethod
-  def samples(
-    raw: pathlib.Path, report: problems.Report
-  ) -> list[raw_lib.Sample]:
-    """Returns where each sample lies; see `builder.GazeBuilder.samples`."""
-    folders, workbook = _layout(raw)
-    texts = read_texts(workbook, report)
-    bad_texts = {k for k, t in texts.items() if t is None}
-    files = {k: _by_key(f, report) for k, f in folders.items()}
-    report.found.update({k: len(f) for k, f in files.items()})
-    report.found['text'] = len(texts)
-    shown = files['image']
-    gaze = files['map'].keys() | files['fixation'].keys()
-    # A picture may be stored once, without suffix, for all its conditions.
-    keys = gaze | {k for k in shown if k[1]}
-    samples = []
-    for key in sorted(keys):
-      try:
-        sample = _sample(key, files, texts)
-      except problems.Dropped as e:
-        if key not in bad_texts:
-          report.drop(_label(key), e.reason, e.detail)
-        continue
-      samples.append(sample)
-    _report_leftovers(files, texts, keys, report)
-    return samples
-
-
-def _label(key: Key) -> str:
-  return f'{picture_id(key[0])}/{CONDITION_BY_SUFFIX[key[1]]}'
 
 
 def _layout(raw: pathlib.Path) -> tuple[dict, pathlib.Path]:
-  """Returns the three folders and the workbook, or says what is missing."""
+  """Finds the three folders and the workbook, or says what is missing."""
   for root in (raw, raw / 'saliency'):
     folders = {
       kind: next((root / n for n in names if (root / n).is_dir()), None)
@@ -101,7 +82,9 @@ def _layout(raw: pathlib.Path) -> tuple[dict, pathlib.Path]:
   near = (root, raw) if root != raw else (raw, raw.parent)
   for folder in near:
     books = [
-      p for p in sorted(folder.glob('*.xlsx')) if not p.name.startswith('~$')
+      p
+      for p in sorted(folder.glob('*.xlsx'))
+      if not p.name.startswith('~$') and p.is_file()
     ]
     if len(books) == 1:
       return folders, books[0]
@@ -117,10 +100,10 @@ def _layout(raw: pathlib.Path) -> tuple[dict, pathlib.Path]:
 
 def read_texts(
   path: pathlib.Path, report: problems.Report
-) -> dict[Key, str | None]:
-  """Returns the sentences of the workbook, stripped, no-break spaces too.
+) -> dict[Key, str | problems.Dropped]:
+  """Reads the sentences of the workbook, stripped, no-break spaces too.
 
-  Sentences that cannot be used are reported and returned as None.
+  A sentence that cannot be used is a `Dropped`, which says why.
 
   Raises:
     ValueError: for a file that is no such workbook.
@@ -151,7 +134,7 @@ def _strip(value) -> str:
 
 
 def _rows(sheet, path: pathlib.Path, columns: tuple[str, ...]):
-  """Yields where a row is and its values in the given columns."""
+  """Yields the place of a row and its values in the columns."""
   rows = sheet.iter_rows(values_only=True)
   head = [_strip(v) for v in next(rows, ())]
   if missing := [c for c in columns if c not in head]:
@@ -166,94 +149,80 @@ def _rows(sheet, path: pathlib.Path, columns: tuple[str, ...]):
       yield f'{sheet.title} row {number}', *values
 
 
-def _collect(rows, report: problems.Report) -> dict[Key, str | None]:
-  found = collections.defaultdict(list)
+def _collect(
+  rows, report: problems.Report
+) -> dict[Key, str | problems.Dropped]:
+  by_key = collections.defaultdict(list)
   for place, number, condition, text in rows:
-    try:
-      number = int(_strip(number).removesuffix('.0'))
-    except ValueError:
-      report.drop(place, 'unreadable text row', f'id {number!r}')
-      continue
-    if condition not in SUFFIX_BY_CONDITION:
+    # int() would take '1_0', too.
+    if not (match := re.fullmatch(r'(\d+)(\.0)?', _strip(number), re.ASCII)):
+      report.drop(place, 'unreadable row', f'id {number!r}')
+    elif condition not in CONDITION_BY_SUFFIX.values():
       detail = f'{condition!r}; expected {", ".join(CONDITION_BY_KIND)}'
       report.drop(place, 'unknown condition', detail)
-      continue
-    found[number, SUFFIX_BY_CONDITION[condition]].append((place, _strip(text)))
-  return {key: _one_text(key, rows, report) for key, rows in found.items()}
+    else:
+      key = image_id(int(match[1])), condition
+      by_key[key].append((place, _strip(text)))
+  return {key: _one_text(key, rows, report) for key, rows in by_key.items()}
 
 
-def _one_text(key: Key, rows, report: problems.Report) -> str | None:
-  """Returns the one sentence of a sample, or None and reports."""
+def _one_text(
+  key: Key, rows, report: problems.Report
+) -> str | problems.Dropped:
+  """Chooses the one sentence of a sample, or says why there is none."""
   places = ', '.join(place for place, _ in rows)
   if len({text for _, text in rows}) > 1:
     detail = f'different sentences in {places}: none is used'
-    report.drop(_label(key), 'duplicate text', detail)
-    return None
+    return problems.Dropped('duplicate text', detail)
   if len(rows) > 1:
     detail = f'the same sentence in {places}: used once'
-    report.drop(_label(key), 'duplicate text', detail)
-  if not rows[0][1]:
-    report.drop(_label(key), 'empty text', places)
-    return None
-  return rows[0][1]
+    report.drop('/'.join(key), 'duplicate text', detail)
+  return rows[0][1] or problems.Dropped('empty text', places)
 
 
 def _by_key(
   folder: pathlib.Path, report: problems.Report
 ) -> dict[Key, pathlib.Path]:
-  """Returns the files of a folder by number and suffix."""
-  found = collections.defaultdict(list)
-  files = raw_lib.files_by_stem(folder, report, types=raw_lib.PICTURE_TYPES)
-  for stem, path in files.items():
+  """Finds the files of a folder by image and condition."""
+  by_key = collections.defaultdict(list)
+  for stem, path in pairing.files_by_stem(folder, report).items():
     name = f'{folder.name}/{path.relative_to(folder).as_posix()}'
     if match := _NAME.fullmatch(stem):
-      found[int(match['id']), match['suffix'] or ''].append(path)
+      condition = CONDITION_BY_SUFFIX[match['suffix'] or '']
+      by_key[image_id(int(match['id'])), condition].append(path)
     elif re.match(r'\d+_', stem):
       allowed = ', '.join(s or '(none)' for s in CONDITION_BY_SUFFIX)
       report.drop(name, 'unknown suffix', f'allowed are {allowed}')
     else:
       report.drop(name, 'unknown file', 'expected <id>[_0 to _3]')
-  for key in [k for k, paths in found.items() if len(paths) > 1]:
-    names = ', '.join(p.name for p in found.pop(key))
-    report.drop(_label(key), 'duplicate id', f'{folder.name}/: {names}')
-  return {key: paths[0] for key, paths in found.items()}
+  for key in [k for k, paths in by_key.items() if len(paths) > 1]:
+    names = ', '.join(p.name for p in by_key.pop(key))
+    report.drop('/'.join(key), 'duplicate id', f'{folder.name}/: {names}')
+  return {key: paths[0] for key, paths in by_key.items()}
 
 
-def _sample(key: Key, files: dict, texts: dict) -> raw_lib.Sample:
-  number, suffix = key
-  name = f'{picture_id(number)}{suffix}'
-  image = files['image'].get(key) or files['image'].get((number, ''))
-  if image is None:
-    raise problems.Dropped(
-      'missing picture', f'no {name}.* and no {picture_id(number)}.* in image/'
-    )
-  for kind, reason in (('map', 'map'), ('fixation', 'fixations')):
-    if key not in files[kind]:
-      raise problems.Dropped(f'missing {reason}', f'no {name}.png in {kind}/')
-  text = '' if suffix == '_0' else texts.get(key)
-  if text is None:
-    raise problems.Dropped('picture without text', 'no row in the workbook')
-  return raw_lib.Sample(
-    image_id=picture_id(number),
-    condition=CONDITION_BY_SUFFIX[suffix],
-    text=text,
-    image=image,
-    saliency=files['map'][key],
-    fixations=files['fixation'][key],
-  )
-
-
-def _report_leftovers(files, texts, keys, report: problems.Report) -> None:
-  """Names sentences and pictures that no gaze belongs to."""
-  with_gaze = {number for number, _ in keys}
-  shown = {number for number, _ in files['image']}
+def _report_leftovers(images, texts, keys, report: problems.Report) -> None:
+  """Names sentences and images that no gaze belongs to."""
+  ids = {i for i, _ in images}
   for key in sorted(texts.keys() - keys):
-    if key[0] in shown:
-      report.drop(
-        _label(key), 'missing map', 'a sentence, no map, no fixations'
-      )
-    else:
-      report.drop(_label(key), 'text without picture', f'{texts[key]!r}')
-  for number in sorted(shown - with_gaze):
-    detail = 'a picture, no map, no fixations'
-    report.drop(picture_id(number), 'missing map', detail)
+    reason, detail = 'missing map', 'a sentence, no map, no fixations'
+    if isinstance(texts[key], problems.Dropped):
+      reason, detail = texts[key].reason, texts[key].detail
+    elif key[0] not in ids:
+      reason, detail = 'text without image', f'{texts[key]!r}'
+    report.drop('/'.join(key), reason, detail)
+  for name in sorted(ids - {i for i, _ in keys}):
+    report.drop(name, 'missing map', 'an image, no map, no fixations')
+
+
+DATASET = pairing.Dataset(
+  name='sjtu_tis',
+  samples=samples,
+  summary=(
+    '600 images, 1,800 samples: eye movements under free viewing (pure) and '
+    'after a sentence on the whole scene (whole, all), on its salient or on '
+    'its non-salient part.'
+  ),
+  homepage='https://github.com/AKTTOYA/SJTU-TIS',
+  licence='None stated by its publishers; for research, do not redistribute.',
+)

@@ -1,12 +1,12 @@
-"""Text-guided scenes made on the fly: no download, right answers known.
+"""Text-guided scenes drawn on the fly: no download, right answers known.
 
-A picture holds three to six coloured things on a textured ground. It is looked
+An image holds three to six coloured things on a textured ground. It is looked
 at under several conditions, as in SJTU-TIS: without text, with a description
 of the whole, and with a sentence that names the most conspicuous thing or an
 inconspicuous one. Fixations are drawn from a known density: centre bias,
 conspicuity and, where a sentence names something, that thing. Things lie
 anywhere, so a sentence tells where to look only to a model that finds what it
-names in the picture.
+names in the image.
 
 NumPy and Pillow only. Every example follows from (seed, split, index) alone.
 """
@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from salflax.core import spec
+from salflax.data import maps
 from salflax.data.scenes import art, sentences
 from salflax.data.scenes.layout import Scene, compose
 
@@ -47,13 +48,13 @@ def load(
   seed: int = 0,
   conditions: Sequence[str] = CONDITIONS[:4],
 ) -> 'Scenes':
-  """Returns the examples of one split, made when they are asked for.
+  """Loads the examples of one split, drawn when they are asked for.
 
   Args:
     split: 'train' (also called 'fit'), 'val' or 'test'. No scene is in two of
       them.
-    size: (h, w) of the pictures, at least 32 each.
-    num: number of pictures; each has one example a condition. The first ones
+    size: (h, w) of the images, at least 32 each.
+    num: number of images; each has one example a condition. The first ones
       are the same whatever the number.
     seed: another seed, another data set.
     conditions: some of `CONDITIONS`.
@@ -66,22 +67,22 @@ def load(
   default = spec.lookup('split of scenes', SPLITS, split)
   for condition in conditions:
     spec.lookup('condition', _SHARES, condition)
+  num = default if num is None else num
   if not conditions or len(set(conditions)) < len(conditions):
     raise ValueError(f'Conditions must differ; found {list(conditions)}.')
   if len(size) != 2 or min(size) < 32:
     raise ValueError(f'size is (h, w), at least 32 each; found {size}.')
-  num = default if num is None else num
   if num < 1:
     raise ValueError(f'num must be at least 1; found {num}.')
   return Scenes(split, tuple(size), num, seed, tuple(conditions))
 
 
 class Scenes(Sequence):
-  """Examples of one split, picture by picture, conditions side by side.
+  """Examples of one split, image by image, conditions side by side.
 
   An example is a dict: image u8 [h, w, 3], saliency u8 [h, w, 1], fixations
   i32 [N, 2] (row, column), and text, condition and image_id, str. All
-  conditions of a picture have the same image and image_id.
+  conditions of an image have the same image and image_id.
   """
 
   def __init__(self, split, size, num, seed, conditions):
@@ -92,43 +93,43 @@ class Scenes(Sequence):
     return self.num * len(self.conditions)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    picture, condition = self._row(index)
+    image, condition = self._row(index)
     scene = self.scene(index)
-    points = self._fixations(picture, condition, self.density(index))
+    points = self._fixations(image, condition, self.density(index))
     return {
-      'image': draw(self._rng(picture, 'art'), scene, self.size),
+      'image': draw(self._rng(image, 'art'), scene, self.size),
       'saliency': blur(points, self.size)[..., None],
       'fixations': points,
       **self.meta(index),
     }
 
   def meta(self, index: int) -> dict[str, str]:
-    """Returns image_id, condition and text of a row, without drawing it."""
-    picture, condition = self._row(index)
+    """Writes image_id, condition and text of a row, without drawing it."""
+    image, condition = self._row(index)
     return {
-      'text': self._text(picture, condition)[0],
+      'text': self._text(image, condition)[0],
       'condition': condition,
-      'image_id': f'{self.split}_{self.seed}_{picture:06d}',
+      'image_id': f'{self.split}_{self.seed}_{image:06d}',
     }
 
   def scene(self, index: int) -> Scene:
-    """Returns what the picture of a row holds."""
+    """Composes what the image of a row holds."""
     return self._scene(self._row(index)[0])
 
   def named(self, index: int) -> tuple[int, ...]:
-    """Returns which of the scene's things the sentence of a row names."""
+    """Lists which of the scene's things the sentence of a row names."""
     return self._text(*self._row(index))[1]
 
   def density(
     self, index: int, *, named: Sequence[int] | None = None
   ) -> np.ndarray:
-    """Returns the density a row's fixations are drawn from, f64 [h, w].
+    """Computes the density a row's fixations are drawn from, f64 [h, w].
 
     It sums to 1, and tells how well a model could do that reads the sentence
     and finds what it names.
 
     Args:
-      index: the row.
+      index: number of the row.
       named: things that a sentence names instead of the row's own; () for what
         a reader would do who takes no notice of it.
     """
@@ -140,26 +141,26 @@ class Scenes(Sequence):
     index = operator.index(index)
     if not -len(self) <= index < len(self):
       raise IndexError(f'Row {index} of {len(self)} scenes.')
-    picture, which = divmod(index % len(self), len(self.conditions))
-    return picture, self.conditions[which]
+    image, which = divmod(index % len(self), len(self.conditions))
+    return image, self.conditions[which]
 
-  def _scene(self, picture: int) -> Scene:
+  def _scene(self, image: int) -> Scene:
     unit = min(self.size)
     extent = (self.size[0] / unit, self.size[1] / unit)
-    return _composed(*self._seeds(picture, 'scene'), extent=extent)
+    return _composed(*self._seeds(image, 'scene'), extent=extent)
 
-  def _seeds(self, picture: int, use: str) -> tuple[int, ...]:
+  def _seeds(self, image: int, use: str) -> tuple[int, ...]:
     uses = ('scene', 'art', *CONDITIONS)
     split = list(SPLITS).index(self.split)
-    return self.seed, split, picture, uses.index(use)
+    return self.seed, split, image, uses.index(use)
 
-  def _rng(self, picture: int, use: str) -> np.random.Generator:
-    return np.random.default_rng(self._seeds(picture, use))
+  def _rng(self, image: int, use: str) -> np.random.Generator:
+    return np.random.default_rng(self._seeds(image, use))
 
-  def _text(self, picture: int, condition: str) -> tuple[str, tuple[int, ...]]:
-    """The sentence of a row and the things that it names."""
-    rng = self._rng(picture, condition)
-    scene = self._scene(picture)
+  def _text(self, image: int, condition: str) -> tuple[str, tuple[int, ...]]:
+    """Writes the sentence of a row and lists the things that it names."""
+    rng = self._rng(image, condition)
+    scene = self._scene(image)
     if condition == 'pure':
       return '', ()
     number = len(scene.things)
@@ -172,10 +173,10 @@ class Scenes(Sequence):
     one = 0 if condition == 'salient' else last
     return sentences.name_one(rng, scene.things[one], scene), (one,)
 
-  def _fixations(self, picture, condition, density) -> np.ndarray:
-    """Fixations drawn from a density, i32 [N, 2]."""
+  def _fixations(self, image, condition, density) -> np.ndarray:
+    """Draws fixations from a density, i32 [N, 2]."""
     # Not the stream of the sentence, which is consumed to a varying length.
-    rng = self._rng(picture, condition).spawn(1)[0]
+    rng = self._rng(image, condition).spawn(1)[0]
     cumulated = np.cumsum(density)
     draws = rng.random(int(rng.integers(100, 201))) * cumulated[-1]
     at = np.searchsorted(cumulated, draws, side='right')
@@ -185,19 +186,19 @@ class Scenes(Sequence):
 
 @functools.lru_cache(maxsize=256)
 def _composed(*seeds: int, extent: tuple[float, float]) -> Scene:
-  # The conditions of a picture are read one after the other.
+  # The conditions of an image are read one after the other.
   return compose(np.random.default_rng(seeds), extent)
 
 
 def draw(
   rng: np.random.Generator, scene: Scene, size: tuple[int, int]
 ) -> np.ndarray:
-  """Returns the picture of a scene, u8 [h, w, 3]."""
+  """Draws a scene, u8 [h, w, 3]."""
   pixels = art.ground(rng, scene.ground, size)
-  picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+  page = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
   for thing in scene.things:
-    art.paint(picture, thing, ground_name=scene.ground, unit=min(size))
-  return np.array(picture)
+    art.paint(page, thing, ground_name=scene.ground, unit=min(size))
+  return np.array(page)
 
 
 def gaze(
@@ -206,22 +207,22 @@ def gaze(
   named: Sequence[int],
   size: tuple[int, int],
 ) -> np.ndarray:
-  """Returns where people look, a density f64 [h, w] that sums to 1.
+  """Computes where people look, a density f64 [h, w] that sums to 1.
 
   Args:
-    scene: what there is.
+    scene: things and their ground.
     condition: one of `CONDITIONS`.
-    named: indices of the things the sentence names.
+    named: numbers of the things that the sentence names.
     size: (h, w).
   """
-  centre, conspicuity, told = _SHARES[condition]
+  centre, conspicuity, sentence = _SHARES[condition]
   h, w = size
   bias = _bump(size, h / 2, w / 2, 0.22 * h, 0.22 * w)
-  density = (1 - centre - conspicuity - told) / (h * w) + centre * bias
+  density = (1 - centre - conspicuity - sentence) / (h * w) + centre * bias
   unit = min(size)
   for i, thing in enumerate(scene.things):
     share = conspicuity * thing.weight
-    share += told * (i in named) / max(len(named), 1)
+    share += sentence * (i in named) / max(len(named), 1)
     spread = max(0.62 * thing.radius, 0.05) * unit
     at = thing.row * unit, thing.column * unit
     density = density + share * _bump(size, *at, spread, spread)
@@ -229,14 +230,14 @@ def gaze(
 
 
 def _bump(size, row, column, height, width) -> np.ndarray:
-  """Gaussian at (row, column) that sums to 1, f64 [h, w]."""
+  """Computes a Gaussian at (row, column) that sums to 1, f64 [h, w]."""
   y = np.exp(-0.5 * ((np.arange(size[0]) + 0.5 - row) / height) ** 2)
   x = np.exp(-0.5 * ((np.arange(size[1]) + 0.5 - column) / width) ** 2)
   return np.outer(y / y.sum(), x / x.sum())
 
 
 def blur(fixations: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Returns the saliency map of fixations, u8 [h, w], maximum 255.
+  """Blurs fixations to a saliency map, u8 [h, w], maximum 255.
 
   A Gaussian with a deviation of 5 % of the longer side and zero padding, as
   SJTU-TIS blurs its own.
@@ -245,11 +246,5 @@ def blur(fixations: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     fixations: i32 [N, 2], (row, column).
     size: (h, w).
   """
-  at = np.asarray(fixations)
   sigma = 0.05 * max(size)
-  y = np.exp(-0.5 * ((np.arange(size[0]) - at[:, :1]) / sigma) ** 2)
-  x = np.exp(-0.5 * ((np.arange(size[1]) - at[:, 1:]) / sigma) ** 2)
-  # Not a matrix product: its threads cost more than they save at this size.
-  smooth = np.einsum('nh,nw->hw', y, x)
-  smooth /= max(smooth.max(), 1e-12)
-  return np.round(255 * smooth).astype(np.uint8)
+  return maps.to_uint8(maps.saliency_from_fixations(fixations, size, sigma))

@@ -1,155 +1,90 @@
 """Draws the embedded scenes: textured grounds and small coloured things.
 
 NumPy and Pillow only. Everything is drawn at a multiple of its size and
-reduced, a few milliseconds a picture.
+reduced, a few milliseconds an image.
 """
 
 import functools
+import pathlib
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
 COLOURS = {
-  'red': (214, 40, 40),
-  'orange': (245, 132, 20),
-  'yellow': (248, 214, 40),
-  'green': (44, 154, 66),
-  'blue': (38, 92, 214),
-  'purple': (128, 56, 172),
-  'pink': (250, 140, 190),
-  'white': (246, 246, 244),
-  'black': (26, 26, 30),
+  'red': '#d62828',
+  'orange': '#f58414',
+  'yellow': '#f8d628',
+  'green': '#2c9a42',
+  'blue': '#265cd6',
+  'purple': '#8038ac',
+  'pink': '#fa8cbe',
+  'white': '#f6f6f4',
+  'black': '#1a1a1e',
 }
-
-# Two tones of each ground; `grain` is (octave sizes across, along) of its
-# texture: wood and water have long grain.
+# Two tones of each ground, and its grain: how many times finer its texture is
+# down and across. Wood and water have long grain.
 GROUNDS = {
-  'sand': ((222, 198, 154), (200, 172, 124), (1, 1)),
-  'grass': ((132, 160, 84), (96, 128, 62), (2, 1)),
-  'wood': ((178, 128, 84), (142, 96, 58), (10, 1)),
-  'stone': ((160, 160, 164), (126, 126, 134), (1, 1)),
-  'water': ((108, 158, 184), (72, 122, 160), (5, 1)),
-  'snow': ((234, 238, 242), (206, 214, 226), (1, 1)),
-  'night': ((40, 44, 76), (24, 26, 52), (1, 1)),
+  'sand': ('#dec69a', '#c8ac7c', (1, 1)),
+  'grass': ('#84a054', '#60803e', (2, 1)),
+  'wood': ('#b28054', '#8e603a', (10, 1)),
+  'stone': ('#a0a0a4', '#7e7e86', (1, 1)),
+  'water': ('#6c9eb8', '#487aa0', (5, 1)),
+  'snow': ('#eaeef2', '#ced6e2', (1, 1)),
+  'night': ('#282c4c', '#181a34', (1, 1)),
 }
-
 PATTERNS = ('plain', 'striped', 'spotted', 'checked')
-
+_TRIM = dict(dark='#2c282c', brown='#6e482c', light='#eeece2')
+_TRIM |= dict(gold='#face46', glass='#a8d0e8')
 _SCALE = 4  # drawn this many times as large, then reduced
-_TRIM = {
-  'dark': (44, 40, 44, 255),
-  'brown': (110, 72, 44, 255),
-  'light': (238, 236, 226, 255),
-  'gold': (250, 206, 70, 255),
-  'glass': (168, 208, 232, 255),
-}
 
 
-def _oval(x, y, rx, ry=None, start=0.0, stop=360.0):
-  """Points of an ellipse's arc, angles in degrees clockwise from the right."""
-  angle = np.radians(np.linspace(start, stop, 41))
-  ry = rx if ry is None else ry
-  return [(x + rx * np.cos(a), y + ry * np.sin(a)) for a in angle]
+def read_lines(name: str, separator: str) -> dict[str, list[str]]:
+  """Reads the lines 'key: option; option' of a file beside this one."""
+  lines = pathlib.Path(__file__).with_name(name).read_text('utf-8').splitlines()
+  pairs = (line.split(': ', 1) for line in lines if line[0] != '#')
+  return {key: options.split(separator) for key, options in pairs}
 
 
-def _box(left, top, right, bottom):
-  return [(left, top), (right, top), (right, bottom), (left, bottom)]
+def _outline(shape: str, *numbers: float) -> np.ndarray:
+  """Computes the corners [N, 2] of a shape of things.txt."""
+  if shape == 'oval':
+    defaults = (numbers[2], 0, 360)[len(numbers) - 3 :]
+    x, y, rx, ry, start, stop = *numbers, *defaults
+    angle = np.radians(np.linspace(start, stop, 41))
+    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], -1)
+  if shape == 'box':
+    left, top, right, bottom = numbers
+    corners = [left, top, right, top, right, bottom, left, bottom]
+    return np.reshape(corners, (4, 2))
+  if shape == 'star':
+    step = np.arange(2 * int(numbers[0]))
+    angle = np.pi * (step / numbers[0] - 0.5)
+    radius = np.where(step % 2, numbers[1], 1.0)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1)
+  if shape == 'heart':
+    t = np.linspace(0, 2 * np.pi, 49)
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([16 * np.sin(t) ** 3 / 17, -(y + 2.5) / 15.5], -1)
+  return np.reshape(numbers, (-1, 2))  # poly
 
 
-def _star(points, inner):
-  angle = np.pi * (np.arange(2 * points) / points - 0.5)
-  radius = np.where(np.arange(2 * points) % 2, inner, 1.0)
-  return list(zip(radius * np.cos(angle), radius * np.sin(angle)))
+def _parse(part: str) -> tuple[str, np.ndarray]:
+  paint, shape, *numbers = part.split()
+  return paint, _outline(shape, *map(float, numbers))
 
 
-def _heart():
-  t = np.linspace(0, 2 * np.pi, 49)
-  x = 16 * np.sin(t) ** 3
-  y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-  return list(zip(x / 17, -(y + 2.5) / 15.5))
-
-
-def _petals():
-  turns = np.pi * np.arange(6) / 3
-  return [_oval(0.58 * np.cos(a), 0.58 * np.sin(a), 0.4) for a in turns]
-
-
-def _umbrella():
-  canopy = _oval(0, 0.1, 1.0, 0.95, 180, 360)
-  scallops = [_oval(x, 0.12, 0.335, 0.2, 180, 360) for x in (-0.67, 0, 0.67)]
-  handle = [_box(-0.05, -0.02, 0.05, 0.8), _box(-0.3, 0.72, 0.05, 0.82)]
-  return (
-    [('main', canopy)]
-    + [('erase', s) for s in scallops]
-    + [('dark', h) for h in handle]
-    + [('dark', _box(-0.04, -0.98, 0.04, -0.8))]
-  )
-
-
-# Each thing is polygons in [-1, 1], y downwards, painted in order: 'main' takes
-# colour and pattern, 'erase' cuts a hole, the rest are trims.
+# By name: paint and outline of each part, in order.
 THINGS = {
-  'circle': [('main', _oval(0, 0, 0.95))],
-  'square': [('main', _box(-0.82, -0.82, 0.82, 0.82))],
-  'triangle': [('main', [(0, -0.95), (0.98, 0.8), (-0.98, 0.8)])],
-  'diamond': [('main', [(0, -1), (0.78, 0), (0, 1), (-0.78, 0)])],
-  'star': [('main', _star(5, 0.42))],
-  'heart': [('main', _heart())],
-  'ring': [('main', _oval(0, 0, 0.95)), ('erase', _oval(0, 0, 0.5))],
-  'cross': [
-    ('main', _box(-0.3, -0.92, 0.3, 0.92)),
-    ('main', _box(-0.92, -0.3, 0.92, 0.3)),
-  ],
-  'moon': [
-    ('main', _oval(0.1, 0, 0.95)),
-    ('erase', _oval(0.52, -0.12, 0.72)),
-  ],
-  'flower': [('main', p) for p in _petals()] + [('gold', _oval(0, 0, 0.34))],
-  'umbrella': _umbrella(),
-  'house': [
-    ('main', _box(-0.75, -0.15, 0.75, 0.9)),
-    ('dark', [(0, -0.98), (0.98, -0.12), (-0.98, -0.12)]),
-    ('light', _box(-0.16, 0.3, 0.2, 0.9)),
-  ],
-  'tree': [
-    ('brown', _box(-0.14, 0.3, 0.14, 0.98)),
-    ('main', _oval(0, -0.3, 0.72, 0.66)),
-    ('main', _oval(-0.36, 0.08, 0.42)),
-    ('main', _oval(0.36, 0.08, 0.42)),
-  ],
-  'fish': [
-    ('main', _oval(-0.15, 0, 0.78, 0.5)),
-    ('main', [(0.45, 0), (0.98, -0.5), (0.98, 0.5)]),
-    ('light', _oval(-0.55, -0.12, 0.13)),
-    ('dark', _oval(-0.57, -0.12, 0.07)),
-  ],
-  'boat': [
-    ('main', [(-0.95, 0.3), (0.95, 0.3), (0.6, 0.85), (-0.6, 0.85)]),
-    ('brown', _box(-0.06, -0.95, 0.06, 0.3)),
-    ('light', [(0.1, -0.85), (0.75, 0.18), (0.1, 0.18)]),
-    ('light', [(-0.1, -0.6), (-0.65, 0.18), (-0.1, 0.18)]),
-  ],
-  'cup': [
-    ('main', _oval(0.52, 0.05, 0.44)),
-    ('erase', _oval(0.52, 0.05, 0.24)),
-    ('main', [(-0.85, -0.7), (0.55, -0.7), (0.42, 0.85), (-0.72, 0.85)]),
-    ('light', _oval(-0.15, -0.7, 0.7, 0.16)),
-  ],
-  'car': [
-    ('main', _box(-0.98, -0.05, 0.98, 0.5)),
-    ('main', [(-0.65, 0), (-0.4, -0.55), (0.35, -0.55), (0.65, 0)]),
-    ('glass', [(-0.46, -0.03), (-0.3, -0.42), (0.27, -0.42), (0.46, -0.03)]),
-    ('dark', _oval(-0.52, 0.5, 0.26)),
-    ('dark', _oval(0.52, 0.5, 0.26)),
-  ],
+  name: [_parse(part) for part in parts]
+  for name, parts in read_lines('things.txt', ';').items()
 }
 
 
 def texture(rng: np.random.Generator, size, grain=(1, 1)) -> np.ndarray:
-  """Smooth random texture of several octaves, f32 [h, w] in [0, 1].
+  """Draws smooth noise of several octaves, f32 [h, w] in [0, 1].
 
   Args:
-    rng: where its randomness comes from.
+    rng: source of randomness.
     size: (h, w).
     grain: how many times finer it is down and across.
   """
@@ -166,42 +101,41 @@ def texture(rng: np.random.Generator, size, grain=(1, 1)) -> np.ndarray:
 
 
 def ground(rng: np.random.Generator, name: str, size) -> np.ndarray:
-  """Background picture of one of `GROUNDS`, f32 [h, w, 3] in 0..255."""
+  """Draws the background of one of `GROUNDS`, f32 [h, w, 3] in 0..255."""
   light, dark, grain = GROUNDS[name]
-  tone = texture(rng, size, grain)[..., None]
-  picture = np.asarray(dark, np.float32) * (1 - tone)
-  picture = picture + np.asarray(light, np.float32) * tone
+  mix = texture(rng, size, grain)[..., None]
+  pixels = np.asarray(ImageColor.getrgb(dark), np.float32) * (1 - mix)
+  pixels = pixels + np.asarray(ImageColor.getrgb(light), np.float32) * mix
   h, w = size
   if name == 'night':
     stars = rng.random((h, w)) < 0.004
-    picture[stars] += rng.uniform(40, 130, (int(stars.sum()), 1))
+    pixels[stars] += rng.uniform(40, 130, (int(stars.sum()), 1))
   if name == 'wood':
-    seams = (np.arange(h) * 5 // h)[1:] != (np.arange(h) * 5 // h)[:-1]
-    picture[1:][seams] *= 0.72
-  picture += rng.normal(0, 3.5, (h, w, 1))
+    board = np.arange(h) * 5 // h
+    pixels[1:][board[1:] != board[:-1]] *= 0.72
+  pixels += rng.normal(0, 3.5, (h, w, 1))
   # Light falls from above on one side, as in a photograph.
   slope = np.linspace(1.07, 0.93, h, dtype=np.float32)[:, None, None]
   side = np.linspace(-0.06, 0.06, w, dtype=np.float32)[None, :, None]
-  return picture * (slope + side * rng.choice((-1, 1)))
+  return pixels * (slope + side * rng.choice((-1, 1)))
 
 
 def tone(colour: str, ground_name: str, fade: float) -> np.ndarray:
-  """Colour as drawn: mixed with the ground's mean tone, f64 [3] in 0..255."""
-  mix = (1 - fade) * np.asarray(COLOURS[colour], float)
-  return mix + fade * ground_tone(ground_name)
+  """Mixes a colour with the ground's mean tone, f64 [3] in 0..255."""
+  rgb = np.asarray(ImageColor.getrgb(COLOURS.get(colour, colour)), float)
+  return (1 - fade) * rgb + fade * ground_tone(ground_name)
 
 
 @functools.cache
 def ground_tone(name: str) -> np.ndarray:
-  """Mean colour of one of `GROUNDS`, f64 [3] in 0..255."""
-  return np.mean(GROUNDS[name][:2], axis=0)
+  """Computes the mean colour of one of `GROUNDS`, f64 [3] in 0..255."""
+  return np.mean([ImageColor.getrgb(c) for c in GROUNDS[name][:2]], axis=0)
 
 
 @functools.lru_cache(maxsize=256)
 def _cut(pattern: str, n: int) -> Image.Image:
-  """Where a pattern shows its second tone, 0 or 255, [n, n]."""
-  y, x = np.ogrid[:n, :n]
-  y, x = np.float32(y / n), np.float32(x / n)
+  """Draws where a pattern shows its second tone, 0 or 255, [n, n]."""
+  y, x = (np.float32(v / n) for v in np.ogrid[:n, :n])
   if pattern == 'striped':
     second = ((x + y) * 4.5) % 1 < 0.42
   elif pattern == 'spotted':
@@ -211,70 +145,60 @@ def _cut(pattern: str, n: int) -> Image.Image:
   return Image.fromarray(second.astype(np.uint8) * 255)
 
 
-def _cloth(rgb: np.ndarray, pattern: str, n: int) -> Image.Image:
-  """What a thing is cut from, RGB [n, n]."""
-  cloth = Image.new('RGB', (n, n), tuple(rgb.astype(int).tolist()))
-  if pattern != 'plain':
+def _ints(rgb: np.ndarray) -> tuple[int, ...]:
+  return tuple(rgb.astype(int).tolist())
+
+
+def _tile(thing, ground_name: str, n: int) -> Image.Image:
+  """Draws one thing, RGBA [n, n]."""
+  big = n * _SCALE
+  cos, sin = np.cos(thing.angle), np.sin(thing.angle)
+  # The tile leaves a margin for the turned corners.
+  turn = np.array([[cos, sin], [-sin, cos]])
+  parts = [
+    (paint, [tuple(p) for p in ((outline @ turn * 0.7 + 1) * big / 2).tolist()])
+    for paint, outline in THINGS[thing.kind]
+  ]
+  rgb = tone(thing.colour, ground_name, thing.fade)
+  tile = Image.new('RGB', (big, big), _ints(rgb))
+  if thing.pattern != 'plain':
     # The second tone is light on dark colours and dark on light ones.
     to = 250.0 if rgb @ (0.299, 0.587, 0.114) < 150 else 40.0
-    other = (0.25 * rgb + 0.75 * to).astype(int)
-    cloth.paste(tuple(other.tolist()), mask=_cut(pattern, n))
-  return cloth
-
-
-def _tile(thing: str, rgb, pattern, angle, n, fade, back) -> Image.Image:
-  """One thing, RGBA [n, n]."""
-  big = n * _SCALE
-  turn = np.array(
-    [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
-  )
-
-  def points(polygon):
-    # The tile leaves a margin for the turned corners.
-    at = (np.asarray(polygon) @ turn * 0.7 + 1) * big / 2
-    return [tuple(p) for p in at.tolist()]
-
+    tile.paste(_ints(0.25 * rgb + 0.75 * to), mask=_cut(thing.pattern, big))
   mask = Image.new('L', (big, big))
-  draw = ImageDraw.Draw(mask)
-  parts = THINGS[thing]
-  for paint, polygon in parts:
-    if paint in ('main', 'erase'):
-      draw.polygon(points(polygon), fill=255 if paint == 'main' else 0)
-  tile = _cloth(rgb, pattern, big)
+  for paint, outline in parts:
+    if paint not in _TRIM:
+      fill = 255 if paint == 'main' else 0
+      ImageDraw.Draw(mask).polygon(outline, fill=fill)
   tile.putalpha(mask)
-  draw = ImageDraw.Draw(tile)
-  for paint, polygon in parts:
+  for paint, outline in parts:
     if paint in _TRIM:
-      trim = (1 - fade) * np.asarray(_TRIM[paint][:3]) + fade * back
-      draw.polygon(points(polygon), fill=(*trim.astype(int).tolist(), 255))
-  tile = np.array(tile.reduce(_SCALE))
-  # Light from above.
-  shade = np.linspace(1.1, 0.88, n)[:, None, None]
-  tile[..., :3] = np.clip(tile[..., :3] * shade, 0, 255)
-  return Image.fromarray(tile)
+      fill = (*_ints(tone(_TRIM[paint], ground_name, thing.fade)), 255)
+      ImageDraw.Draw(tile).polygon(outline, fill=fill)
+  pixels = np.array(tile.reduce(_SCALE))
+  shade = np.linspace(1.1, 0.88, n)[:, None, None]  # light from above
+  pixels[..., :3] = np.clip(pixels[..., :3] * shade, 0, 255)
+  return Image.fromarray(pixels)
 
 
-def paint(picture: Image.Image, thing, *, ground_name: str, unit: int) -> None:
-  """Draws `thing` and its shadow onto `picture`.
+def paint(page: Image.Image, thing, *, ground_name: str, unit: int) -> None:
+  """Draws `thing` and its shadow onto `page`.
 
   Args:
-    picture: RGB, changed in place.
-    thing: has kind, colour, pattern, fade, angle (radians), and row, column,
-      radius in units of `unit`.
-    ground_name: what it lies on.
-    unit: pixels a unit.
+    page: RGB, changed in place.
+    thing: a `layout.Thing`.
+    ground_name: key of `GROUNDS` that it lies on.
+    unit: pixels a unit of the thing's lengths.
   """
   # Painted parts reach 0.7 of half a tile.
   n = max(8, round(2 * thing.radius * unit / 0.7))
-  back = ground_tone(ground_name)
-  rgb = tone(thing.colour, ground_name, thing.fade)
-  tile = _tile(thing.kind, rgb, thing.pattern, thing.angle, n, thing.fade, back)
+  tile = _tile(thing, ground_name, n)
   left = round(thing.column * unit - n / 2)
   top = round(thing.row * unit - n / 2)
   alpha = tile.getchannel('A')
   drop = max(1, n // 18)
-  shadow = alpha.filter(ImageFilter.BoxBlur(drop))
   strength = 0.45 - 0.3 * thing.fade
+  shadow = alpha.filter(ImageFilter.BoxBlur(drop))
   shadow = shadow.point([int(v * strength) for v in range(256)])
-  picture.paste((18, 16, 24), (left + drop, top + drop), shadow)
-  picture.paste(tile, (left, top), alpha)
+  page.paste((18, 16, 24), (left + drop, top + drop), shadow)
+  page.paste(tile, (left, top), alpha)

@@ -8,16 +8,16 @@ from salflax.data.scenes import art
 
 
 class Thing(NamedTuple):
-  """One object of a scene; lengths in units of the picture's shorter side.
+  """One object of a scene; lengths in units of the image's shorter side.
 
   Attributes:
-    kind: a key of `scene_art.THINGS`.
-    colour: a key of `scene_art.COLOURS`.
-    pattern: one of `scene_art.PATTERNS`.
-    row: of the centre.
-    column: of the centre.
+    kind: key of `art.THINGS`.
+    colour: key of `art.COLOURS`.
+    pattern: one of `art.PATTERNS`.
+    row: row of the centre.
+    column: column of the centre.
     radius: half its extent.
-    angle: in radians.
+    angle: turn in radians.
     fade: share of the ground's colour mixed in, 0 to 1.
     weight: share of the scene's conspicuity; those of a scene sum to 1.
   """
@@ -34,10 +34,10 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-  """What a picture holds, before it is drawn.
+  """What an image holds, before it is drawn.
 
   Attributes:
-    ground: a key of `scene_art.GROUNDS`.
+    ground: key of `art.GROUNDS`.
     things: three to six, most conspicuous first.
     extent: height and width in units of the shorter side.
   """
@@ -48,44 +48,35 @@ class Scene(NamedTuple):
 
 
 def compose(rng: np.random.Generator, extent: tuple[float, float]) -> Scene:
-  """Returns a random scene for a picture of `extent` (height, width)."""
+  """Composes a random scene for an image of `extent` (height, width)."""
   ground = str(rng.choice(list(art.GROUNDS)))
-  back = art.ground_tone(ground)
-  colours = [
-    name
-    for name, rgb in art.COLOURS.items()
-    if np.abs(np.subtract(rgb, back)).max() > 75
-  ]
   number = int(rng.integers(3, 7))
-  pairs = _pairs(rng, number, colours)
   things = []
-  for rank, (kind, colour) in enumerate(pairs):
+  for rank, (kind, colour) in enumerate(_pairs(rng, number, ground)):
     big, faded = (0.2, 0.0) if rank == 0 else (0.125, 0.2)
     radius = big * rng.uniform(0.85, 1.15) * (0.9 if number > 4 else 1.0)
     if rank == number - 1:
       radius, faded = 0.09 * rng.uniform(0.95, 1.15), 0.35
     row, column, radius = _spot(rng, things, radius, extent)
+    pattern = str(rng.choice(art.PATTERNS, p=(0.55, 0.15, 0.15, 0.15)))
+    angle = float(rng.uniform(-0.3, 0.3))
+    fade = float(faded * rng.uniform(0.6, 1.0))
     things.append(
-      Thing(
-        kind,
-        colour,
-        str(rng.choice(art.PATTERNS, p=(0.55, 0.15, 0.15, 0.15))),
-        row,
-        column,
-        radius,
-        float(rng.uniform(-0.3, 0.3)),
-        float(faded * rng.uniform(0.6, 1.0)),
-      )
+      Thing(kind, colour, pattern, row, column, radius, angle, fade)
     )
-  weights = np.array([_conspicuity(t, ground, back) for t in things])
+  weights = np.array([_conspicuity(t, ground) for t in things])
   weights /= weights.sum()
   things = [t._replace(weight=float(w)) for t, w in zip(things, weights)]
   things.sort(key=lambda t: -t.weight)
   return Scene(ground, tuple(things), extent)
 
 
-def _pairs(rng, number, colours) -> list[tuple[str, str]]:
-  """Kinds and colours, all pairs different; the last shares one half."""
+def _pairs(rng, number, ground) -> list[tuple[str, str]]:
+  """Draws kinds and colours, all pairs different; the last shares one half."""
+  back = art.ground_tone(ground)
+  colours = [
+    c for c in art.COLOURS if np.abs(art.tone(c, ground, 0) - back).max() > 75
+  ]
   kinds = rng.permutation(list(art.THINGS))[:number].tolist()
   paints = rng.choice(colours, number).tolist()
   # A thing of the same kind in another colour, or the other way round: a word
@@ -100,10 +91,9 @@ def _pairs(rng, number, colours) -> list[tuple[str, str]]:
 
 
 def _spot(rng, things, radius, extent) -> tuple[float, float, float]:
-  """A free place for a thing, which shrinks where there is none."""
+  """Finds a free place for a thing, which shrinks where there is none."""
   for attempt in range(200):
-    if attempt % 40 == 39:
-      radius *= 0.93
+    radius *= 0.93 if attempt % 40 == 39 else 1.0
     row = rng.uniform(radius, extent[0] - radius)
     column = rng.uniform(radius, extent[1] - radius)
     if all(
@@ -114,9 +104,9 @@ def _spot(rng, things, radius, extent) -> tuple[float, float, float]:
   return float(row), float(column), float(radius)
 
 
-def _conspicuity(thing, ground, back) -> float:
-  """Large and unlike the ground attracts gaze; unnormalised."""
+def _conspicuity(thing, ground) -> float:
+  """Weighs a thing: large and unlike the ground attracts gaze; unnormalised."""
   rgb = art.tone(thing.colour, ground, thing.fade)
-  contrast = np.linalg.norm(rgb - back) / 255
+  contrast = np.linalg.norm(rgb - art.ground_tone(ground)) / 255
   patterned = 1.15 if thing.pattern != 'plain' else 1.0
   return float((thing.radius * (0.35 + contrast) * patterned) ** 2.5)

@@ -10,84 +10,29 @@ import itertools
 
 import numpy as np
 
-WORDS = {
-  'red': ('red', 'red', 'scarlet', 'crimson'),
-  'orange': ('orange', 'orange', 'tangerine'),
-  'yellow': ('yellow', 'yellow', 'lemon-yellow'),
-  'green': ('green', 'green', 'emerald green'),
-  'blue': ('blue', 'blue', 'cobalt blue'),
-  'purple': ('purple', 'purple', 'violet'),
-  'pink': ('pink', 'pink', 'rose-coloured'),
-  'white': ('white', 'white', 'snow-white'),
-  'black': ('black', 'black', 'jet-black'),
-  'plain': ('plain', 'single-coloured'),
-  'striped': ('striped', 'stripy'),
-  'spotted': ('spotted', 'dotted', 'polka-dot'),
-  'checked': ('checked', 'chequered'),
-  'circle': ('circle', 'disc', 'round shape'),
-  'square': ('square', 'box'),
-  'triangle': ('triangle', 'triangular shape'),
-  'diamond': ('diamond', 'rhombus'),
-  'star': ('star', 'five-pointed star'),
-  'heart': ('heart', 'heart shape'),
-  'ring': ('ring', 'hoop'),
-  'cross': ('cross', 'plus sign'),
-  'moon': ('moon', 'crescent', 'half moon'),
-  'flower': ('flower', 'blossom'),
-  'umbrella': ('umbrella', 'parasol'),
-  'house': ('house', 'cottage', 'hut'),
-  'tree': ('tree', 'leafy tree'),
-  'fish': ('fish', 'swimming fish'),
-  'boat': ('boat', 'sailing boat', 'ship'),
-  'cup': ('cup', 'mug', 'coffee cup'),
-  'car': ('car', 'automobile', 'little car'),
-  'sand': ('sand', 'a sandy beach', 'the desert sand'),
-  'grass': ('grass', 'a green lawn', 'a meadow'),
-  'wood': ('wooden boards', 'a wooden table', 'a brown wooden floor'),
-  'stone': ('grey stone', 'a stone floor', 'a grey wall'),
-  'water': ('blue water', 'a calm lake', 'the sea'),
-  'snow': ('snow', 'a snowy field', 'white snow'),
-  'night': ('a dark night sky', 'the night sky', 'a starry sky'),
-}
+from salflax.data.scenes import art
 
-_ONE = (
-  '{A}.',
-  '{A} {at}.',
-  'There is {a} {at}.',
-  'There is {a}.',
-  '{A} can be seen {at}.',
-  'Look at {the}.',
-  'Look for {the} {at}.',
-  'Somebody has put {a} {at}.',
-  'The picture shows {a} {at}.',
-  '{The} is {at}.',
-  '{The} lies on {ground}.',
-  'Where is {the}?',
+# Words for things, colours, patterns and grounds; sentence patterns that name
+# one thing, or many.
+WORDS = art.read_lines('words.txt', ' | ')
+_NUMBERS = {3: 'Three', 4: 'Four', 5: 'Five', 6: 'Six'}
+# Facts that a noun phrase may tell of a thing.
+_FACTS = (
+  ('kind',),
+  ('colour', 'kind'),
+  ('colour', 'kind'),
+  ('pattern', 'colour', 'kind'),
+  ('kind', 'place'),
+  ('colour', 'place'),
 )
-
-_MANY = (
-  '{Number} things lie on {ground}: {list}.',
-  '{List} on {ground}.',
-  'On {ground} there are {list}.',
-  'A picture of {ground} with {list}.',
-  'The scene shows {list}, all on {ground}.',
-  '{Number} objects are scattered over {ground}, among them {list}.',
-)
-
-_NUMBERS = {3: 'three', 4: 'four', 5: 'five', 6: 'six'}
 
 
 def _pick(rng: np.random.Generator, options):
   return options[int(rng.integers(len(options)))]
 
 
-def capital(text: str) -> str:
-  """`text` with its first letter in upper case."""
-  return text[:1].upper() + text[1:]
-
-
 def place(thing, extent) -> str:
-  """Where a thing is, as one adds it to a noun: 'on the left'.
+  """Says where a thing is, as one adds it to a noun: 'on the left'.
 
   Args:
     thing: has row and column.
@@ -100,22 +45,11 @@ def place(thing, extent) -> str:
     return f'in the {level} {side} corner'
   if side:
     return f'on the {side}'
-  if level:
-    return f'at the {level}'
-  return 'in the middle'
-
-
-def _matches(thing, other, facts, extent) -> bool:
-  return all(
-    place(thing, extent) == place(other, extent)
-    if fact == 'place'
-    else getattr(thing, fact) == getattr(other, fact)
-    for fact in facts
-  )
+  return f'at the {level}' if level else 'in the middle'
 
 
 def phrase(rng: np.random.Generator, thing, things, extent) -> str:
-  """A noun phrase without article that fits `thing` alone.
+  """Writes a noun phrase without article that fits `thing` alone.
 
   Args:
     rng: chooses facts and words.
@@ -123,46 +57,44 @@ def phrase(rng: np.random.Generator, thing, things, extent) -> str:
     things: all of the scene; no two share both kind and colour.
     extent: greatest (row, column).
   """
-  choices = [
-    ('kind',),
-    ('colour', 'kind'),
-    ('colour', 'kind'),
-    ('pattern', 'colour', 'kind'),
-    ('kind', 'place'),
-    ('colour', 'place'),
-  ]
-  order = rng.permutation(len(choices))
-  for facts in itertools.chain((choices[i] for i in order), [choices[1]]):
+
+  def value(other, fact):
+    return place(other, extent) if fact == 'place' else getattr(other, fact)
+
+  order = [_FACTS[i] for i in rng.permutation(len(_FACTS))]
+  facts = next(
+    facts
+    for facts in itertools.chain(order, [_FACTS[1]])
     if not any(
-      other is not thing and _matches(thing, other, facts, extent)
+      all(value(other, fact) == value(thing, fact) for fact in facts)
       for other in things
-    ):
-      break
+      if other is not thing
+    )
+  )
   words = [
     _pick(rng, WORDS[getattr(thing, fact)])
-    for fact in ('pattern', 'colour')
+    for fact in ('pattern', 'colour', 'kind')
     if fact in facts
   ]
-  words.append(_pick(rng, WORDS[thing.kind]) if 'kind' in facts else 'object')
-  if 'place' in facts:
-    words.append(place(thing, extent))
-  return ' '.join(words)
+  words += [] if 'kind' in facts else ['object']
+  return ' '.join(words + [place(thing, extent)] * ('place' in facts))
 
 
 def an(noun: str) -> str:
-  """`noun` with its indefinite article."""
+  """Adds the indefinite article."""
   return f'an {noun}' if noun[0] in 'aeiou' else f'a {noun}'
 
 
 def name_one(rng: np.random.Generator, thing, scene) -> str:
-  """A sentence that names one thing of a scene."""
+  """Writes a sentence that names one thing of a scene."""
   noun = phrase(rng, thing, scene.things, scene.extent)
   where = place(thing, scene.extent)
-  said = noun.endswith(where)
-  patterns = [p for p in _ONE if not (said and '{at}' in p)]
-  return _pick(rng, patterns).format(
+  twice = noun.endswith(where)
+  return _pick(
+    rng, [p for p in WORDS['one'] if not (twice and '{at}' in p)]
+  ).format(
     a=an(noun),
-    A=capital(an(noun)),
+    A=an(noun).capitalize(),
     the=f'the {noun}',
     The=f'The {noun}',
     at=where,
@@ -171,12 +103,12 @@ def name_one(rng: np.random.Generator, thing, scene) -> str:
 
 
 def describe(rng: np.random.Generator, mentioned, scene) -> str:
-  """A sentence about the whole scene that names some of its things."""
+  """Writes a sentence about the whole scene that names some of its things."""
   nouns = [an(phrase(rng, t, scene.things, scene.extent)) for t in mentioned]
   listed = ', '.join(nouns[:-1]) + f' and {nouns[-1]}'
-  return _pick(rng, _MANY).format(
-    Number=capital(_NUMBERS[len(scene.things)]),
+  return _pick(rng, WORDS['many']).format(
+    Number=_NUMBERS[len(scene.things)],
     list=listed,
-    List=capital(listed),
+    List=listed.capitalize(),
     ground=_pick(rng, WORDS[scene.ground]),
   )

@@ -27,12 +27,6 @@ def _stage(tap: str) -> int:
   return (SCALES if tap in SCALES else STAGES).index(tap)
 
 
-def _halve(x: jax.Array) -> jax.Array:
-  """Returns the 2x2 means of [B, H, W, C], [B, H / 2, W / 2, C]."""
-  b, h, w, c = x.shape
-  return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
-
-
 class Bottleneck(nn.Module):
   """1x1, 3x3, 1x1 convolutions beside a shortcut, then ReLU.
 
@@ -142,7 +136,7 @@ class ResNet(nn.Module):
       dilation = 2 ** (i - 1) if self.dilated and i > 1 else 1
       stride = 2 if i > 0 and dilation == 1 else 1
       if not self.depths[i] and stride > 1:
-        x = _halve(x)
+        x = layers.shrink(x)
       for j in range(self.depths[i]):
         x = Bottleneck(
           self.width * 2**i,
@@ -157,20 +151,25 @@ class ResNet(nn.Module):
       features |= {t: x for t in self.taps if i == _stage(t)}
     return features
 
-  def unused(self) -> tuple[str, ...]:
-    """Returns patterns of a published file's tensors that it does without."""
+  def unused(self, scope: str = 'backbone') -> tuple[str, ...]:
+    """Returns patterns of a published file's tensors that it does without.
+
+    Args:
+      scope: place of this network in the whole one.
+    """
     self._check()
     stages = [
       rf'{name}_\d+'
       for i, name in enumerate(STAGES)
       if i > self._deepest() or not self.depths[i]
     ]
-    return (rf'[^/]+/backbone/({"|".join(("fc", *stages))})/.*',)
+    return (rf'[^/]+/{scope}/({"|".join(("fc", *stages))})/.*',)
 
   def _deepest(self) -> int:
     return max(_stage(t) for t in self.taps)
 
   def _check(self):
+    layers.check_positive(width=self.width)
     if self.variant not in VARIANTS:
       raise spec.unknown('variant of ResNet', self.variant, VARIANTS)
     if not self.taps:

@@ -96,15 +96,20 @@ class VGG16(nn.Module):
         break
     return features
 
-  def unused(self) -> tuple[str, ...]:
-    """Returns patterns of a published file's tensors that it does without."""
+  def unused(self, scope: str = 'backbone') -> tuple[str, ...]:
+    """Returns patterns of a published file's tensors that it does without.
+
+    Args:
+      scope: place of this network in the whole one.
+    """
     names = list(STEPS)
     deepest = max(names.index(SCALES.get(t, t)) for t in self._checked())
     above = [f'features_{STEPS[n]}' for n in names[deepest + 1 :]]
     top = (r'classifier_\d+', 'pre_logits', 'head', *above)
-    return (rf'[^/]+/backbone/({"|".join(top)})/.*',)
+    return (rf'[^/]+/{scope}/({"|".join(top)})/.*',)
 
   def _checked(self) -> tuple[str, ...]:
+    layers.check_positive(width=self.width)
     if not self.taps:
       raise ValueError('VGG-16 needs a tap, such as conv5_3.')
     known = {**STEPS, **SCALES}

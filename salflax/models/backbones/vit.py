@@ -8,6 +8,7 @@ References:
   Li et al., BLIP, ICML 2022.
 """
 
+import functools
 import os
 import pathlib
 import re
@@ -19,22 +20,24 @@ import jax
 import jax.numpy as jnp
 
 from salflax.core import hub, spec
-from salflax.models import layers
-from salflax.models.backbones.vit_layers import Embeddings, Encoder, norm
+from salflax.models import layers, transformer
+from salflax.models.backbones.vit_layers import Embeddings
 from salflax.models.weights import pretrained
 
 WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
-# Attribute of ViT, key of config.json's vision_config, the value of Hugging
-# Face's class where the file is silent.
-_CONFIG = (
-  ('hidden_dim', 'hidden_size', 768),
-  ('num_layers', 'num_hidden_layers', 12),
-  ('num_heads', 'num_attention_heads', 12),
-  ('mlp_dim', 'intermediate_size', 3072),
-  ('size', 'image_size', 384),
-  ('patch', 'patch_size', 16),
-  ('eps', 'layer_norm_eps', 1e-5),
+# Attribute of ViT -> that of transformers' config class.
+_CONFIG = {
+  'hidden_dim': 'hidden_size',
+  'num_layers': 'num_hidden_layers',
+  'num_heads': 'num_attention_heads',
+  'mlp_dim': 'intermediate_size',
+  'size': 'image_size',
+  'patch': 'patch_size',
+  'eps': 'layer_norm_eps',
+}
+_NAMES = transformer.BlockNames(
+  *('layer_norm1', 'self_attn', 'layer_norm2', 'mlp', 'qkv', 'projection')
 )
 _ORIGINAL = 'visual_encoder.'
 _HUGGING_FACE = 'vision_model.'
@@ -67,7 +70,6 @@ class ViT(nn.Module):
     patch: side of a patch, pixels.
     eps: of every LayerNorm: 1e-6 in the original code, 1e-5 in the published
       config of Hugging Face.
-    proj_dim: width of `embed` (BLIP's vision_proj, 256); None for none.
     dtype: of the computation; parameters stay float32.
   """
 
@@ -78,21 +80,14 @@ class ViT(nn.Module):
   size: int = 384
   patch: int = 16
   eps: float = 1e-6
-  proj_dim: int | None = None
   dtype: Any = jnp.float32
 
-  def setup(self):
-    """Makes the parts, which both methods share."""
-    self.embeddings = Embeddings(
-      self.hidden_dim, self.size, self.patch, self.dtype
-    )
-    self.encoder = Encoder(
-      *(self.num_layers, self.num_heads, self.mlp_dim, self.eps, self.dtype)
-    )
-    self.post_layernorm = norm(self.eps, self.dtype)
-    if self.proj_dim is not None:
-      self.vision_proj = layers.Dense(self.proj_dim, dtype=self.dtype)
+  @classmethod
+  def load(cls, name: str | os.PathLike, **overrides):
+    """Loads the published tower; see `load`."""
+    return load(name, **overrides)
 
+  @nn.compact
   def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
     """Returns tokens after the last LayerNorm, f32 [B, 1 + N, D].
 
@@ -105,25 +100,21 @@ class ViT(nn.Module):
     """
     del train
     self._check(image)
-    x = self.post_layernorm(self.encoder(self.embeddings(image)))
-    x = x.astype(jnp.float32)
-    if self.proj_dim is not None and self.is_initializing():
-      self.embed(x)
-    return x
-
-  def embed(self, tokens: jax.Array) -> jax.Array:
-    """Returns f32 [B, proj_dim] of length 1, to compare with a sentence's.
-
-    Args:
-      tokens: as `__call__` returns them; the first is read.
-    """
-    if self.proj_dim is None:
-      raise ValueError('A vision tower without proj_dim has no embedding.')
-    x = self.vision_proj(tokens[:, 0]).astype(jnp.float32)
-    square = jnp.sum(x**2, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+    x = Embeddings(
+      *(self.hidden_dim, self.size, self.patch, self.dtype), name='embeddings'
+    )(image)
+    block = functools.partial(
+      transformer.EncoderBlock,
+      *(self.num_heads, self.mlp_dim, self.eps, _NAMES, self.dtype),
+    )
+    x = transformer.Stack(self.num_layers, block, 'layers', name='encoder')(x)
+    x = transformer.norm(self.eps, self.dtype, 'post_layernorm')(x)
+    return x.astype(jnp.float32)
 
   def _check(self, image: jax.Array) -> None:
+    layers.check_positive(
+      **{k: getattr(self, k) for k in _CONFIG if k != 'eps'}
+    )
     if self.hidden_dim % self.num_heads:
       raise ValueError(
         f'num_heads={self.num_heads} must divide hidden_dim={self.hidden_dim}.'
@@ -156,13 +147,13 @@ def from_config(
   vision = config.get('vision_config') or config
   if vision.get('hidden_act', 'gelu') != 'gelu':
     raise ValueError(f"{path}: hidden_act {vision['hidden_act']!r} isn't gelu.")
-  sizes = {name: vision.get(key, default) for name, key, default in _CONFIG}
+  parsed = hub.parse_config(config, kind, path)
+  parsed = getattr(parsed, 'vision_config', parsed)
+  sizes = {name: getattr(parsed, key) for name, key in _CONFIG.items()}
   return sizes | spec.attributes(ViT, overrides)
 
 
-def load(
-  name: str | os.PathLike, *, proj: bool = False, **overrides
-) -> tuple[ViT, dict[str, Any]]:
+def load(name: str | os.PathLike, **overrides) -> tuple[ViT, dict[str, Any]]:
   """Returns the vision tower of BLIP with its published weights.
 
   Takes the files of Hugging Face and the original .pth, whose sizes are in its
@@ -171,7 +162,6 @@ def load(
   Args:
     name: a weight file, its folder, or a name `hub.locate` knows, such as
       'Salesforce/blip-itm-base-coco'.
-    proj: whether `vision_proj` is loaded too.
     **overrides: attributes of `ViT`, e.g. dtype.
 
   Returns:
@@ -190,11 +180,6 @@ def load(
     sizes = _sizes(state, path) | spec.attributes(ViT, overrides)
   else:
     sizes = from_config(name, **overrides)
-  if proj:
-    width = state.get('vision_proj.bias')
-    sizes['proj_dim'] = 256 if width is None else len(width)
-  if sizes.get('proj_dim') is None:
-    state = {k: v for k, v in state.items() if 'vision_proj.' not in k}
   module = ViT(**sizes)
   side = module.patch
   shapes = jax.eval_shape(
@@ -223,8 +208,6 @@ def rename(state: Mapping[str, Any]) -> dict[str, Any]:
         if re.match(pattern, name):
           name = re.sub(rf'^{pattern}', ours, name)
           break
-      kept[name] = tensor
-    elif name.startswith('vision_proj.'):
       kept[name] = tensor
   return kept
 

@@ -10,13 +10,6 @@ import numpy as np
 from salflax.models import layers
 
 
-def norm(eps: float, dtype: Any, **kwargs) -> nn.LayerNorm:
-  """Returns the normalisation of the last axis."""
-  return nn.LayerNorm(
-    epsilon=eps, dtype=dtype, use_fast_variance=False, **kwargs
-  )
-
-
 def bicubic_matrix(old: int, new: int) -> np.ndarray:
   """Returns f32 [new, old], PyTorch's bicubic interpolation of one axis.
 
@@ -94,62 +87,3 @@ class _PatchKernel(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (d,))
     y = x @ kernel.reshape(-1, d).astype(dtype)
     return y + layers.channels(bias.astype(dtype), y)
-
-
-class SelfAttention(nn.Module):
-  """Multi-head self-attention; one linear map makes q, k and v.
-
-  Attributes:
-    heads: number of heads.
-    dtype: what it computes in.
-  """
-
-  heads: int
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    d = x.shape[-1]
-    qkv = layers.Dense(3 * d, dtype=self.dtype, name='qkv')(x)
-    y = layers.attention(*jnp.split(qkv, 3, axis=-1), heads=self.heads)
-    return layers.Dense(d, dtype=self.dtype, name='projection')(y)
-
-
-class Layer(nn.Module):
-  """Pre-norm transformer layer: x + Attn(LN(x)), then x + MLP(LN(x)).
-
-  Attributes:
-    heads: number of attention heads.
-    mlp_dim: width inside the MLP.
-    eps: of the LayerNorms.
-    dtype: what it computes in.
-  """
-
-  heads: int
-  mlp_dim: int
-  eps: float
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    y = norm(self.eps, self.dtype, name='layer_norm1')(x)
-    x = x + SelfAttention(self.heads, self.dtype, name='self_attn')(y)
-    y = norm(self.eps, self.dtype, name='layer_norm2')(x)
-    return x + layers.Mlp(self.mlp_dim, dtype=self.dtype, name='mlp')(y)
-
-
-class Encoder(nn.Module):
-  """The stack of layers."""
-
-  num_layers: int
-  heads: int
-  mlp_dim: int
-  eps: float
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    for i in range(self.num_layers):
-      layer = (self.heads, self.mlp_dim, self.eps, self.dtype)
-      x = Layer(*layer, name=f'layers_{i}')(x)
-    return x

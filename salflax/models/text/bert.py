@@ -10,6 +10,7 @@ There is no dropout: the encoder is frozen by default, and fine-tuned gently if
 at all.
 """
 
+import functools
 import os
 import pathlib
 import re
@@ -22,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from salflax.core import hub, spec
+from salflax.models import layers, transformer
 from salflax.models.layers import TextFeatures
-from salflax.models.text.bert_layers import Embeddings, Encoder, Pooler, dense
+from salflax.models.text.bert_layers import Activated, Embeddings, Layer
 from salflax.models.weights import pretrained
 
 POOLS = ('cls', 'mean', 'pooler')
@@ -32,22 +34,19 @@ TOKENIZER_FILES = ('tokenizer.json', 'vocab.txt')
 # BLIP and bert-base share their word pieces with this package.
 UNCASED = ('all-MiniLM-L6-v2', 'bert-base-uncased')
 
-# Attribute of Bert, key of config.json, value where the file is silent.
-_CONFIG = (
-  ('vocab_size', 'vocab_size', 30522),
-  ('hidden_dim', 'hidden_size', 768),
-  ('num_layers', 'num_hidden_layers', 12),
-  ('num_heads', 'num_attention_heads', 12),
-  ('mlp_dim', 'intermediate_size', 3072),
-  ('max_len', 'max_position_embeddings', 512),
-  ('type_vocab', 'type_vocab_size', 2),
-  ('eps', 'layer_norm_eps', 1e-12),
-)
+# Attribute of Bert -> that of transformers' config classes.
+_CONFIG = {
+  'vocab_size': 'vocab_size',
+  'hidden_dim': 'hidden_size',
+  'num_layers': 'num_hidden_layers',
+  'num_heads': 'num_attention_heads',
+  'mlp_dim': 'intermediate_size',
+  'max_len': 'max_position_embeddings',
+  'eps': 'layer_norm_eps',
+}
 # BLIP's text tower, whatever config.json says: some published copies state 8
 # heads (huggingface/transformers #22625), and none has token types.
 _BLIP = dict(num_heads=12, type_vocab=0, pool='cls', normalize=True)
-_BLIP_VOCAB = 30524
-_BLIP_PROJ = 256
 _BLIP_WORDS = 'text_encoder.embeddings.word_embeddings.weight'
 
 
@@ -85,6 +84,11 @@ class Bert(nn.Module):
   proj_dim: int | None = None
   dtype: Any = jnp.float32
 
+  @classmethod
+  def load(cls, name: str | os.PathLike, **overrides):
+    """Loads a published encoder; see `load`."""
+    return load(name, **overrides)
+
   @nn.compact
   def __call__(
     self, tokens: jax.Array, token_mask: jax.Array, *, train: bool = False
@@ -105,13 +109,16 @@ class Bert(nn.Module):
       *(self.eps, self.dtype),
       name='embeddings',
     )(tokens)
-    x = Encoder(
-      *(self.num_layers, self.num_heads, self.mlp_dim, self.eps, self.dtype),
-      name='encoder',
-    )(x, mask)
+    layer = functools.partial(
+      Layer, self.num_heads, self.mlp_dim, self.eps, self.dtype
+    )
+    encoder = transformer.Stack(self.num_layers, layer, 'layer', name='encoder')
+    x = encoder(x, mask)
     sentence = self._pooled(x, mask)
     if self.proj_dim is not None:
-      sentence = dense(self.proj_dim, self.dtype, 'text_proj')(sentence)
+      sentence = layers.Dense(
+        self.proj_dim, dtype=self.dtype, name='text_proj'
+      )(sentence)
     sentence = sentence.astype(jnp.float32)
     if self.normalize:
       square = jnp.sum(sentence**2, axis=-1, keepdims=True)
@@ -123,7 +130,9 @@ class Bert(nn.Module):
     if self.pool == 'cls':
       return x[:, 0]
     if self.pool == 'pooler':
-      return Pooler(self.dtype, name='pooler')(x[:, 0])
+      return Activated(self.hidden_dim, nn.tanh, self.dtype, name='pooler')(
+        x[:, 0]
+      )
     weight = mask[:, :, None].astype(jnp.float32)
     count = jnp.maximum(jnp.sum(weight, axis=1), 1)
     return jnp.sum(x * weight, axis=1) / count
@@ -131,6 +140,9 @@ class Bert(nn.Module):
   def _check(self, tokens: jax.Array, mask: jax.Array) -> None:
     if self.pool not in POOLS:
       raise spec.unknown('pool', self.pool, POOLS)
+    layers.check_positive(
+      **{k: getattr(self, k) for k in _CONFIG if k != 'eps'}
+    )
     if self.hidden_dim % self.num_heads:
       raise ValueError(
         f'num_heads={self.num_heads} must divide hidden_dim={self.hidden_dim}.'
@@ -176,13 +188,15 @@ def from_config(
   ):
     if text.get(key, only) != only:
       raise ValueError(f'{path}: {key} {text[key]!r} is not {only!r}.')
-  sizes = {name: text.get(key, default) for name, key, default in _CONFIG}
+  parsed = hub.parse_config(config, kind, path)
+  text = getattr(parsed, 'text_config', parsed)
+  sizes = {name: getattr(text, key) for name, key in _CONFIG.items()}
   if kind == 'bert':
+    sizes['type_vocab'] = text.type_vocab_size
     sizes |= _pooling(path.parent)
   else:
-    proj = config.get('image_text_hidden_size', _BLIP_PROJ)
-    vocab = text.get('vocab_size', _BLIP_VOCAB)
-    sizes |= {**_BLIP, 'vocab_size': vocab, 'proj_dim': proj}
+    proj = getattr(parsed, 'image_text_hidden_size', text.projection_dim)
+    sizes |= {**_BLIP, 'proj_dim': proj}
   return sizes | spec.attributes(Bert, overrides)
 
 
@@ -193,7 +207,7 @@ def _pooling(folder: pathlib.Path) -> dict[str, Any]:
     return {}
   mean = hub.read_json(path).get('pooling_mode_mean_tokens')
   modules = folder / 'modules.json'
-  steps = hub.read_json(modules) if modules.is_file() else []
+  steps = hub.read_json(modules, list) if modules.is_file() else []
   normalize = any(str(m.get('type')).endswith('Normalize') for m in steps)
   return {'pool': 'mean' if mean else 'cls', 'normalize': normalize}
 
@@ -243,7 +257,7 @@ def load(
   )
   loaded = pretrained.convert(_text_only(state, module))
   variables = pretrained.merge(shapes, loaded, source=str(path))
-  return module, variables, _tokenizer_folder(name)
+  return module, variables, _tokenizer_folder(name, path)
 
 
 def _blip_sizes(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -291,14 +305,23 @@ def _text_only(
   return kept
 
 
-def _tokenizer_folder(name: str | os.PathLike) -> pathlib.Path:
-  """Returns the folder of the vocabulary, which BLIP's .pth comes without."""
-  for place in (name, *UNCASED):
+def _tokenizer_folder(
+  name: str | os.PathLike, weights: pathlib.Path
+) -> pathlib.Path:
+  """Returns the folder of the vocabulary.
+
+  The original BLIP is one .pth, made with bert-base's word pieces; beside a
+  config.json another network's vocabulary would give wrong words.
+  """
+  places = [name]
+  if not weights.with_name('config.json').is_file():
+    places += UNCASED
+  for place in places:
     try:
       return hub.locate(place, files=TOKENIZER_FILES).parent
     except FileNotFoundError:
       continue
   raise FileNotFoundError(
-    f'No {" or ".join(TOKENIZER_FILES)} beside {name}: put the one of '
-    f'{UNCASED[-1]} there.'
+    f'The text encoder {name} has no vocabulary: put its '
+    f'{" or ".join(TOKENIZER_FILES)} beside {weights}.'
   )

@@ -31,6 +31,7 @@ SUFFIXES = ('.safetensors', '.npz', *TORCH_SUFFIXES)
 BUFFERS = ('num_batches_tracked', 'position_ids')
 STATISTICS = {'running_mean': 'mean', 'running_var': 'var'}
 MAX_NAMED = 8
+_LARGEST = float(np.finfo(np.float32).max)
 
 # What a state dict is, by the name of a tensor only that network has.
 _FAMILIES = (
@@ -94,9 +95,12 @@ def _check_head(path: pathlib.Path) -> None:
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     with safetensors.safe_open(path, framework='numpy') as f:
+      for name in f.keys():
+        if (kind := f.get_slice(name).get_dtype()).startswith(('F8', 'F4')):
+          raise TypeError(f'{name} is of type {kind}: convert it to float32')
       return {name: f.get_tensor(name) for name in f.keys()}
   except (safetensors.SafetensorError, TypeError, ValueError) as e:
-    raise ValueError(f'{path} is not a whole safetensors file: {e}.') from e
+    raise ValueError(f'Cannot read the safetensors file {path}: {e}.') from e
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -218,7 +222,7 @@ def merge(
 
   Raises:
     ValueError: naming every tensor that is missing, left over or of another
-      shape, with the nearest name.
+      shape, with the nearest name, or not of finite float32 values.
   """
   have = traverse_util.flatten_dict(
     flax.core.unfreeze(initialised), sep='/', keep_empty_nodes=True
@@ -255,7 +259,12 @@ def _check(have, got, want: set[str], offered: set[str], source: str) -> None:
     for k in sorted(want & offered)
     if np.shape(got[k]) != have[k].shape
   ]
-  if not (missing or extra or shapes):
+  unfit = [
+    f'{k}: {fault}'
+    for k in sorted(want & offered)
+    if (fault := _fault(np.asarray(got[k])))
+  ]
+  if not (missing or extra or shapes or unfit):
     return
   lines = [f'{source} does not fit the network.']
   found, asked = family(offered), family(want)
@@ -270,7 +279,20 @@ def _check(have, got, want: set[str], offered: set[str], source: str) -> None:
     lines.append(_listed('Unknown to the network', sorted(extra), missing))
   if shapes:
     lines.append(_listed('Of another shape', shapes, ()))
+  if unfit:
+    lines.append(_listed('Not weights', unfit, ()))
   raise ValueError('\n'.join(lines))
+
+
+def _fault(x: np.ndarray) -> str:
+  """Tells why a tensor cannot be weights in float32; '' where it can."""
+  if x.dtype not in (np.float32, np.float64):
+    return f'values of type {x.dtype.name}, not floats'
+  if not np.isfinite(x).all():
+    return 'NaN or infinite values'
+  if x.dtype == np.float64 and np.abs(x).max(initial=0) > _LARGEST:
+    return f'values beyond {_LARGEST:.3g}, the largest float32'
+  return ''
 
 
 def _listed(title: str, names: Sequence[str], others: Iterable[str]) -> str:
@@ -287,24 +309,3 @@ def _listed(title: str, names: Sequence[str], others: Iterable[str]) -> str:
 def _some(names: Sequence[str]) -> str:
   more = f' and {len(names) - MAX_NAMED} more' if len(names) > MAX_NAMED else ''
   return ', '.join(names[:MAX_NAMED]) + more
-
-
-def load(
-  initialised: Mapping[str, Any],
-  path: str | os.PathLike,
-  *,
-  prefix: str = '',
-  at: str = '',
-  skip: Sequence[str] = (),
-) -> dict[str, Any]:
-  """Returns `initialised` with the weights of a file: read, convert, merge.
-
-  Args:
-    initialised: variables of the network.
-    path: the weight file.
-    prefix: see `convert`.
-    at: see `merge`.
-    skip: see `merge`.
-  """
-  loaded = convert(read(path), prefix=prefix)
-  return merge(initialised, loaded, at=at, skip=skip, source=str(path))

@@ -23,9 +23,9 @@ def test_the_published_sjtu_tis(shared, tmp_path):
   counts = {'pure': 480, 'whole': 240, 'all': 240}
   counts |= {'non_salient': 240, 'salient': 240}
   assert done.summary['conditions'] == counts
-  assert (done.summary['samples'], done.summary['pictures']) == (1440, 480)
+  assert (done.summary['samples'], done.summary['images']) == (1440, 480)
   assert {p['reason'] for p in done.summary['problems']} == {
-    'text without picture'
+    'text without image'
   }
   source = data.load_source('sjtu_tis', 'all', tmp_path)
   words = collections.defaultdict(list)
