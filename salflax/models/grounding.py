@@ -109,7 +109,7 @@ def around(x: jax.Array, distance: int) -> jax.Array:
   return sum(x[:, :, i : i + width] for i in (0, d, 2 * d)) / 3
 
 
-def dropped(module: nn.Module, x: jax.Array, rate: float, train: bool):
+def dropped(module: nn.Module, x: jax.Array, rate: float, *, train: bool):
   """Leaves out whole channels of [B, ..., C] in training."""
   if not train or not rate:
     return x
@@ -188,9 +188,9 @@ class ImageHead(nn.Module):
       same = sum(p for p in parts if p.shape[1:3] == grid)
       x = x + resized(same, self.grid)
     for i, distance in enumerate(self.distances):
-      x = dropped(self, x, self.dropout, train)
+      x = dropped(self, x, self.dropout, train=train)
       x = Mix(distance, name=f'mix_{i}')(x)
-    x = dropped(self, unit(x), self.dropout, train)
+    x = dropped(self, unit(x), self.dropout, train=train)
     y = nn.relu(Dense(32, name='map_1')(x))
     y = Dense(1, kernel_init=_small, name='map_2')(y)
     # Where people look whatever they see.
@@ -204,7 +204,7 @@ class ImageHead(nn.Module):
       shape = (len(x), 1, 1, x.shape[-1])
       noise = jax.random.normal(self.make_rng('dropout'), shape)
       x = x + self.noise * noise
-    x = dropped(self, x, self.dropout / 2, train)
+    x = dropped(self, x, self.dropout / 2, train=train)
     name = level.replace('/', '_')
     x = nn.relu(Dense(self.widths[level], name=f'in_{name}')(x))
     return Dense(self.width, use_bias=False, name=f'join_{name}')(x)
@@ -212,7 +212,7 @@ class ImageHead(nn.Module):
   def _named(self, level, posteriors, names, train):
     # Names first: posteriors times 384 columns would take the most time.
     name = level.replace('/', '_')
-    x = dropped(self, 4 * names[None], self.dropout / 2, train)[0]
+    x = dropped(self, 4 * names[None], self.dropout / 2, train=train)[0]
     x = Dense(_NAME_WIDTH, name=f'in_{name}')(x)
     rows = posteriors.reshape(-1, posteriors.shape[-1]) @ x
     x = nn.relu(rows.reshape(*posteriors.shape[:-1], _NAME_WIDTH))
@@ -247,12 +247,14 @@ class SentenceHead(nn.Module):
     # Slopes of 10 and 20 for each grid and temperature.
     named = 2 * len(cells.posteriors)
     both = jnp.concatenate([unit(words.context), _LOUDER * words.alone], -1)
-    both = dropped(self, both, self.dropout, train)
+    both = dropped(self, both, self.dropout, train=train)
     shares = self._importance(both, words.mask, named + self.heads, train)
     maps = self._by_name(cells, words, names, shares[..., :named])
     maps.append(self._freely(features, both, shares[..., named:]))
     maps = jnp.concatenate(maps, -1)
-    sentence = dropped(self, _LOUDER * words.sentence, self.dropout, train)
+    sentence = dropped(
+      self, _LOUDER * words.sentence, self.dropout, train=train
+    )
     sentence = Dense(self.head_dim, name='sentence')(sentence)[:, None, None]
     x = sum(
       Dense(self.hidden, name=f'join_{name}')(part)
@@ -261,7 +263,7 @@ class SentenceHead(nn.Module):
         *(('sentence', sentence), ('logits', logits)),
       )
     )
-    x = dropped(self, nn.relu(x), self.dropout, train)
+    x = dropped(self, nn.relu(x), self.dropout, train=train)
     x = Dense(1, kernel_init=_small, name='out')(x)
     # The sentence also says how much each map counts.
     weight = 0.3 + Dense(

@@ -72,8 +72,8 @@ class Lite(base.Saliency):
     Args:
       image: f32 [B, H, W, 3], or features {level: [B, h, w, C]} from
         `encode_image`, of any float type.
-      tokens: i32 [B, L], the first and last of a row no words; or
-        `TextFeatures` from `encode_text`; None for no text.
+      tokens: i32 [B, L]; the first and the last real one of a row frame the
+        sentence. Or `TextFeatures` from `encode_text`; None for no text.
       token_mask: bool [B, L], True for real word pieces; None means all are.
       train: whether channels and words are left out.
 
@@ -124,16 +124,12 @@ class Lite(base.Saliency):
         sentence and are no words.
       token_mask: bool [B, L], True for real word pieces; None means all are.
 
-    Returns:
-      Features whose mask is True for words alone.
-
     Raises:
       ValueError: if the network has no text encoder.
     """
     if token_mask is None:
       token_mask = jnp.ones(tokens.shape, bool)
     text = super().encode_text(tokens, token_mask)
-    place = jnp.arange(tokens.shape[1])[None]
     last = token_mask.sum(-1, keepdims=True) - 1
     end = jnp.take_along_axis(tokens, jnp.maximum(last, 0), 1)
     start, end = (
@@ -142,9 +138,8 @@ class Lite(base.Saliency):
     alone = jnp.stack([start, tokens, end], -1).reshape(-1, 3)
     alone = self.text(alone, jnp.ones(alone.shape, bool)).sentence
     alone = alone.reshape(*tokens.shape, -1)
-    words = token_mask & (place > 0) & (place < last)
     both = jnp.concatenate([text.tokens, alone], -1)
-    return TextFeatures(both, words, text.sentence)
+    return TextFeatures(both, text.mask, text.sentence)
 
   def _member(self, number, features, words, names, train) -> jax.Array:
     grid = features['1/16'].shape[1:3]
@@ -180,4 +175,7 @@ def _words(text: TextFeatures, width: int) -> grounding.Words:
     )
   context, alone = jnp.split(text.tokens.astype(jnp.float32), 2, axis=-1)
   sentence = text.sentence.astype(jnp.float32)
-  return grounding.Words(context, alone, text.mask, sentence)
+  place = jnp.arange(text.mask.shape[1])[None]
+  last = text.mask.sum(-1, keepdims=True) - 1
+  mask = text.mask & (place > 0) & (place < last)
+  return grounding.Words(context, alone, mask, sentence)

@@ -40,11 +40,11 @@ def _unit(x):
   return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _text(b=3, length=5):
+def _text(b=3, length=9):
   rng = np.random.default_rng(1)
   tokens = rng.normal(size=(b, length, 768)).astype(np.float32)
   tokens[..., 384:] = _unit(tokens[..., 384:])
-  mask = np.arange(length)[None] < np.array([3, 0, 1])[:b, None]
+  mask = np.arange(length)[None] < np.array([9, 0, 3])[:b, None]
   sentence = _unit(rng.normal(size=(b, 384)).astype(np.float32))
   return TextFeatures(*map(jnp.asarray, (tokens, mask, sentence)))
 
@@ -87,10 +87,12 @@ def test_a_row_without_words_takes_the_path_without_text():
   assert np.abs(with_text - without)[[0, 2]].max((1, 2)).min() > 1e-3
 
 
-def test_masked_words_change_nothing():
+def test_padding_and_what_frames_a_sentence_change_nothing():
   _, variables = _trained()
   text = _text()
-  noise = jnp.where(text.mask[..., None], text.tokens, 7.0)
+  words = np.zeros((3, 9), bool)
+  words[0, 1:-1] = words[2, 1] = True
+  noise = jnp.where(jnp.asarray(words)[..., None], text.tokens, 7.0)
   want = _apply()(variables, _features(), text)
   got = _apply()(variables, _features(), text._replace(tokens=noise))
   np.testing.assert_array_equal(got, want)
@@ -171,9 +173,7 @@ def test_words_are_encoded_in_their_sentence_and_alone():
   features, variables = network.init_with_output(
     jax.random.key(0), tokens, mask, method='encode_text'
   )
-  np.testing.assert_array_equal(
-    features.mask, np.array([[0, 1, 1, 0, 0], [0] * 5, [0] * 5], bool)
-  )
+  np.testing.assert_array_equal(features.mask, mask)
   params = {'params': variables['params']['text']}
   alone = text.apply(params, jnp.asarray([[1, 9, 2]]), jnp.ones((1, 3), bool))
   np.testing.assert_allclose(
