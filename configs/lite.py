@@ -56,7 +56,6 @@ def get_config(arg=''):
     schedule='cosine(warmup=0.1)',
     clip=1.0,
     patience=0,
-    freeze=('backbone/.*', 'text/.*'),
   )
   config.free = common.stage(
     data=options.free,
@@ -65,6 +64,7 @@ def get_config(arg=''):
     batch_size=24,
     lr=2e-3,
     epochs=3.0,
+    freeze=('backbone/.*',),
     model=dict(text=dict(name='none')),
     **rows,
   )
@@ -74,6 +74,7 @@ def get_config(arg=''):
     lr=4e-3,
     epochs=8.0,
     init='@free',
+    freeze=('backbone/.*', 'text/.*'),
     lr_scale=(('image_.*', 0.25),),
     **rows,
   )

@@ -9,6 +9,7 @@ words learn beside it what ImageNet lacks, such as people.
 """
 
 import functools
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -60,9 +61,15 @@ class Cells(NamedTuple):
 
 
 @functools.cache
-def class_names() -> tuple[tuple[str, ...], np.ndarray]:
-  """Loads ImageNet's 1000 class names, in order, and vectors f32 [K, D]."""
-  with np.load(NAMES_FILE, allow_pickle=False) as archive:
+def class_names(
+  path: str | os.PathLike = NAMES_FILE,
+) -> tuple[tuple[str, ...], np.ndarray]:
+  """Loads class names in order, [K], and their vectors, f32 [K, D].
+
+  Args:
+    path: .npz of `names` and `vectors`; ImageNet's 1000 classes by default.
+  """
+  with np.load(path, allow_pickle=False) as archive:
     names, vectors = archive['names'], archive['vectors']
   return tuple(names.tolist()), vectors.astype(np.float32)
 
@@ -169,7 +176,7 @@ class ImageHead(nn.Module):
 
   @nn.compact
   def __call__(
-    self, features: Mapping[str, jax.Array], names: jax.Array, *, train: bool
+    self, features: Mapping[str, jax.Array], names: np.ndarray, *, train: bool
   ) -> Cells:
     """Computes the cells of features {level: [B, h, w, C]}, names [K, D]."""
     parts = [self._level(k, features[k], train) for k in self.widths]
@@ -240,7 +247,7 @@ class SentenceHead(nn.Module):
 
   @nn.compact
   def __call__(
-    self, cells: Cells, words: Words, names: jax.Array, *, train: bool
+    self, cells: Cells, words: Words, names: np.ndarray, *, train: bool
   ) -> jax.Array:
     """Computes logits f32 [B, h, w]; names [K, D]."""
     features, logits = cells.features, cells.logits[..., None]
@@ -287,7 +294,7 @@ class SentenceHead(nn.Module):
     return jax.nn.softmax(jnp.where(mask[..., None], x, FAR), axis=1)
 
   def _by_name(self, cells, words, names, shares):
-    start = principal(class_names()[1], self.rank)
+    start = principal(names, self.rank)
 
     def near(name, x):
       start_map = self.param(name, lambda key: jnp.asarray(start))

@@ -40,10 +40,12 @@ class Lite(base.Saliency):
 
   Attributes:
     backbone: `EfficientNetLite` with the taps in `levels`.
-    text: text encoder with sentence vectors of length 1, as wide as those of
-      `grounding.class_names`; None takes `TextFeatures`, or no text at all.
+    text: text encoder with sentence vectors of length 1, the one that made the
+      vectors of `names`; None takes `TextFeatures`, or no text at all.
     size: (H, W) of the image, multiples of 32.
     levels: taps of the backbone.
+    names: .npz of class names and vectors of another text encoder, as
+      `grounding.class_names` reads it; '' for those of all-MiniLM-L6-v2.
     members: heads, trained apart, whose maps are averaged.
     width: channels of a cell.
     dropout: share of channels that are left out in training.
@@ -56,6 +58,7 @@ class Lite(base.Saliency):
   text: nn.Module | None = None
   size: tuple[int, int] = (480, 640)
   levels: tuple[str, ...] = ('1/8', '1/16', '1/32', CLASSES)
+  names: str = ''
   members: int = 1
   width: int = 96
   dropout: float = 0.3
@@ -87,7 +90,7 @@ class Lite(base.Saliency):
         f'Grounding needs the level {CLASSES!r}, the class logits of each '
         f'cell; the backbone gives {sorted(features)}.'
       )
-    names = jnp.asarray(grounding.class_names()[1])
+    names = grounding.class_names(self.names or grounding.NAMES_FILE)[1]
     text = self.text_features(tokens, token_mask)
     words = None if text is None else _words(text, names.shape[1])
     maps = [
@@ -171,7 +174,7 @@ def _words(text: TextFeatures, width: int) -> grounding.Words:
     raise ValueError(
       f'Class names have vectors of {width} values, so words need twice as '
       f'many and sentences as many: found {text.tokens.shape[-1]} and '
-      f'{text.sentence.shape[-1]}. Use all-MiniLM-L6-v2.'
+      f'{text.sentence.shape[-1]}. Use all-MiniLM-L6-v2, or set `names`.'
     )
   context, alone = jnp.split(text.tokens.astype(jnp.float32), 2, axis=-1)
   sentence = text.sentence.astype(jnp.float32)
