@@ -42,3 +42,11 @@ def shared() -> pathlib.Path:
   if not (path / 'data').is_dir():
     pytest.skip(f'no real data: {path} is absent (set SALFLAX_SHARED)')
   return path
+
+
+@pytest.fixture(scope='session')
+def tiny_run(tmp_path_factory) -> pathlib.Path:
+  """Folder of a finished run of two stages on scenes; not to be written in."""
+  import tiny
+
+  return tiny.trained_run(tmp_path_factory.mktemp('tiny'))

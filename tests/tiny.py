@@ -5,10 +5,12 @@ import functools
 import json
 import pathlib
 import signal
+import types
 
 import jax
 import numpy as np
 import safetensors.numpy
+from flax import linen as nn
 from tiny_config import PP as PP
 from tiny_config import get_config as get_config
 from tokenizer_test import write_vocab
@@ -16,10 +18,12 @@ from toy_gaze import Toy
 from weights_rule import tensor
 
 from salflax.config import resolve as config_lib
+from salflax.config import saved
 from salflax.core import parallel
 from salflax.models.backbones import vgg
-from salflax.train import checkpoint, step
+from salflax.train import checkpoint, loop, step
 from salflax.train import stage as stages_lib
+from salflax.train.predictor import StagePredictor
 from salflax.train.stage import Stage
 
 WORDS = [
@@ -151,3 +155,46 @@ def names_file(path):
   vectors = np.random.default_rng(0).normal(size=(1000, DIM))
   np.savez(path, names=np.array(['thing'] * 1000), vectors=vectors)
   return path
+
+
+class Red(nn.Module):
+  """A network without parameters: the red channel, and words on top."""
+
+  @nn.compact
+  def __call__(self, image, tokens=None, mask=None, *, train=False):
+    return image[..., 0] + mask.sum(axis=-1, dtype=np.float32)[:, None, None]
+
+
+def letters(texts):
+  """Tokenizes texts of up to 8 letters: ids i32 [n, 8], mask bool [n, 8]."""
+  mask = np.arange(8) < np.array([len(t) for t in texts])[:, None]
+  return mask.astype(np.int32), mask
+
+
+def red_predictor(devices: int = 1, **attributes) -> StagePredictor:
+  """Makes a predictor with the network `Red`, of any attributes of a stage."""
+  stage = types.SimpleNamespace(
+    model=Red(),
+    eval_pp='resize_pad(48, 64)|normalize("unit")',
+    tokenizer=letters,
+    stored=frozenset(),
+    threads=2,
+    batch_size=4,
+  )
+  vars(stage).update(attributes)
+  return StagePredictor(stage, {}, mesh(devices))
+
+
+def trained_run(folder: pathlib.Path) -> pathlib.Path:
+  """Trains two stages on scenes, the second with its frozen parts stored."""
+  config = get_config(f'bert={bert_folder(folder / "bert")}')
+  config.model.backbone.bn = 'frozen'
+  config.evaluate.protocols = 'mit'
+  config.only.update(limit=8, eval_limit=4, test_limit=8, steps=1)
+  config.second = config.only.copy_and_resolve_references()
+  config.second.update(steps=4, init='@only', freeze=('backbone/.*', 'text/.*'))
+  config.stages = ('only', 'second')
+  workdir = folder / 'run'
+  saved.save(config, str(workdir))
+  loop.run(config_lib.resolve(config, str(workdir)), str(workdir))
+  return workdir

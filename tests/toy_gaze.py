@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from salflax.data import pp
+
 CONDITIONS = ('pure', 'all', 'non_salient', 'salient')
 SIZES = ((40, 60), (48, 48), (61, 37))
 
@@ -46,3 +48,18 @@ class Toy:
     out = Toy(0)
     out.rows = [r for r in self.rows if r['condition'] in conditions]
     return out
+
+
+class Reader:
+  """A predictor that looks up the gaze that a sentence asks for in a `Toy`."""
+
+  def __init__(self, toy):
+    self.by_text = {r['text']: r for r in toy.rows if r['text']}
+    self.free = {r['image'].tobytes(): r for r in toy.rows if not r['text']}
+
+  def predict(self, pairs, **_):
+    """Yields a map f32 [h, w] for each image and sentence."""
+    for image, text in pairs:
+      row = self.by_text.get(text) or self.free[image.tobytes()]
+      saliency = row['saliency'][..., 0].astype(np.float32)
+      yield pp.resize(saliency, image.shape[:2])

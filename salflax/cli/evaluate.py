@@ -8,7 +8,8 @@
 Maps are .npy, or grey PNG or JPEG of 8 or 16 bits, named <image_id>_<condition>
 (also <image_id>_0 pure, <image_id> whole, _1 all, _2 non_salient, _3 salient),
 or <image_id> for a model that reads no text. Any size will do: a map is resized
-bilinearly to its picture, and a map of another aspect is named.
+bilinearly to its image, and a map of another aspect is named. Maps that
+`predict` wrote need no names: its predictions.json is read.
 
 Writes per_image.csv, summary.json and tables.md, and prints the table.
 """
@@ -37,7 +38,7 @@ _WHAT = (
     _TEXT,
     'train_split',
     '',
-    "Split whose pictures make the centre prior, which IG needs: a run's "
+    "Split whose images make the centre prior, which IG needs: a run's "
     'training split by default, train for --maps; none leaves both out.',
   ),
   (_LIST, 'conditions', [], 'Conditions to score, e.g. salient,non_salient.'),
@@ -69,7 +70,7 @@ _HOW = (
     flags.DEFINE_integer,
     'figures',
     0,
-    'Draw so many pictures with their maps, for a run.',
+    'Draw so many images with their maps, for a run.',
   ),
   (
     _BOOL,
@@ -82,11 +83,16 @@ _HOW = (
     _BOOL,
     'store',
     False,
-    'Store what is frozen in the cache of the run, for further runs that share '
-    'it, and take what is there.',
+    'Store features of frozen parts in the cache of the run, for further runs '
+    'that share it, and take those that are there.',
   ),
-  (flags.DEFINE_integer, 'seed', 0, 'Of the exchange of sentences.'),
-  (flags.DEFINE_integer, 'threads', None, 'That score; all by default.'),
+  (flags.DEFINE_integer, 'seed', 0, 'Seed of the exchange of sentences.'),
+  (
+    flags.DEFINE_integer,
+    'threads',
+    None,
+    'Threads that score; by default one per processor.',
+  ),
   (
     _TEXT,
     'out',
@@ -109,12 +115,12 @@ def _draw(subject, figures, seed) -> None:
   from salflax.report import plots
 
   predictor = Predictor(subject.predictor)
-  shown = examples.predict(predictor, subject.source, figures, seed=seed)
+  rows = examples.predict(predictor, subject.source, figures, seed=seed)
   folder = subject.folder
-  plots.conditions_figure(shown, folder / 'conditions.png')
-  if any('none' in row for example in shown for row in example['rows']):
-    plots.sentences_figure(shown, folder / 'sentences.png')
-    # A model of one condition can be told the sentences of others, too.
+  plots.conditions_figure(rows, folder / 'conditions.png')
+  if any('none' in row for example in rows for row in example['rows']):
+    plots.sentences_figure(rows, folder / 'sentences.png')
+    # A model of one condition can be given the sentences of others, too.
     if pairs := examples.contrast(predictor, subject.whole, figures):
       figures_lib.difference_figure(pairs, folder / 'difference.png')
 
@@ -167,10 +173,12 @@ def evaluate(
   if not first:
     return
   result = subject.about | outcome.result
-  shown = tables.score_tables(result) + tables.paired_tables(result)
+  printed = tables.score_tables(result) + tables.paired_tables(result)
   if 'course' in result['protocols']:
-    shown.append(tables.beside_paper(result))
-  run_lib.write(folder, outcome, [t.markdown() for t in shown], **subject.about)
+    printed.append(tables.beside_paper(result))
+  run_lib.write(
+    folder, outcome, [t.markdown() for t in printed], **subject.about
+  )
   # One process alone cannot use a network that several share.
   if figures and subject.predictor.reads_text and jax.process_count() == 1:
     _draw(subject, figures, seed)
@@ -193,6 +201,8 @@ def execute(options: Any) -> None:
   from salflax.predict import subjects, trained
 
   if options.run:
+    if options.partial:
+      raise ValueError('--partial is for --maps: it does nothing for --run.')
     subject = subjects.of_run(
       trained.load(options.run, stage=options.stage),
       data=options.data,
@@ -202,12 +212,13 @@ def execute(options: Any) -> None:
       protocols=options.protocols or (),
       controls=options.controls,
       store=options.store,
+      seed=options.seed,
       data_dir=options.data_dir,
     )
   else:
-    for flag in ('stage', 'keep_maps', 'store', 'figures'):
+    for flag in ('stage', 'keep_maps', 'store', 'figures', 'seed'):
       if getattr(options, flag):
-        raise ValueError(f'--{flag} is for --run: maps in files have no such.')
+        raise ValueError(f'--{flag} is for --run: it does nothing for --maps.')
     if not options.data:
       raise ValueError('--maps needs --data: the data set whose maps they are.')
     subject, notes = subjects.of_maps(

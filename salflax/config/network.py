@@ -58,7 +58,10 @@ def make(node: Mapping, dtype: Any, *, saved: str | os.PathLike = ''):
   whole, path = node.pop('weights', ''), backbone.pop('weights', '')
   skip = tuple(backbone.pop('skip', ()))
   text, variables, tokenizer = _make_text(node, dtype, saved)
-  model = models.build(dict(node, backbone=backbone, text=text))
+  # A network that cannot read has no such attribute.
+  reading = {k: v for k, v in node.items() if k != 'text'}
+  reading |= {'text': text} if text is not None else {}
+  model = models.build(dict(reading, backbone=backbone))
   if saved:
     return model, (), tokenizer
   if whole:
@@ -88,7 +91,7 @@ def _make_text(node: Mapping, dtype: Any, saved: str | os.PathLike):
   length, variables = text.pop('length', 35), None
   path = pathlib.Path(saved, _TEXT_FILE)
   if saved and path.is_file():
-    attributes = dict(hub.read_json(path), name=name, dtype=dtype)
+    attributes = dict(files.read_json(path), name=name, dtype=dtype)
     module, folder = spec.build(table, attributes, kind=str(path)), saved
   else:
     module, variables, folder = encoder.load(source, dtype=dtype, **text)

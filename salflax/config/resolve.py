@@ -61,11 +61,9 @@ def load_rows(
   """
   options = {'conditions': tuple(conditions)} if conditions else {}
   options |= {'exclude': exclude} if exclude else {}
-  parts = [
-    datasets.load_source(name.strip(), split, folder, **options)
-    for name in names.split('+')
-  ]
-  rows = parts[0] if len(parts) == 1 else batches.Joined(parts)
+  names = [name.strip() for name in names.split('+')]
+  parts = [datasets.load_source(n, split, folder, **options) for n in names]
+  rows = parts[0] if len(parts) == 1 else batches.Joined(parts, names)
   return batches.Rows(rows, range(min(limit, len(rows)))) if limit else rows
 
 

@@ -1,6 +1,5 @@
 """The config of a run, in the config.json of its workdir."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import ml_collections
 
 from salflax.config import schema
 from salflax.config.schema import plain
+from salflax.core import files
 from salflax.evaluate import rows as rows_lib
 
 # Keys that may differ when a run goes on: none of them changes a number.
@@ -70,8 +70,7 @@ def load(workdir: str | os.PathLike) -> dict:
       f'{workdir} is not a run: it has no config.json. A run is the --workdir '
       'of python -m salflax.main.'
     )
-  with open(path, encoding='utf-8') as f:
-    node = plain(json.load(f))
+  node = plain(files.read_json(path))
   # Keys that are younger than the run have their defaults.
   sections = {k: {**schema.STAGE, **node[k]} for k in node['stages']}
   evaluate = {**schema.EVALUATE, **node['evaluate']}

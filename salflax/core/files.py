@@ -1,4 +1,4 @@
-"""Files, whole or absent; JSON with the file's name in errors."""
+"""Files, whole or absent; locks; JSON with the file's name in errors."""
 
 import contextlib
 import fcntl

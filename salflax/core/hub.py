@@ -12,7 +12,6 @@ Neither jax nor a network is needed for the first three.
 
 import difflib
 import importlib.util
-import json
 import os
 import pathlib
 import socket
@@ -85,28 +84,11 @@ def locate(
   return _from_hub(name, files, beside)
 
 
-def read_json(path: pathlib.Path, kind: type = dict) -> Any:
-  """Reads a JSON file of an object, such as a checkpoint's config.json.
-
-  Raises:
-    ValueError: if it is not JSON, or no object, with its name.
-  """
-  try:
-    content = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as e:
-    raise ValueError(f'{path} is not JSON: {e}.') from e
-  if not isinstance(content, kind):
-    raise ValueError(
-      f'{path} is a JSON {type(content).__name__}, not a {kind.__name__}.'
-    )
-  return content
-
-
 def parse_config(content: dict, kind: str, path: pathlib.Path) -> Any:
   """Makes transformers' config of a network from config.json's content.
 
   Args:
-    content: the file's, as `read_json` gives it.
+    content: the file's, as `files.read_json` gives it.
     kind: name of the network, such as 'bert'; older files do not state it.
     path: the file, for the error message.
 

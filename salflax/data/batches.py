@@ -106,7 +106,7 @@ def describe(source: Sequence[Example], index: int) -> str:
   return f'{row.get("image_id", index)}/{row.get("condition", "")}'
 
 
-def picture(row: Mapping[str, Any]) -> tuple[int, str]:
+def picture(row: Mapping[str, Any]) -> tuple[int | str, str]:
   """Identifies the image of a row or of its `meta`.
 
   Data sets that are joined may each have an image of the same name.
@@ -148,8 +148,11 @@ class Rows:
 class Joined:
   """The rows of several sources, one after another; `joined` tells which."""
 
-  def __init__(self, sources: Sequence[Sequence[Example]]):
+  def __init__(
+    self, sources: Sequence[Sequence[Example]], names: Sequence[str] = ()
+  ):
     self.sources = list(sources)
+    self.names = list(names) or list(range(len(self.sources)))
     self._ends = np.cumsum([len(s) for s in self.sources])
 
   def __len__(self) -> int:
@@ -164,17 +167,17 @@ class Joined:
 
   def __getitem__(self, index: int) -> Example:
     part, row = self._find(index)
-    return dict(self.sources[part][row], joined=part)
+    return dict(self.sources[part][row], joined=self.names[part])
 
   def meta(self, index: int) -> dict[str, Any]:
     """Reads image_id, condition, text and joined of a row."""
     part, row = self._find(index)
-    return dict(meta(self.sources[part], row), joined=part)
+    return dict(meta(self.sources[part], row), joined=self.names[part])
 
   def truth(self, index: int) -> Example:
     """Reads a row without its image."""
     part, row = self._find(index)
-    return dict(truth(self.sources[part], row), joined=part)
+    return dict(truth(self.sources[part], row), joined=self.names[part])
 
 
 def _check_batch_size(batch_size: int, count: int) -> None:

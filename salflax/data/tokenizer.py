@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import tokenizers
 
-from salflax.core import hub
+from salflax.core import files, hub
 
 FILES = ('tokenizer.json', 'vocab.txt')
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]')
@@ -133,7 +133,7 @@ def _read(path: pathlib.Path) -> tokenizers.Tokenizer:
   if path.suffix != '.json':
     reader, place = library.BertTokenizerFast, path
     beside = path.with_name('tokenizer_config.json')
-    options = hub.read_json(beside) if beside.is_file() else {}
+    options = files.read_json(beside) if beside.is_file() else {}
     keys = ('do_lower_case', 'strip_accents', 'tokenize_chinese_chars')
     options = {k: options[k] for k in keys if k in options}
   try:
@@ -163,7 +163,7 @@ def _check(
     config_path = hub.locate(folder_or_name, files=('config.json',))
   except FileNotFoundError:
     return
-  config = hub.read_json(config_path)
+  config = files.read_json(config_path)
   want = (config.get('text_config') or config).get('vocab_size')
   allowed = {len(vocab), tokenizer.get_vocab_size(with_added_tokens=True)}
   if str(config.get('model_type', '')).startswith('blip'):

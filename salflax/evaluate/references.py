@@ -19,16 +19,54 @@ from salflax.evaluate.scorer import size_of, threads_or_all
 
 # The condition in which people saw the image without a sentence.
 UNGUIDED = 'pure'
+# All that `references` may return.
+NAMES = ('centre', 'pure', 'others', 'truth')
 # Training maps are averaged on this grid, whatever the size of the images.
 GRID = (288, 384)
 
 
 def _density(example: Example, size: tuple[int, int]) -> np.ndarray | None:
-  """Returns the human map f64 at `size`, summing to 1; None if empty."""
+  """Reads the human map f64 at `size`, summing to 1; None if empty."""
   saliency = np.asarray(example['saliency'], np.float32)
   grid = pp.resize(saliency.reshape(size_of(example)), size)
   total = grid.sum(dtype=np.float64)
   return grid.astype(np.float64) / total if total > 0 else None
+
+
+def without_scored(
+  baselines: Sequence[Example] | None, source: Sequence[Example]
+) -> tuple[Sequence[Example] | None, list[str]]:
+  """Leaves out training rows of images that are scored; None for none left.
+
+  Args:
+    baselines: training rows; None for none.
+    source: rows that are scored.
+
+  Returns:
+    The other rows, and notes.
+  """
+  if baselines is None:
+    return None, []
+  scored = {
+    batches.picture(batches.meta(source, i)) for i in range(len(source))
+  }
+  images = [
+    batches.picture(batches.meta(baselines, i)) for i in range(len(baselines))
+  ]
+  kept = [i for i, image in enumerate(images) if image not in scored]
+  if len(kept) == len(images):
+    return baselines, []
+  left_out = len(set(images) & scored)
+  if kept:
+    note = (
+      f'{left_out} of {len(set(images))} training images are scored here: the '
+      'centre prior and the baseline of IG are made of the others.'
+    )
+    return batches.Rows(baselines, kept), [note]
+  note = (
+    'All training images are scored here: there is no centre prior, and no IG.'
+  )
+  return None, [note]
 
 
 class CentrePrior:
@@ -70,7 +108,7 @@ class CentrePrior:
     return density
 
   def __call__(self, condition: str, size: tuple[int, int]) -> np.ndarray:
-    """Returns f64 [h, w] summing to 1; read-only."""
+    """Resizes the density f64 [h, w], summing to 1; read-only."""
     return self._resized(condition, tuple(size))
 
 
@@ -90,12 +128,12 @@ class SameImage:
       rows.setdefault(meta['condition'], []).append(index)
 
   def others(self, meta: Mapping[str, Any]) -> list[str]:
-    """Returns the other conditions of this row's image."""
+    """Lists the other conditions of this row's image."""
     conditions = self._rows.get(batches.picture(meta), {})
     return sorted(c for c in conditions if c != meta['condition'])
 
   def mean(self, example: Example, conditions: Sequence[str]) -> np.ndarray:
-    """Returns f64 [h, w], the image's mean density over `conditions`.
+    """Averages the image's densities f64 [h, w] over `conditions`.
 
     Maps are brought to a sum of 1 first: each comes scaled to its own maximum,
     which would let the most scattered gaze weigh most.
@@ -125,7 +163,7 @@ class Reference(NamedTuple):
   saliency: Callable[[Example], np.ndarray]
 
   def covered(self, source: Sequence[Example]) -> batches.Rows:
-    """Returns the rows of a source that it has an answer to."""
+    """Selects the rows of a source that it has an answer to."""
     rows = range(len(source))
     return batches.Rows(
       source, [i for i in rows if self.covers(batches.meta(source, i))]
@@ -141,7 +179,7 @@ class Reference(NamedTuple):
 def references(
   prior: CentrePrior | None, source: Sequence[Example], *, truth: bool = False
 ) -> dict[str, Reference]:
-  """Returns the reference predictors by name.
+  """Makes the reference predictors, by name.
 
   Args:
     prior: centre prior of the training images; left out if None.

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from salflax.core import files
 from salflax.core.types import Example
-from salflax.data import batches
 from salflax.evaluate import map_folder, sentences
 from salflax.evaluate import references as references_lib
 from salflax.evaluate import rows as rows_lib
@@ -38,7 +37,7 @@ class Outcome(NamedTuple):
 
 
 def without_baseline(protocols: scorer_lib.Protocols) -> scorer_lib.Protocols:
-  """Returns the protocols without the metrics that need training images."""
+  """Leaves out the metrics that need training images."""
   return {
     name: [m for m in bound if 'baseline' not in m.needs]
     for name, bound in protocols.items()
@@ -50,7 +49,7 @@ def _needs(protocols: scorer_lib.Protocols, field: str) -> bool:
 
 
 def describe(protocols: scorer_lib.Protocols) -> dict[str, Any]:
-  """Returns what a table needs to know of each protocol's metrics."""
+  """Describes each protocol's metrics, for tables."""
   return {
     name: {
       'num_others': scorer_lib.NUM_OTHERS.get(name),
@@ -65,34 +64,6 @@ def describe(protocols: scorer_lib.Protocols) -> dict[str, Any]:
     }
     for name, bound in protocols.items()
   }
-
-
-def _without_scored(
-  baselines: Sequence[Example] | None, source: Sequence[Example]
-) -> tuple[Sequence[Example] | None, list[str]]:
-  """Returns training rows of images that are not scored, and notes."""
-  if baselines is None:
-    return None, []
-  scored = {
-    batches.picture(batches.meta(source, i)) for i in range(len(source))
-  }
-  images = [
-    batches.picture(batches.meta(baselines, i)) for i in range(len(baselines))
-  ]
-  kept = [i for i, image in enumerate(images) if image not in scored]
-  if len(kept) == len(images):
-    return baselines, []
-  left_out = len(set(images) & scored)
-  if kept:
-    note = (
-      f'{left_out} of {len(set(images))} training images are scored here: the '
-      'centre prior and the baseline of IG are made of the others.'
-    )
-    return batches.Rows(baselines, kept), [note]
-  note = (
-    'All training images are scored here: there is no centre prior, and no IG.'
-  )
-  return None, [note]
 
 
 def run(
@@ -113,7 +84,7 @@ def run(
 
   Args:
     predictor: anything with `predict(pairs) -> maps`: see `scorer.maps_of`.
-      Where its `reads_text` is False, it is not given other sentences.
+      Where its `reads_text` is False, there are no other sentences.
     source: rows to score.
     protocols: bound metrics by protocol.
     label: name of the predictor in tables.
@@ -135,7 +106,7 @@ def run(
   """
   prior = others = None
   whole = source if whole is None else whole
-  baselines, notes = _without_scored(baselines, source)
+  baselines, notes = references_lib.without_scored(baselines, source)
   if baselines is None:
     protocols = without_baseline(protocols)
   elif controls or _needs(protocols, 'baseline'):
@@ -174,8 +145,8 @@ def run(
   return Outcome(_result(rows, labels, label, protocols), rows, notes)
 
 
-def folder_name(*parts: Any) -> str:
-  """Returns a folder's name for an evaluation: its parts joined by '-'.
+def folder_name(*parts: str | Sequence[str]) -> str:
+  """Names the folder of an evaluation: its parts joined by '-'.
 
   Args:
     *parts: data, split, conditions, protocols, ... where they are not the
@@ -189,15 +160,15 @@ def folder_name(*parts: Any) -> str:
 def _result(rows, labels, label, protocols):
   model, tests = rows['model'], {}
   parts = {'references': {}, 'controls': {}}
-  for name, found in rows.items():
+  for name, scored in rows.items():
     if name == 'model':
       continue
     part = 'controls' if name in SENTENCES else 'references'
     parts[part][name] = {
       'label': labels[name],
-      'scores': rows_lib.summarise(found),
+      'scores': rows_lib.summarise(scored),
     }
-    tests[name] = rows_lib.compare(model, found)
+    tests[name] = rows_lib.compare(model, scored)
   return {
     'model': label,
     'versions': rows_lib.versions(),
@@ -229,9 +200,9 @@ def write(
     rows_lib.write_rows(folder / f'per_image{suffix}.csv', rows)
   if tables:
     files.write_text(folder / 'tables.md', '\n'.join(tables))
-  for path in folder.glob('per_image_*.csv'):
-    if path.stem.removeprefix('per_image_') not in outcome.rows:
-      path.unlink()  # of an earlier evaluation of the same name
+  for name in {*SENTENCES, *references_lib.NAMES} - {*outcome.rows}:
+    # Left by an earlier evaluation of the same name.
+    (folder / f'per_image_{name}.csv').unlink(missing_ok=True)
   # Last, so that a summary stands for a complete folder.
   rows_lib.write_json(folder / 'summary.json', about | outcome.result)
   return folder

@@ -21,7 +21,7 @@ from salflax import metrics
 from salflax.core import parallel
 from salflax.core.types import Example, GroundTruth
 from salflax.data import batches, pp
-from salflax.evaluate.rows import IDENTITY, Row
+from salflax.evaluate.rows import IDENTITY
 
 Protocols = Mapping[str, Sequence[metrics.BoundMetric]]
 Baseline = Callable[[str, tuple[int, int]], np.ndarray]
@@ -32,12 +32,12 @@ NUM_OTHERS = {'mit': 10}
 
 
 def size_of(example: Example) -> tuple[int, int]:
-  """Returns height and width of the image, in pixels."""
+  """Reads height and width of the image, in pixels."""
   return tuple(int(n) for n in np.shape(example['saliency'])[:2])
 
 
 def threads_or_all(threads: int | None) -> int:
-  """Returns a number of threads, by default one per processor."""
+  """Chooses a number of threads, by default one per processor."""
   return threads or os.cpu_count() or 1
 
 
@@ -72,7 +72,7 @@ class OtherFixations:
     *,
     count: int | None = None,
   ) -> np.ndarray:
-    """Returns i64 [M, 2], (row, column) rescaled to `size` and truncated.
+    """Collects i64 [M, 2], (row, column) rescaled to `size` and truncated.
 
     Args:
       example: row whose condition counts, and whose image is left out.
@@ -102,7 +102,7 @@ class Scorer:
     baseline: `(condition, (h, w)) -> [h, w]`, the centre-bias density of the
       training images; needed by information gain.
     others: negatives of shuffled AUC; read from `source` when a metric needs
-      them and none are given.
+      them and there are none.
 
   Raises:
     ValueError: a metric needs a baseline and there is none.
@@ -145,8 +145,8 @@ class Scorer:
     fixations = np.asarray(example['fixations'], np.int64).reshape(-1, 2)
     return GroundTruth(saliency, fixations, others, baseline)
 
-  def __call__(self, index: int, saliency: np.ndarray) -> Row:
-    """Returns the scores of a map [h, w] of `source[index]`, of any size."""
+  def __call__(self, index: int, saliency: np.ndarray) -> dict[str, Any]:
+    """Scores a map [h, w] of `source[index]`, of any size."""
     example = batches.truth(self.source, index)
     try:
       return self._score(example, np.asarray(saliency, np.float64))
@@ -154,7 +154,7 @@ class Scorer:
       name = f'{example["image_id"]} ({example["condition"]})'
       raise ValueError(f'Image {name}: {e}') from e
 
-  def _score(self, example: Example, pred: np.ndarray) -> Row:
+  def _score(self, example: Example, pred: np.ndarray) -> dict[str, Any]:
     if pred.ndim != 2 or 0 in pred.shape:
       raise ValueError(f'a map is [h, w]; found {list(pred.shape)}.')
     if not np.isfinite(pred).all():
@@ -178,9 +178,10 @@ class Scorer:
     return row
 
 
-def identity(meta: Mapping[str, Any]) -> Row:
-  """Returns the columns that name a row, from its `meta`."""
-  return {k: dict(meta, source=meta.get('joined', 0))[k] for k in IDENTITY}
+def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
+  """Selects the columns that name a row, from its `meta`."""
+  source = {'source': str(meta['joined'])} if 'joined' in meta else {}
+  return source | {k: meta[k] for k in IDENTITY}
 
 
 def maps_of(
@@ -214,8 +215,8 @@ def score(
   *,
   threads: int | None = None,
   progress: str = '',
-) -> list[Row]:
-  """Returns the scores of a predictor, one row per example, on every host.
+) -> list[dict[str, Any]]:
+  """Scores a predictor, one row per example; the same on every host.
 
   Every host predicts and scores its share of the rows.
 
@@ -226,8 +227,8 @@ def score(
     progress: name in the progress bar; '' shows none.
 
   Returns:
-    Dicts of the columns `IDENTITY` and '<protocol>/<metric>', in the order of
-    the source.
+    Dicts of the columns of `identity` and '<protocol>/<metric>', in the order
+    of the source.
 
   Raises:
     ValueError: a map is not finite or of a wrong shape; names the image.
@@ -266,9 +267,9 @@ def score(
 
 
 def _gather(
-  rows: dict[int, Row], source: Sequence[Example], keys: Sequence[str]
-) -> list[Row]:
-  """Returns the rows of all hosts, on every host."""
+  rows: dict[int, dict], source: Sequence[Example], keys: Sequence[str]
+) -> list[dict]:
+  """Collects the rows of all hosts, on every host."""
   if jax.process_count() == 1:
     return list(rows.values())
   counts = multihost_utils.process_allgather(np.array(len(rows), np.int32))

@@ -1,6 +1,6 @@
 """The same images with other sentences: what a sentence does to a model.
 
-Told a wrong sentence, a model that reads must score worse.
+With a wrong sentence, a model that reads must score worse.
 """
 
 import collections
@@ -17,7 +17,7 @@ from salflax.data import batches
 OPPOSITE = {'salient': 'non_salient', 'non_salient': 'salient'}
 
 
-class Retold(batches.Rows):
+class OtherTexts(batches.Rows):
   """Some rows of a source, with other sentences.
 
   Args:
@@ -33,7 +33,7 @@ class Retold(batches.Rows):
     return dict(super().__getitem__(index), text=self._texts[index])
 
   def meta(self, index: int) -> dict[str, Any]:
-    """Returns image_id, condition and text of a row, without its image."""
+    """Reads image_id, condition and text of a row, without its image."""
     return dict(super().meta(index), text=self._texts[index])
 
   def truth(self, index: int) -> Example:
@@ -55,15 +55,15 @@ def _with_text(
       yield index, meta
 
 
-def no_sentence(source: Sequence[Example]) -> Retold:
-  """Returns the rows that have a sentence, with the empty one instead."""
-  return Retold(source, {index: '' for index, _ in _with_text(source)})
+def no_sentence(source: Sequence[Example]) -> OtherTexts:
+  """Selects the rows that have a sentence, with the empty one instead."""
+  return OtherTexts(source, {index: '' for index, _ in _with_text(source)})
 
 
 def other_sentence(
   source: Sequence[Example], whole: Sequence[Example]
-) -> Retold:
-  """Returns rows with the sentence of the same image's opposite condition.
+) -> OtherTexts:
+  """Exchanges sentences between opposite conditions of the same image.
 
   Args:
     source: rows; those of conditions without an opposite are left out.
@@ -73,19 +73,19 @@ def other_sentence(
     (batches.picture(meta), meta['condition']): meta['text']
     for _, meta in _with_text(whole)
   }
-  retold = {}
+  texts_of_rows = {}
   for index, meta in _with_text(source):
     opposite = OPPOSITE.get(meta['condition'])
     text = texts.get((batches.picture(meta), opposite))
     if text and text != meta['text']:
-      retold[index] = text
-  return Retold(source, retold)
+      texts_of_rows[index] = text
+  return OtherTexts(source, texts_of_rows)
 
 
 def _deranged(
   metas: Sequence[Mapping[str, Any]], seed: int
 ) -> list[int] | None:
-  """Returns for each row another row, always of another image.
+  """Assigns each row another row, always of another image.
 
   Images are shuffled and the rows, in blocks by image, rotated by the largest
   block: no row can meet its own image. None where there are too few images.
@@ -109,8 +109,8 @@ def _deranged(
 
 def wrong_sentence(
   source: Sequence[Example], *, seed: int = 0
-) -> tuple[Retold, list[str]]:
-  """Returns the rows with a sentence, each with that of another image.
+) -> tuple[OtherTexts, list[str]]:
+  """Exchanges the sentences of different images.
 
   Sentences are exchanged within a condition, so that only the content is
   wrong, not the kind. Every sentence is used once. Where two images share a
@@ -140,4 +140,4 @@ def wrong_sentence(
     drawings = (_deranged(metas, 20 * seed + trial) for trial in range(20))
     giver = min(drawings, key=unchanged)
     texts |= {index: metas[k]['text'] for (index, _), k in zip(rows, giver)}
-  return Retold(source, dict(sorted(texts.items()))), too_few
+  return OtherTexts(source, dict(sorted(texts.items()))), too_few

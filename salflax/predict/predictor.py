@@ -1,16 +1,36 @@
 """From an image and a sentence to the map of where people will look."""
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from salflax.data import images
 from salflax.evaluate.map_folder import quantise as quantise
 from salflax.predict import trained
-from salflax.predict.image_io import SUFFIXES as SUFFIXES
-from salflax.predict.image_io import Picture
-from salflax.predict.image_io import read_picture as read_picture
+
+SUFFIXES = (*images.IMAGE_TYPES, '.gif')
+
+
+def read_image(image: Any) -> np.ndarray:
+  """Reads an image as u8 RGB [h, w, 3], as `data.images.read_image` does.
+
+  Args:
+    image: path, bytes of a file, binary file, PIL image, or array u8 [h, w] or
+      [h, w, 1|3|4] of NumPy or jax.
+
+  Raises:
+    FileNotFoundError: for a path without a file.
+    ValueError: for what is no image, is cut short or has a wrong shape.
+  """
+  if isinstance(image, bytes | bytearray | memoryview):
+    image = io.BytesIO(image)
+  return images.read_image(image)
+
+
+read_picture = read_image
 
 
 class Predictor:
@@ -24,8 +44,7 @@ class Predictor:
   one. Values of one network are comparable between sentences.
 
   Args:
-    network: predictor of arrays, `predict(pairs) -> maps`, with a `batch_size`
-      and `replace(batch_size=...)`.
+    network: predictor of arrays: see `train.predictor.StagePredictor`.
   """
 
   def __init__(self, network: Any):
@@ -33,7 +52,7 @@ class Predictor:
 
   @classmethod
   def load(cls, workdir: str | os.PathLike, *, stage: str = '') -> 'Predictor':
-    """Returns a predictor with the best checkpoint of a run.
+    """Loads the best checkpoint of a run.
 
     Args:
       workdir: folder of the run.
@@ -41,26 +60,33 @@ class Predictor:
     """
     return cls(trained.load(workdir, stage=stage).predictor())
 
-  def __call__(self, image: Picture, text: str = '') -> np.ndarray:
-    """Returns f32 [h, w] >= 0 for one image and one sentence.
+  def __call__(self, image: Any, text: str = '') -> np.ndarray:
+    """Predicts f32 [h, w] >= 0 for one image and one sentence.
 
     Args:
-      image: see `read_picture`.
+      image: see `read_image`.
       text: sentence that people read before they look; '' for free viewing.
     """
     (saliency,) = self.predict([(image, text)], batch_size=1)
     return saliency
 
   def predict(
-    self, pairs: Iterable[tuple[Picture, str]], *, batch_size: int = 8
-  ) -> Iterator[np.ndarray]:
+    self,
+    pairs: Iterable[tuple[Any, str]],
+    *,
+    batch_size: int = 8,
+    return_errors: bool = False,
+  ) -> Iterator[np.ndarray | Exception]:
     """Yields the map f32 [h, w] of each (image, sentence), in order.
 
     Args:
-      pairs: images of any sizes; read as they are needed.
+      pairs: images of any sizes, read ahead in threads, and sentences.
       batch_size: images that go through the network at once.
+      return_errors: yield the error of an image that cannot be read or
+        predicted in place of its map, and go on. By default it is raised, after
+        the maps before it.
     """
     network = self.network.replace(batch_size=batch_size)
-    return network.predict((read_picture(image), text) for image, text in pairs)
+    return network.predict(pairs, read=read_image, return_errors=return_errors)
 
   batch = predict

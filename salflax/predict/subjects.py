@@ -41,7 +41,7 @@ class Subject(NamedTuple):
 
 
 def _label(workdir: pathlib.Path) -> str:
-  """Returns the name of a run in tables; seeds go by their setting."""
+  """Names a run in tables; seeds go by their setting."""
   setting = f'{workdir.parent.name}/' if workdir.name.startswith('seed') else ''
   return setting + workdir.name
 
@@ -56,9 +56,10 @@ def of_run(
   protocols: Sequence[str] = (),
   controls: bool | None = None,
   store: bool = False,
+  seed: int = 0,
   data_dir: str = '',
 ) -> Subject:
-  """Returns a finished run as the subject of an evaluation.
+  """Makes a finished run the subject of an evaluation.
 
   What is left out is as in the run's config; only what differs from it is in
   the name of the folder, so that no evaluation overwrites another.
@@ -71,6 +72,7 @@ def of_run(
     protocols: names of protocols.
     controls: whether references and other sentences are scored.
     store: whether features of frozen parts are stored.
+    seed: seed of the exchange of sentences.
     data_dir: folder of prepared data sets.
   """
   asked = run.config['evaluate']
@@ -86,15 +88,19 @@ def of_run(
   if train != 'none':
     limit = run.section['limit'] if own else 0
     baselines = resolve.load_rows(names, train, folder, limit=limit)
+  last = run.stage.name == run.config['stages'][-1]
   name = run_lib.folder_name(
+    '' if last else run.stage.name,
     data,
     split,
     conditions,
     protocols if list(protocols) != own_protocols else (),
+    train_split and f'train_split={train_split}',
     '' if with_controls == asked['controls'] else f'controls={with_controls}',
+    f'seed={seed}' if seed else '',
   )
   workdir = pathlib.Path(run.workdir)
-  shown = tuple(conditions) or (() if data else run.section['conditions'])
+  own_conditions = () if data else run.section['conditions']
   return Subject(
     predictor=run.predictor(store=store),
     source=source,
@@ -109,7 +115,7 @@ def of_run(
       'step': run.at,
       'data': names,
       'split': part,
-      'conditions': shown,
+      'conditions': tuple(conditions) or own_conditions,
       'trained_on': run.trained_on(names, source, data_dir),
     },
     folder=workdir / 'evaluate' / name,
@@ -117,7 +123,7 @@ def of_run(
 
 
 def names_in(text: str) -> list[str]:
-  """Returns the names in a list that commas separate."""
+  """Splits a list at its commas."""
   return [name.strip() for name in text.split(',') if name.strip()]
 
 
@@ -134,7 +140,7 @@ def of_maps(
   threads: int | None = None,
   data_dir: str = '',
 ) -> tuple[Subject, list[str]]:
-  """Returns a folder of maps as the subject of an evaluation, and notes.
+  """Makes a folder of maps the subject of an evaluation; with notes.
 
   Args:
     maps: folder of the maps: see `evaluate.map_folder`.
@@ -165,16 +171,19 @@ def of_maps(
   if faults and not (partial and paths):
     raise ValueError(
       '\n  '.join([f'{maps}: these maps cannot be scored:', *faults])
-      + '\nMend them, or give --partial to score the others.'
+      + ('\nMend them, or give --partial to score the others.' if paths else '')
     )
   baselines = None
   if train_split != 'none':
     baselines = resolve.load_rows(data, train_split, where)
   name = run_lib.folder_name(
     f'{folder.name}-scores',
+    data,
     '' if split == 'test' else split,
     conditions,
     protocols,
+    '' if train_split == 'train' else f'train_split={train_split}',
+    'controls' if controls else '',
   )
   subject = Subject(
     predictor=map_folder.MapFolder(dict(enumerate(paths.values()))),

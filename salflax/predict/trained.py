@@ -37,7 +37,7 @@ class Run(NamedTuple):
     return self.config[self.stage.name]
 
   def predictor(self, *, store: bool = False) -> StagePredictor:
-    """Returns the run as a predictor.
+    """Makes a predictor of the run.
 
     Args:
       store: whether rows of a source take stored features, which are kept in
@@ -54,7 +54,7 @@ class Run(NamedTuple):
     conditions: Sequence[str] = (),
     data_dir: str = '',
   ) -> Sequence[Example]:
-    """Returns rows; what is left out is as in the stage's test split."""
+    """Loads rows; what is left out is as in the stage's test split."""
     own = not data and not split
     return config_lib.load_rows(
       data or self.section['data'],
@@ -67,7 +67,7 @@ class Run(NamedTuple):
   def trained_on(
     self, data: str, source: Sequence[Example], data_dir: str = ''
   ) -> int:
-    """Returns how many images of a source some stage was trained on.
+    """Counts the images of a source that some stage was trained on.
 
     Stages of the run that this one started from count too.
 
@@ -100,7 +100,7 @@ def _images(data: str, source: Sequence[Example]) -> Iterator[tuple[str, str]]:
   names = [name.strip() for name in data.split('+')]
   for index in range(len(source)):
     meta = batches.meta(source, index)
-    yield names[meta.get('joined', 0)], meta['image_id']
+    yield meta.get('joined', names[0]), meta['image_id']
 
 
 def _sections(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -114,7 +114,7 @@ def _sections(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
-  """Returns a run with the best weights of a stage, by default of the last.
+  """Loads a run with the best weights of a stage, by default of the last.
 
   Reads no data set: a network can predict where its data is not.
 

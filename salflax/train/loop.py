@@ -1,7 +1,6 @@
 """The loop: stages of training, each with its own folder and checkpoints."""
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -14,11 +13,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from salflax.core import parallel
+from salflax.core import files, parallel
 from salflax.data import batches as batches_lib
+from salflax.evaluate import references, scorer
 from salflax.evaluate import rows as rows_lib
-from salflax.evaluate import scorer
-from salflax.evaluate.references import CentrePrior
 from salflax.train import checkpoint, log, optim, step
 from salflax.train import stage as stages_lib
 from salflax.train.interrupt import Interrupted, Stop
@@ -117,7 +115,8 @@ class _Evaluation:
     if any(
       'baseline' in m.needs for ms in stage.protocols.values() for m in ms
     ):
-      prior = CentrePrior(stage.train_source, threads=stage.threads)
+      rows, _ = references.without_scored(stage.train_source, stage.eval_source)
+      prior = references.CentrePrior(rows, threads=stage.threads)
     self._scorer = scorer.Scorer(
       stage.eval_source, stage.protocols, baseline=prior
     )
@@ -335,5 +334,4 @@ def _run(stages, workdir):
       _LOG.info('%s: from %s, step %d.', stage.name, stage.init, at)
       start = jax.device_get(start)
     train_stage(stage, folder, mesh, start)
-  with open(os.path.join(folder, 'result.json'), encoding='utf-8') as f:
-    return json.load(f)
+  return files.read_json(os.path.join(folder, 'result.json'))

@@ -2,7 +2,8 @@
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +16,6 @@ from salflax.data import batches, pp
 from salflax.train import features, step
 from salflax.train import stage as stages_lib
 from salflax.train.stage import Stage
-
-Pair = tuple[np.ndarray, str]
 
 
 class StagePredictor:
@@ -55,35 +54,56 @@ class StagePredictor:
     )
 
   def replace(self, **attributes: Any) -> 'StagePredictor':
-    """Returns a predictor with other variables or another batch size."""
+    """Makes a predictor with other variables or another batch size."""
     other = copy.copy(self)
     vars(other).update(attributes)
     return other
 
-  def predict(self, pairs: Iterable[Pair]) -> Iterator[np.ndarray]:
+  def predict(
+    self,
+    pairs: Iterable[tuple[Any, str]],
+    *,
+    read: Callable[[Any], np.ndarray] | None = None,
+    return_errors: bool = False,
+  ) -> Iterator[np.ndarray | Exception]:
     """Yields the map f32 [h, w] >= 0 of each image and sentence, in order.
 
     Args:
       pairs: images u8 [h, w, 3] of any sizes, and sentences; '' for none.
+      read: function that makes u8 [h, w, 3] of an image, called in threads.
+      return_errors: yield the error of an image in place of its map. By default
+        it is raised, after the maps before it.
 
     Raises:
-      ValueError: a map is not finite.
+      TypeError: a sentence is no str.
+      ValueError: a map is not finite; names the image.
     """
     finish = stages_lib.word_pieces(self.stage)
 
     def prepare(pair):
       image, text = pair
-      row = {'image': image, 'text': text, 'condition': '', 'image_id': ''}
+      if not isinstance(text, str):
+        raise TypeError(f'A sentence is a str, found {type(text).__name__}.')
+      row = {'image': read(image) if read else image, 'text': text}
+      row |= {'condition': '', 'image_id': ''}
       return batches.Prepare([row], self._ops, finish)(0, None)
 
-    return self._maps(self._ahead(prepare, pairs))
+    def name(place, pair):
+      is_path = isinstance(pair[0], str | os.PathLike)
+      return os.fspath(pair[0]) if is_path else f'Image {place}'
+
+    return self._maps(prepare, pairs, name, return_errors=return_errors)
 
   def predict_rows(
     self, source: Sequence[Example], indexes: Sequence[int]
   ) -> Iterator[np.ndarray]:
     """Yields the map f32 [h, w] of each of these rows of a source."""
     prepare = self._prepare(source)
-    return self._maps(self._ahead(lambda i: prepare(i, None), indexes))
+    return self._maps(
+      lambda index: prepare(index, None),
+      indexes,
+      lambda _, index: f'Image {batches.describe(source, index)}',
+    )
 
   def _prepare(self, source: Sequence[Example]) -> batches.Prepare:
     # While training, the same rows are scored again and again.
@@ -99,31 +119,52 @@ class StagePredictor:
     self._last[:] = source, batches.Prepare(rows, self._ops, finish)
     return self._last[1]
 
-  def _ahead(self, prepare, items):
-    return batches.map_ahead(prepare, items, threads=self.stage.threads)
+  def _maps(self, prepare, items, name, *, return_errors=False):
+    """Yields the map, or the error, of each item that `prepare` makes a row."""
 
-  def _maps(self, rows: Iterator[Batch]) -> Iterator[np.ndarray]:
+    def attempt(numbered):
+      try:
+        return name(*numbered), prepare(numbered[1])
+      except Exception as e:
+        return name(*numbered), e
+
+    rows = batches.map_ahead(
+      attempt, enumerate(items, 1), threads=self.stage.threads
+    )
     size = -(-self.batch_size // self.mesh.size) * self.mesh.size
     local = size // jax.process_count()
     while chunk := list(itertools.islice(rows, local)):
+      preds = self._batch([r for _, r in chunk if not _failed(r)], local)
+      for label, row in chunk:
+        result = row if _failed(row) else _map(next(preds), row, label)
+        if _failed(result) and not return_errors:
+          raise result
+        yield result
+
+  def _batch(self, rows: Sequence[Batch], size: int) -> Iterator[np.ndarray]:
+    """Yields what the network gives for some rows."""
+    if rows:
       # A batch is filled up: each size would be compiled anew.
-      filled = chunk + [chunk[-1]] * (local - len(chunk))
+      filled = [*rows, *[rows[-1]] * (size - len(rows))]
       batch = jax.tree.map(
         lambda *x: np.stack(x), *map(stages_lib.model_keys, filled)
       )
-      preds = parallel.local_rows(
+      yield from parallel.local_rows(
         self._predict(self.variables, parallel.to_global(batch, self.mesh))
       )
-      for pred, row in zip(preds, chunk):
-        # Bilinear resizing stays within the range of the network's output.
-        yield _finite(pp.unletterbox(pred, row['box'], tuple(row['size'])))
 
 
-def _finite(saliency: np.ndarray) -> np.ndarray:
-  if not np.isfinite(saliency).all():
-    count = np.count_nonzero(~np.isfinite(saliency))
-    raise ValueError(
-      f'The network gives {count} values that are not finite, of '
-      f'{saliency.size}: its weights are broken, or the run diverged.'
+def _failed(row: Any) -> bool:
+  return isinstance(row, Exception)
+
+
+def _map(pred: np.ndarray, row: Batch, label: str) -> np.ndarray | ValueError:
+  """Brings a map to its image's size; an error where it is not finite."""
+  # Bilinear resizing stays within the range of the network's output.
+  saliency = pp.unletterbox(pred, row['box'], tuple(row['size']))
+  if count := np.count_nonzero(~np.isfinite(saliency)):
+    return ValueError(
+      f'{label}: {count} of {saliency.size} values of its map are not finite: '
+      'the weights are broken, or the run diverged.'
     )
   return saliency

@@ -15,6 +15,7 @@ from salflax import losses
 from salflax.core import parallel
 from salflax.core.types import Example
 from salflax.data import batches, center, pp
+from salflax.evaluate import references
 from salflax.models.weights import pretrained
 from salflax.train import features, optim, step
 
@@ -86,13 +87,13 @@ class Stage:
   workers: int
 
   def score_metric(self) -> Any:
-    """Returns the bound metric that `score` names."""
+    """Looks up the bound metric that `score` names."""
     protocol, key = self.score.split('/')
     return next(m for m in self.protocols[protocol] if m.key == key)
 
 
 def word_pieces(stage: Stage) -> list[Callable[[Example], Example]]:
-  """Returns the step that adds word pieces to an example, or none."""
+  """Makes the step that adds word pieces to an example, or none."""
   return [features.Tokenize(stage.tokenizer)] if stage.tokenizer else []
 
 
@@ -104,7 +105,7 @@ def finishers(
   *,
   contrast: bool = False,
 ) -> list[Callable[[Example], Example]]:
-  """Returns the steps from a preprocessed example to the inputs of the network.
+  """Makes the steps from a preprocessed example to the network's inputs.
 
   The one place that decides between pixels and stored backbone features, and
   between word pieces and stored sentences.
@@ -142,7 +143,7 @@ def finishers(
 
 
 def without_contrast(stage: Stage) -> Stage:
-  """Returns a stage with the part of its network that predicts.
+  """Leaves a stage the part of its network that predicts.
 
   Its checkpoints can be read, not gone on from: nothing in it trains.
   """
@@ -161,7 +162,7 @@ def without_contrast(stage: Stage) -> Stage:
 
 
 def example_batch(stage: Stage) -> dict[str, Any]:
-  """Returns a batch of one made-up image: the shapes of all in a batch.
+  """Makes a batch of one made-up image: the shapes of all in a batch.
 
   Needs no data, so that a trained network can be read without its data.
   """
@@ -192,7 +193,7 @@ def _example_batch(pp_text, tokenizer, targets, *, contrast):
 
 
 def abstract_state(stage: Stage) -> step.TrainState:
-  """Returns the shapes and types of a stage's state; computes nothing."""
+  """Traces the shapes and types of a stage's state; computes nothing."""
   return step.abstract_state(stage.model, stage.make_tx(), example_batch(stage))
 
 
@@ -204,7 +205,7 @@ def frozen_parts(
   *,
   contrast: bool = False,
 ) -> frozenset[str]:
-  """Returns which of 'backbone' and 'text' keeps every bit.
+  """Finds which of 'backbone' and 'text' keep every bit.
 
   A backbone whose batch statistics still move does not.
 
@@ -229,12 +230,34 @@ def frozen_parts(
   return frozenset(parts if still else parts - {'backbone'})
 
 
+def _check_score(stage: Stage) -> None:
+  """Raises ValueError where no evaluation row can have the stage's score."""
+  needs, source = stage.score_metric().needs, stage.eval_source
+  if 'baseline' in needs:
+    rest, _ = references.without_scored(stage.train_source, source)
+    if rest is None:
+      raise ValueError(
+        f'score {stage.score!r} needs training images that are not evaluated: '
+        'the splits are the same. Choose another score or eval_split.'
+      )
+  if 'other_fixations' in needs:
+    metas = [batches.meta(source, i) for i in range(len(source))]
+    images = {(m['condition'], batches.picture(m)) for m in metas}
+    if len(images) == len({condition for condition, _ in images}):
+      raise ValueError(
+        f'score {stage.score!r} needs fixations of other images: eval_split '
+        'has one image in each condition. Choose another score or split.'
+      )
+
+
 def check(stage: Stage) -> None:
-  """Raises ValueError where batch, freeze patterns or weights do not fit.
+  """Raises ValueError where batch, score, freeze patterns or weights misfit.
 
   Takes a second or two: shapes are compared, nothing is computed.
   """
   parallel.check_batch_size(stage.batch_size, parallel.make_mesh())
+  if stage.eval_source is not None:
+    _check_score(stage)
   abstract = abstract_state(stage)
   if stage.freeze:
     optim.frozen_names(abstract.params, stage.freeze)
@@ -257,7 +280,7 @@ def check(stage: Stage) -> None:
 def initial_state(
   stage: Stage, mesh: Mesh, start: step.Variables | None = None
 ) -> step.TrainState:
-  """Returns the state at step 0: drawn, then published weights, then `start`.
+  """Makes the state at step 0: drawn, published weights, then `start`.
 
   Args:
     stage: the stage.
@@ -287,7 +310,7 @@ def _only_in(variables: step.Variables, tree: step.Variables) -> list[str]:
 
 
 def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
-  """Returns the endless batches of a stage, with stored features.
+  """Makes the endless batches of a stage, with stored features.
 
   Args:
     stage: the stage.
@@ -317,6 +340,6 @@ def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
 
 
 def model_keys(batch: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the part of a batch that a model looks at."""
+  """Selects the part of a batch that a model looks at."""
   keys = ('image', 'taps', 'tokens', 'token_mask', 'text_tokens', 'sentence')
   return {k: batch[k] for k in keys if k in batch}

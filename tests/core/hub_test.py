@@ -88,11 +88,3 @@ def test_failed_downloads_say_why(online):
   online(answer)
   with pytest.raises(FileNotFoundError, match='Hub: disk full'):
     hub.locate('some/net', files=WEIGHTS)
-
-
-@pytest.mark.parametrize('content, what', [('[1]', 'JSON list'), ('{', 'not')])
-def test_json_is_named_with_its_file(tmp_path, content, what):
-  path = tmp_path / 'config.json'
-  path.write_text(content)
-  with pytest.raises(ValueError, match=f'config.json is .*{what}'):
-    hub.read_json(path)

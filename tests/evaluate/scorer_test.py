@@ -1,31 +1,31 @@
-import json
-import math
-import os
-import pathlib
-import socket
-import subprocess
-import sys
+"""Scores of maps: the same bits whatever computes them."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from jax.experimental import multihost_utils
 from toy_gaze import Toy
 
 from salflax import metrics
-from salflax.core import parallel
-from salflax.data import batches as batches_lib
-from salflax.data import pp
+from salflax.core.types import GroundTruth
+from salflax.data import batches
 from salflax.evaluate import references
 from salflax.evaluate import rows as rows_lib
 from salflax.evaluate import scorer as scorer_lib
 
-PP = pp.make('resize_pad(48, 64)|normalize("unit")')
 PROTOCOLS = {
   'mit': metrics.bind_metrics('cc|nss|auc_borji|auc_shuffled|ig'),
   'tuebingen': metrics.bind_metrics('auc|auc_shuffled(exact=True)|kl'),
 }
+
+
+class Bright:
+  """A predictor that looks at the colours."""
+
+  def predict(self, pairs):
+    for image, _ in pairs:
+      yield image[..., 1] / np.float32(255) + np.float32(0.1)
 
 
 @pytest.fixture(scope='module')
@@ -38,86 +38,82 @@ def prior():
   return references.CentrePrior(Toy(5, seed=9))
 
 
-def bright(variables, batch):
-  # One rounding only, so that every backend gives the same bits.
-  del variables
-  return batch['image'][..., 1] + np.float32(0.1)
-
-
-def run(source, prior, *, batch_size=4, predict_fn=bright, **kwargs):
-  kwargs = {'protocols': PROTOCOLS, 'baseline': prior} | kwargs
-  return scorer_lib.evaluate(
-    predict_fn,
-    {},
-    batches_lib.eval_batches(source, PP, batch_size=batch_size),
-    source,
-    **kwargs,
-  )
+@pytest.fixture(scope='module')
+def scorer(source, prior):
+  return scorer_lib.Scorer(source, PROTOCOLS, baseline=prior)
 
 
 @pytest.fixture(scope='module')
-def rows(source, prior):
-  return run(source, prior)
+def rows(scorer):
+  return scorer_lib.score(Bright(), scorer)
 
 
-@pytest.mark.parametrize('batch_size', [1, 3, 8, 32])
-def test_batch_size_and_threads_change_no_bit(source, prior, rows, batch_size):
-  assert run(source, prior, batch_size=batch_size, threads=1) == rows
+@pytest.fixture(scope='module')
+def network_rows(scorer):
+  return scorer_lib.score(tiny.red_predictor(), scorer)
 
 
-@pytest.mark.parametrize('num_devices', [1, 4])
-def test_devices_change_no_bit(source, prior, rows, num_devices):
-  mesh = parallel.make_mesh(jax.devices()[:num_devices])
-  jitted = jax.jit(
-    lambda image: image[..., 1] + jnp.float32(0.1),
-    in_shardings=parallel.split(mesh),
-    out_shardings=parallel.split(mesh),
-  )
-  predict_fn = lambda v, b: jitted(b['image'])
-  assert run(source, prior, batch_size=8, predict_fn=predict_fn) == rows
+def test_threads_change_no_bit(scorer, rows):
+  assert scorer_lib.score(Bright(), scorer, threads=1) == rows
 
 
-def test_each_row_once_and_none_of_the_padding(source, rows):
+@pytest.mark.parametrize('batch_size, devices', [(1, 1), (7, 1), (8, 4)])
+def test_batch_size_and_devices_change_no_bit(
+  scorer, network_rows, batch_size, devices
+):
+  predictor = tiny.red_predictor(devices).replace(batch_size=batch_size)
+  assert scorer_lib.score(predictor, scorer, threads=3) == network_rows
+
+
+def test_rows_of_a_source_score_as_images_and_sentences(scorer, network_rows):
+  class Pairs:
+    """A function of the user's own."""
+
+    def predict(self, pairs):
+      return tiny.red_predictor().predict(pairs)
+
+  assert scorer_lib.score(Pairs(), scorer) == network_rows
+
+
+def test_each_row_once_in_order(source, rows):
   assert len(rows) == len(source) == 24
   for index, row in enumerate(rows):
     assert {k: row[k] for k in rows_lib.IDENTITY} == source.meta(index)
 
 
-def test_scores_are_those_of_the_map_at_the_pictures_size(source, prior, rows):
+def test_scores_are_those_of_the_map_at_the_images_size(source, scorer, rows):
   index = 9
-  example = PP(source[index], None)
-  pred = pp.unletterbox(
-    np.asarray(bright({}, example)),
-    example['box'],
-    source[index]['image'].shape[:2],
+  truth = GroundTruth(
+    saliency=source[index]['saliency'][..., 0].astype(np.float64),
+    fixations=source[index]['fixations'].astype(np.int64),
   )
+  (saliency,) = Bright().predict([(source[index]['image'], '')])
   want = metrics.score(
-    pred.astype(np.float64),
-    scorer_lib.GroundTruth(
-      saliency=source[index]['saliency'][..., 0].astype(np.float64),
-      fixations=source[index]['fixations'].astype(np.int64),
-    ),
-    metrics.bind_metrics('cc|nss'),
+    saliency.astype(np.float64), truth, metrics.bind_metrics('cc|nss')
   )
-  assert rows[index]['mit/cc'] == want['cc']
-  assert rows[index]['mit/nss'] == want['nss']
+  assert {k: rows[index][f'mit/{k}'] for k in want} == want
+
+
+def test_a_map_of_any_size_and_scale_is_resized(scorer, source, prior):
+  blob = np.kron(source[2]['saliency'][..., 0], np.ones((2, 2)))
+  for scale in (1, 1e-300, 1e300):
+    row = scorer(2, blob * scale)
+    assert row['mit/cc'] == pytest.approx(1, abs=0.01)
 
 
 def test_other_conditions_and_protocols_change_no_bit(source, prior, rows):
-  alone = run(
-    source.only('salient'), prior, protocols={'mit': PROTOCOLS['mit']}
+  scorer = scorer_lib.Scorer(
+    source.only('salient'), {'mit': PROTOCOLS['mit']}, baseline=prior
   )
+  alone = scorer_lib.score(Bright(), scorer)
   want = [r for r in rows if r['condition'] == 'salient']
   for a, b in zip(alone, want, strict=True):
     assert a.items() <= b.items()
 
 
-def test_truth_predicts_itself(source, prior):
-  scorer = scorer_lib.Scorer(source, PROTOCOLS, baseline=prior)
-  found = scorer_lib.score_all(
-    scorer, ((i, lambda e: e['saliency'][..., 0]) for i in range(len(source)))
-  )
-  for row in found.values():
+def test_truth_predicts_itself(source, scorer):
+  truth = references.references(None, source, truth=True)['truth']
+  for row in scorer_lib.score(truth, scorer):
     assert row['mit/cc'] == pytest.approx(1)
     assert row['tuebingen/kl'] == pytest.approx(0, abs=1e-6)
 
@@ -125,69 +121,90 @@ def test_truth_predicts_itself(source, prior):
 def test_the_baseline_has_no_information_gain(source, prior):
   plain = {'x': metrics.bind_metrics('ig(minmax=False)')}
   scorer = scorer_lib.Scorer(source, plain, baseline=prior)
-  row = scorer(2, lambda e: prior(e['condition'], scorer_lib.size_of(e)))
-  assert row['x/ig'] == pytest.approx(0, abs=1e-9)
+  example = source[2]
+  saliency = prior(example['condition'], scorer_lib.size_of(example))
+  assert scorer(2, saliency)['x/ig'] == pytest.approx(0, abs=1e-9)
 
 
 class TestOtherFixations:
-  def test_come_from_other_pictures_of_the_condition(self, source):
+  def row(self, image_id, condition='pure'):
+    return {'image_id': image_id, 'condition': condition}
+
+  def test_come_from_other_images_of_the_condition(self, source):
     others = scorer_lib.OtherFixations(source)
-    points = others('picture01', 'all', (48, 48))
+    points = others(self.row('picture01', 'all'), (48, 48))
     assert points.dtype == np.int64 and points.shape == (5 * 20, 2)
     assert (points >= 0).all() and (points < 48).all()
 
   def test_are_rescaled_and_truncated(self):
     toy = Toy(2, ('pure',))
     toy.rows[1]['fixations'] = np.array([[0, 0], [47, 47], [24, 13]], np.int32)
-    others = scorer_lib.OtherFixations(toy)
-    found = others('picture00', 'pure', (40, 60))
-    assert found.tolist() == [[0, 0], [39, 58], [20, 16]]
+    points = scorer_lib.OtherFixations(toy)(self.row('picture00'), (40, 60))
+    assert points.tolist() == [[0, 0], [39, 58], [20, 16]]
 
-  def test_ten_are_drawn_by_the_pictures_id_alone(self):
+  def test_ten_are_drawn_by_the_images_id_alone(self):
     toy = Toy(30, ('pure',))
+    three, four = self.row('picture03'), self.row('picture04')
     others = scorer_lib.OtherFixations(toy)
-    ten = others('picture03', 'pure', (40, 60), count=10)
+    ten = others(three, (40, 60), count=10)
     assert len(ten) == 10 * 20
     toy.rows.reverse()
     again = scorer_lib.OtherFixations(toy)
-    np.testing.assert_array_equal(
-      again('picture03', 'pure', (40, 60), count=10), ten
-    )
-    other = others('picture04', 'pure', (40, 60), count=10)
-    assert not np.array_equal(other, ten)
+    np.testing.assert_array_equal(again(three, (40, 60), count=10), ten)
+    assert not np.array_equal(others(four, (40, 60), count=10), ten)
 
-  def test_a_picture_alone_has_none(self):
+  def test_an_image_alone_has_none(self):
     others = scorer_lib.OtherFixations(Toy(1, ('pure',)))
-    assert others('picture00', 'pure', (40, 60)).shape == (0, 2)
+    assert others(self.row('picture00'), (40, 60)).shape == (0, 2)
+
+  def test_equal_ids_of_two_data_sets_are_two_images(self):
+    joined = batches.Joined([Toy(1), Toy(1, seed=1)], ['a', 'b'])
+    others = scorer_lib.OtherFixations(joined)
+    points = others(joined.meta(0), scorer_lib.size_of(joined[0]))
+    np.testing.assert_array_equal(points, joined[4]['fixations'])
+
+
+def test_equal_ids_of_two_data_sets_are_scored_apart():
+  joined = batches.Joined([Toy(2), Toy(2, seed=1)], ['a', 'b'])
+  scorer = scorer_lib.Scorer(joined, {'mit': metrics.bind_metrics('cc')})
+  rows = scorer_lib.score(Bright(), scorer)
+  assert [r['source'] for r in rows] == ['a'] * 8 + ['b'] * 8
+  summary = rows_lib.summarise(rows)
+  assert (summary['n'], summary['images']) == (16, 4)
 
 
 def test_a_missing_baseline_is_named_before_any_work(source):
   with pytest.raises(ValueError, match='mit/ig needs a centre-bias baseline'):
-    run(source, None, predict_fn=lambda v, b: pytest.fail('predicted'))
+    scorer_lib.Scorer(source, PROTOCOLS)
 
 
 @pytest.mark.parametrize(
   'bad, message', [(np.nan, 'not finite'), (-1, 'negative')]
 )
-def test_a_bad_prediction_names_its_picture(source, prior, bad, message):
-  def predict_fn(variables, batch):
-    pred = bright(variables, batch).copy()
-    pred[np.asarray(batch['index']) == 5, 24, 32] = bad
-    return pred
+def test_a_bad_prediction_names_its_image(scorer, bad, message):
+  class Bad(Bright):
+    def predict(self, pairs):
+      for index, saliency in enumerate(super().predict(pairs)):
+        if index == 5:
+          saliency[24, 32] = bad
+        yield saliency
 
   with pytest.raises(ValueError, match=rf'picture01 \(all\): .*{message}'):
-    run(source, prior, predict_fn=predict_fn)
+    scorer_lib.score(Bad(), scorer)
 
 
-def test_a_row_predicted_twice_is_an_error(source, prior):
-  batches = list(batches_lib.eval_batches(source, PP, batch_size=8))
-  with pytest.raises(ValueError, match='twice'):
-    scorer_lib.evaluate(
-      bright, {}, batches + batches[:1], source, PROTOCOLS, baseline=prior
-    )
+@pytest.mark.parametrize('surplus', [-1, 1])
+def test_a_map_too_few_or_too_many_is_an_error(scorer, surplus):
+  class Wrong(Bright):
+    def predict(self, pairs):
+      maps = list(super().predict(pairs))
+      return iter(maps[:-1] if surplus < 0 else [*maps, maps[0]])
+
+  with pytest.raises(ValueError, match='zip'):
+    scorer_lib.score(Wrong(), scorer)
 
 
-def test_hosts_share_the_work_bit_for_bit(source, prior, rows, monkeypatch):
+def test_hosts_share_the_work_bit_for_bit(scorer, rows, monkeypatch):
   """Two processes, played one after the other with a recorded exchange."""
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   sent = {}
@@ -203,148 +220,10 @@ def test_hosts_share_the_work_bit_for_bit(source, prior, rows, monkeypatch):
       return np.stack(both)
 
     monkeypatch.setattr(multihost_utils, 'process_allgather', allgather)
-    batches = batches_lib.eval_batches(
-      source, PP, batch_size=10, shard=(process, 2)
-    )
-    found = scorer_lib.evaluate(
-      bright, {}, batches, source, PROTOCOLS, baseline=prior
-    )
+    monkeypatch.setattr(jax, 'process_index', lambda: process)
     sent[process] = calls
-    return found
+    return scorer_lib.score(Bright(), scorer)
 
   play(1, None)
   assert play(0, sent[1]) == rows
   assert play(1, sent[0]) == rows
-
-
-_HOST = """
-import sys
-sys.path[:0] = {root!r}, {root!r} + '/tests'
-import jax
-port, process = sys.argv[1:]
-jax.distributed.initialize('127.0.0.1:' + port, 2, int(process))
-import numpy as np
-from salflax import evaluate, metrics, parallel, results
-from salflax.data import loader, pp
-from toy_gaze import Toy
-source = Toy(5, ('pure',))
-mesh = parallel.make_mesh()
-predict = jax.jit(lambda x: x[..., 1] + np.float32(0.1),
-                  in_shardings=parallel.split(mesh),
-                  out_shardings=parallel.split(mesh))
-batches = loader.eval_batches(
-    source, pp.make('resize_pad(48, 64)|normalize("unit")'),
-    batch_size=4, shard=parallel.shard())
-rows = evaluate.evaluate(
-    lambda v, b: predict(parallel.to_global({{'x': b['image']}}, mesh)['x']),
-    {{}}, batches, source, {{'mit': metrics.bind_metrics('cc|auc_shuffled')}})
-results.write_rows(sys.argv[0] + process + '.csv', rows)
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_equal_one(tmp_path):
-  root = str(pathlib.Path(__file__).resolve().parents[2])
-  script = tmp_path / 'host'
-  script.write_text(_HOST.format(root=root))
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    port = s.getsockname()[1]
-  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  hosts = [
-    subprocess.Popen([sys.executable, script, str(port), str(k)], env=env)
-    for k in range(2)
-  ]
-  assert [host.wait(timeout=120) for host in hosts] == [0, 0]
-  found = [rows_lib.read_rows(f'{script}{k}.csv') for k in range(2)]
-  assert found[0] == found[1]
-  want = run(
-    Toy(5, ('pure',)),
-    None,
-    protocols={'mit': metrics.bind_metrics('cc|auc_shuffled')},
-  )
-  assert found[0] == want
-
-
-def made_up(values, *, condition='salient', start=0):
-  return [
-    {
-      'image_id': f'p{start + k}',
-      'condition': condition,
-      'text': 'a, "b"\nc',
-      'mit/cc': float(v),
-    }
-    for k, v in enumerate(values)
-  ]
-
-
-def test_undefined_scores_are_counted_not_hidden():
-  summary = rows_lib.summarise(made_up([0.5, math.nan, 0.7]))
-  entry = summary['overall']['mit/cc']
-  assert entry['mean'] == pytest.approx(0.6)
-  assert (entry['n'], entry['n_valid']) == (3, 2)
-  nothing = rows_lib.summarise(made_up([math.nan]))['overall']['mit/cc']
-  assert math.isnan(nothing['mean']) and nothing['n_valid'] == 0
-
-
-def test_conditions_weigh_alike_in_the_mean_of_conditions():
-  rows = made_up([0.2, 0.2, 0.2]) + made_up([0.6], condition='pure')
-  summary = rows_lib.summarise(rows)
-  assert summary['overall']['mit/cc']['mean'] == pytest.approx(0.3)
-  assert summary['mean_of_conditions']['mit/cc'] == pytest.approx(0.4)
-  assert rows_lib.means(rows)['pure/mit/cc'] == pytest.approx(0.6)
-  assert (summary['n'], summary['images']) == (4, 3)
-
-
-def test_intervals_are_clustered_by_picture():
-  values = np.random.default_rng(0).uniform(0.3, 0.7, 30)
-  once = rows_lib.summarise(made_up(values))['overall']['mit/cc']
-  # The same picture four times over adds no information.
-  again = rows_lib.summarise(made_up(values) * 4)['overall']['mit/cc']
-  assert again['low'] == pytest.approx(once['low'], abs=1e-12)
-  assert once['low'] < once['mean'] < once['high']
-
-
-def test_compare_pairs_by_picture_and_condition():
-  values = np.random.default_rng(0).uniform(0.3, 0.5, 20)
-  ours, theirs = made_up(values + 0.1), made_up(values[::-1])
-  for row, k in zip(theirs, range(19, -1, -1)):
-    row['image_id'] = f'p{k}'
-  found = rows_lib.compare(ours, theirs[3:])['salient']['mit/cc']
-  assert found['difference'] == pytest.approx(0.1)
-  assert found['n'] == 17 and found['p'] < 0.01
-  assert found['low'] == pytest.approx(0.1) == found['high']
-
-
-def test_compare_without_common_rows_is_empty():
-  assert rows_lib.compare(made_up([0.1]), made_up([0.1], start=5)) == {}
-
-
-def test_rows_survive_the_file_bit_for_bit(tmp_path, rows):
-  rows_lib.write_rows(tmp_path / 'a.csv', rows)
-  assert rows_lib.read_rows(tmp_path / 'a.csv') == rows
-  odd = made_up([1 / 3, math.nan])
-  rows_lib.write_rows(tmp_path / 'b.csv', odd)
-  again = rows_lib.read_rows(tmp_path / 'b.csv')
-  assert again[0] == odd[0] and math.isnan(again[1]['mit/cc'])
-
-
-def test_json_is_valid_where_a_value_is_undefined(tmp_path):
-  rows_lib.write_json(
-    tmp_path / 'a.json', {'x': math.nan, 'y': (np.float64(1.5), 'ü')}
-  )
-  assert json.loads((tmp_path / 'a.json').read_text('utf-8')) == {
-    'x': None,
-    'y': [1.5, 'ü'],
-  }
-
-
-def test_a_failed_writer_leaves_the_old_file(tmp_path):
-  from salflax.core import files
-
-  path = tmp_path / 'deep' / 'a.txt'
-  files.write_text(path, 'old')
-  with pytest.raises(RuntimeError), files.replacing(path) as temporary:
-    temporary.write_text('half')
-    raise RuntimeError
-  assert path.read_text() == 'old' and list(path.parent.iterdir()) == [path]

@@ -1,3 +1,5 @@
+"""A finished run: its weights, its data, what it was trained on."""
+
 import json
 
 import numpy as np
@@ -6,112 +8,158 @@ import tiny
 from toy_gaze import Toy
 
 from salflax.config import resolve as config_lib
+from salflax.config import saved
+from salflax.data import batches
 from salflax.evaluate import rows as rows_lib
-from salflax.evaluate import scorer
+from salflax.evaluate import scorer as scorer_lib
 from salflax.predict import trained
-from salflax.train import loop
-
-pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope='module', params=['trained', 'frozen'])
-def workdir(request, tmp_path_factory):
-  """A finished run whose data is gone."""
-  folder = tmp_path_factory.mktemp('run')
-  bert = tiny.bert_folder(folder / 'bert')
-  config = tiny.get_config(f'bert={bert},data=folder:gone')
-  config.second = config.only.copy_and_resolve_references()
-  config.stages = ('only', 'second')
-  config.only.update(steps=1)
-  config.second.update(steps=4, init='@only', conditions=())
-  if request.param == 'frozen':
-    config.model.backbone.bn = 'frozen'
-    config.second.freeze = ('backbone/.*', 'text/.*')
-  config_lib.save(config, str(folder))
-  stages = tiny.stages(config, folder)
-  assert ('backbone' in stages[1].stored) == (request.param == 'frozen')
-  loop.run(stages, str(folder))
-  return folder
+@pytest.fixture(scope='module')
+def run(tiny_run):
+  return trained.load(tiny_run)
 
 
-def test_a_run_gives_the_maps_of_its_training(workdir):
-  run = trained.load(workdir)
-  result = json.loads((workdir / 'second' / 'result.json').read_text())
+@pytest.fixture
+def no_data(monkeypatch):
+  def load_source(name, *args, **options):
+    raise FileNotFoundError(f'{name} is not prepared')
+
+  monkeypatch.setattr(config_lib.datasets, 'load_source', load_source)
+
+
+def test_a_run_gives_the_maps_of_its_training(tiny_run, run):
+  result = json.loads((tiny_run / 'second' / 'result.json').read_text())
   assert (run.stage.name, run.at) == ('second', result['best_step'])
-  source = Toy(1, seed=1)  # the rows that `tiny.stages` evaluates
-  rows = scorer.evaluate(
-    run.predict_fn,
-    run.variables,
-    run.eval_batches(source),
-    source,
-    run.stage.protocols,
+  assert run.stage.stored == {'backbone', 'text'}
+  section = run.section
+  source = config_lib.load_rows('scenes', section['eval_split'], '', limit=4)
+  scorer = scorer_lib.Scorer(source, run.stage.protocols)
+  stored, plain = (
+    scorer_lib.score(run.predictor(store=store), scorer)
+    for store in (True, False)
   )
-  # Batches of another size round elsewhere, and stored features once more.
-  score = rows_lib.means(rows)[run.stage.score]
+  # Stored or not, an image gives the same map.
+  for a, b in zip(stored, plain, strict=True):
+    for key in scorer.keys:
+      assert a[key] == pytest.approx(b[key], abs=1e-4)
+  score = rows_lib.means(stored)[run.stage.score]
   assert score == pytest.approx(result['best_score'], abs=1e-5)
-  # Stored or not, a picture gives the same map.
-  plain, stored = (
-    next(run.eval_batches(source, store=store)) for store in (False, True)
-  )
-  assert ('taps' in stored) == run.stage.store_taps
-  np.testing.assert_allclose(
-    run.predict_fn(run.variables, stored),
-    run.predict_fn(run.variables, plain),
-    rtol=1e-4,
-    atol=1e-6,
-  )
 
 
-def test_it_predicts_without_its_data(workdir):
-  run = trained.load(workdir)
+def test_it_predicts_without_its_data(tiny_run, no_data):
+  run = trained.load(tiny_run)
   image = Toy(1)[0]['image']
-  batch = run.preprocess(image, 'salient of 2')
-  batch = {k: np.repeat(v, 4, axis=0) for k, v in batch.items()}
-  found = np.asarray(run.predict_fn(run.variables, batch))
-  assert found.shape == (4, 32, 32) and found.std() > 0
-  np.testing.assert_array_equal(found[0], found[3])
-  with pytest.raises(FileNotFoundError, match='folder:gone'):
+  one, other, again = run.predictor().predict(
+    [(image, 'the red'), (image, 'blue'), (image, 'the red')]
+  )
+  assert one.shape == image.shape[:2] and one.std() > 0
+  np.testing.assert_array_equal(one, again)
+  assert not np.array_equal(one, other)
+  with pytest.raises(FileNotFoundError, match='scenes'):
     run.load_source()
 
 
-def test_a_stage_by_name(workdir):
-  assert trained.load(workdir, stage='only').at == 1
+def test_a_stage_by_name(tiny_run):
+  assert trained.load(tiny_run, stage='only').at == 1
   with pytest.raises(ValueError, match="Did you mean 'second'"):
-    trained.load(workdir, stage='secnd')
+    trained.load(tiny_run, stage='secnd')
 
 
-def test_what_is_no_run_is_told(workdir, tmp_path):
+def test_what_is_no_run_is_named(tiny_run, tmp_path):
   with pytest.raises(FileNotFoundError, match='is not a run'):
     trained.load(tmp_path)
-  (tmp_path / 'config.json').write_text((workdir / 'config.json').read_text())
+  (tmp_path / 'config.json').write_text((tiny_run / 'config.json').read_text())
   with pytest.raises(FileNotFoundError, match='No checkpoint'):
     trained.load(tmp_path)
 
 
-def test_pictures_that_some_stage_was_trained_on_are_counted(monkeypatch):
-  rows = {'fit': 'abc', 'test': 'bcd'}
-
-  def load_rows(names, split, folder):
-    return [{'image_id': i} for i in rows[split]]
-
-  monkeypatch.setattr(trained.config_lib, 'load_rows', load_rows)
-  config = {
-    'data_dir': '',
-    'stages': ('free', 'text'),
-    'free': {'data': 'one+two', 'split': 'fit'},
-    'text': {'data': 'three', 'split': 'fit'},
-  }
-  run = trained.Run('', config, None, {}, 0, None, ())
-  scored = [{'image_id': i} for i in 'bcd']
-  assert run.trained_on('two', scored) == 2
-  assert run.trained_on('four', scored) == 0
-
-
-def test_the_files_a_run_started_from_may_be_gone(tmp_path, monkeypatch):
+def test_the_files_a_run_started_from_may_be_gone(tmp_path):
   config = tiny.get_config()
   config.model.backbone.weights = str(tmp_path / 'gone.safetensors')
-  workdir = tmp_path / 'run'
-  monkeypatch.setattr(config_lib, 'load', lambda _: config_lib.plain(config))
+  saved.save(config, str(tmp_path))
   # It gets as far as looking for the checkpoint, which was never made.
   with pytest.raises(FileNotFoundError, match='No checkpoint'):
-    trained.load(workdir)
+    trained.load(tmp_path)
+
+
+class TestTrainedOn:
+  """Images of 'one' and 'two' have the same names."""
+
+  SPLITS = {'fit': 'abc', 'test': 'bcd', 'rest': 'd'}
+
+  @pytest.fixture(autouse=True)
+  def data(self, monkeypatch):
+    def load_source(name, split, folder, *, conditions=(), exclude=''):
+      ids = [i for i in self.SPLITS[split] if i not in exclude]
+      return [{'image_id': i, 'condition': 'pure', 'text': ''} for i in ids]
+
+    monkeypatch.setattr(config_lib.datasets, 'load_source', load_source)
+
+  def config(self, **stages):
+    plain = {'split': 'fit', 'conditions': (), 'exclude': '', 'limit': 0}
+    plain['init'] = ''
+    sections = {name: plain | section for name, section in stages.items()}
+    return {'data_dir': '', 'stages': tuple(stages), **sections}
+
+  def count(self, data, config, split='test'):
+    run = trained.Run('', config, None, {}, 0)
+    return run.trained_on(data, config_lib.load_rows(data, split, ''))
+
+  def test_any_stage_counts(self):
+    config = self.config(free={'data': 'one'}, text={'data': 'two'})
+    assert self.count('two', config) == 2
+    assert self.count('three', config) == 0
+    assert self.count('two', config, 'rest') == 0
+
+  def test_joined_data_sets(self):
+    config = self.config(free={'data': 'one + two'})
+    assert self.count('two', config) == 2
+    assert self.count('three+two', config) == 2
+    assert self.count('one+two', config) == 4
+    alone = self.config(free={'data': 'two'})
+    assert self.count('three+two', alone) == 2
+
+  @pytest.mark.parametrize(
+    'options, count',
+    [({'limit': 2}, 1), ({'exclude': 'b'}, 1), ({'exclude': 'bc'}, 0)],
+  )
+  def test_images_that_were_left_out_do_not_count(self, options, count):
+    config = self.config(free={'data': 'two', **options})
+    assert self.count('two', config) == count
+
+  def test_the_runs_it_started_from_count(self, tmp_path, monkeypatch):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    configs = {
+      str(first): self.config(a={'data': 'two'}),
+      str(second): self.config(b={'data': 'one', 'init': str(first)}),
+    }
+    first.mkdir()
+    second.mkdir()
+    monkeypatch.setattr(trained.saved, 'load', configs.__getitem__)
+    config = self.config(
+      c={'data': 'four', 'init': str(second)},
+      d={'data': 'four', 'init': '@c'},
+    )
+    assert self.count('two', config) == 2 and self.count('one', config) == 2
+
+  def test_data_that_is_not_here_is_passed_over(self, monkeypatch):
+    load = config_lib.datasets.load_source
+
+    def load_source(name, *args, **options):
+      if name == 'gone':
+        raise FileNotFoundError(name)
+      return load(name, *args, **options)
+
+    monkeypatch.setattr(config_lib.datasets, 'load_source', load_source)
+    config = self.config(a={'data': 'gone'}, b={'data': 'two'})
+    assert self.count('two', config) == 2
+
+
+def test_joined_rows_know_their_data_set(monkeypatch):
+  monkeypatch.setattr(
+    config_lib.datasets, 'load_source', lambda *args, **options: Toy(1)
+  )
+  rows = config_lib.load_rows('one + folder:two', 'test', '')
+  names = [batches.meta(rows, k)['joined'] for k in (3, 4)]
+  assert names == ['one', 'folder:two']

@@ -337,6 +337,16 @@ class TestWorkdir:
         self.save(tmp_path, **changes)
     assert not (tmp_path / 'config.json').exists()
 
+  @pytest.mark.parametrize('text', ['', '{"seed": 0,', '[]', '\x00'])
+  def test_a_damaged_config_is_named(self, tmp_path, text):
+    self.save(tmp_path)
+    (tmp_path / 'only' / 'checkpoints' / '3').mkdir(parents=True)
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(ValueError, match=f'{tmp_path}/config.json: '):
+      config_lib.load(tmp_path)
+    with pytest.raises(ValueError, match=f'{tmp_path}/config.json: '):
+      self.save(tmp_path)
+
   def test_one_that_never_began_makes_room(self, tmp_path):
     self.save(tmp_path)
     assert self.save(tmp_path, seed=5)['seed'] == 5

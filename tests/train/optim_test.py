@@ -281,7 +281,7 @@ BAD_OPTIMIZERS = {
   'adamw(decay=1e999)': 'decay=inf',
   'sgd(momentum=-3)': 'momentum=-3',
   'sgd(momentum=1.0)': 'momentum=1.0',
-  'sgd(nesterov=2)': 'sgd: nesterov=2 is not a bool',
+  'sgd(nesterov=2)': 'sgd: nesterov must be True or False',
   'rmsprop(decay=1)': 'decay=1',
 }
 
@@ -308,7 +308,8 @@ def test_every_option_has_a_range_and_its_default_lies_in_it():
   for table, takes in ((optim.SCHEDULES, 3), (optim.OPTIMIZERS, 1)):
     for name, fn in table.items():
       options = list(inspect.signature(fn).parameters.values())[takes:]
-      assert {o.name for o in options} == set(optim.RANGES[name]), name
+      numbers = {o.name for o in options if type(o.default) is not bool}
+      assert numbers == set(optim.RANGES[name]), name
       written = ', '.join(f'{o.name}={o.default!r}' for o in options)
       bind = optim.bind_schedule if takes == 3 else optim.bind_optimizer
       bind(f'{name}({written})')

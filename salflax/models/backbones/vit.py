@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from salflax.core import hub, spec
+from salflax.core import files, hub, spec
 from salflax.models import layers, transformer
 from salflax.models.backbones.vit_layers import Embeddings
 from salflax.models.weights import pretrained
@@ -140,7 +140,7 @@ def from_config(
     ValueError: for a network that is not BLIP's, or an unknown attribute.
   """
   path = hub.locate(folder_or_json, files=('config.json',))
-  config = hub.read_json(path)
+  config = files.read_json(path)
   kind = str(config.get('model_type', ''))
   if kind not in ('blip', 'blip_vision_model'):
     raise ValueError(f"{path} describes a {kind!r}; vision towers are 'blip'.")

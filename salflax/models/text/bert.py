@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from salflax.core import hub, spec
+from salflax.core import files, hub, spec
 from salflax.models import layers, transformer
 from salflax.models.layers import TextFeatures
 from salflax.models.text.bert_layers import Activated, Embeddings, Layer
@@ -175,7 +175,7 @@ def from_config(
     ValueError: for a network that is not BERT's, or an unknown attribute.
   """
   path = hub.locate(folder_or_json, files=('config.json',))
-  config = hub.read_json(path)
+  config = files.read_json(path)
   kind = str(config.get('model_type', 'bert'))
   if kind not in ('bert', 'blip', 'blip_text_model'):
     raise ValueError(
@@ -205,9 +205,9 @@ def _pooling(folder: pathlib.Path) -> dict[str, Any]:
   path = folder / '1_Pooling' / 'config.json'
   if not path.is_file():
     return {}
-  mean = hub.read_json(path).get('pooling_mode_mean_tokens')
+  mean = files.read_json(path).get('pooling_mode_mean_tokens')
   modules = folder / 'modules.json'
-  steps = hub.read_json(modules, list) if modules.is_file() else []
+  steps = files.read_json(modules, kind=list) if modules.is_file() else []
   normalize = any(str(m.get('type')).endswith('Normalize') for m in steps)
   return {'pool': 'mean' if mean else 'cls', 'normalize': normalize}
 
