@@ -187,13 +187,16 @@ class ImageHead(nn.Module):
         posteriors.append(jax.nn.softmax(logits, -1))
         part = self._named(f'{level}/{i}', posteriors[-1], names, train)
         parts.append(part)
-    scene = features[min(self.widths, key=lambda k: features[k].shape[1])]
-    scene = unit(scene.astype(jnp.float32).mean((1, 2), keepdims=True))
+    # The image as a whole.
+    scene = features['1/32'].astype(jnp.float32)
+    scene = unit(scene.mean((1, 2), keepdims=True))
     x = Dense(self.width, name='scene')(scene)
-    x = jnp.broadcast_to(x, (len(x), *self.grid, self.width))
+    # From coarse to fine, one step of the grids at a time.
     for grid in sorted({p.shape[1:3] for p in parts}):
-      same = sum(p for p in parts if p.shape[1:3] == grid)
-      x = x + resized(same, self.grid)
+      if x.shape[1:3] != (1, 1):
+        x = resized(x, grid)
+      x = x + sum(p for p in parts if p.shape[1:3] == grid)
+    x = resized(x, self.grid)
     for i, distance in enumerate(self.distances):
       x = dropped(self, x, self.dropout, train=train)
       x = Mix(distance, name=f'mix_{i}')(x)
