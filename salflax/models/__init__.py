@@ -13,9 +13,11 @@ import flax.linen as nn
 
 from salflax.core import spec
 from salflax.models.aspp import AsppNet
+from salflax.models.backbones.efficientnet_lite import EfficientNetLite
 from salflax.models.backbones.resnet import ResNet
 from salflax.models.backbones.vgg import VGG16
 from salflax.models.backbones.vit import ViT
+from salflax.models.lite import Lite
 from salflax.models.sam import SAM
 from salflax.models.text.bert import Bert
 from salflax.models.transalnet import TranSalNet
@@ -27,6 +29,7 @@ BACKBONES = {
   'resnet50': ResNet,
   'resnet50_v1': functools.partial(ResNet, variant='v1'),
   'vgg16': VGG16,
+  'efficientnet_lite': EfficientNetLite,
 }
 
 # Maps token ids and mask to TextFeatures; `load(name, **attributes)` returns a
@@ -45,6 +48,7 @@ MODELS = {
   'transalnet': TranSalNet,
   'sam': SAM,
   'aspp': AsppNet,
+  'lite': Lite,
 }
 
 

@@ -94,6 +94,8 @@ def without_weights(config, bert, vgg):
     node[name]['batch_size'] += -node[name]['batch_size'] % 4
   for record in (node['model'], *(node[s]['model'] for s in node['stages'])):
     record.pop('weights', None)
+    if record.get('name') == 'lite':
+      record['names'] = str(tiny.names_file(bert.parent / 'names.npz'))
     if 'backbone' in record:
       record['backbone'].pop('weights', None)
     if record.get('text', {}).get('name', 'none') != 'none':

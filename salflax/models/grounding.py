@@ -1,0 +1,334 @@
+"""Where an image shows what a sentence names: the heads of `lite`.
+
+Every cell of an image has posteriors over ImageNet's classes, every class has
+a name, and every name a vector of the text encoder. So a word is where those
+classes are whose names it resembles. Free low-rank maps between features and
+words learn beside it what ImageNet lacks, such as people.
+
+`B` images, `h x w` cells, `K` classes, `L` words, `D` width of a word's vector.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from salflax.models import layers
+
+# Names: torchvision (BSD 3-Clause). Vectors: all-MiniLM-L6-v2 (Apache 2.0).
+NAMES_FILE = pathlib.Path(__file__).parent / 'imagenet_names.npz'
+FAR = -1e9
+# Word vectors have length 1; times this, their values are near 1.
+_LOUDER = 8.0
+_NAME_WIDTH = 24
+_small = nn.initializers.normal(0.05)
+
+
+class Words(NamedTuple):
+  """What a sentence says, word by word.
+
+  Attributes:
+    context: f32 [B, L, D], vectors of the words in their sentence.
+    alone: f32 [B, L, D], vectors of length 1 of the words on their own.
+    mask: bool [B, L], True for words.
+    sentence: f32 [B, D], vectors of length 1.
+  """
+
+  context: jax.Array
+  alone: jax.Array
+  mask: jax.Array
+  sentence: jax.Array
+
+
+class Cells(NamedTuple):
+  """What an image shows, cell by cell.
+
+  Attributes:
+    features: f32 [B, h, w, C].
+    posteriors: f32 [B, h', w', K], on coarser grids, at several temperatures.
+    logits: f32 [B, h, w], of where people look without a sentence.
+  """
+
+  features: jax.Array
+  posteriors: Sequence[jax.Array]
+  logits: jax.Array
+
+
+@functools.cache
+def class_names(
+  path: str | os.PathLike = NAMES_FILE,
+) -> tuple[tuple[str, ...], np.ndarray]:
+  """Loads class names in order, [K], and their vectors, f32 [K, D].
+
+  Args:
+    path: .npz of `names` and `vectors`; ImageNet's 1000 classes by default.
+  """
+  with np.load(path, allow_pickle=False) as archive:
+    names, vectors = archive['names'], archive['vectors']
+  return tuple(names.tolist()), vectors.astype(np.float32)
+
+
+def principal(vectors: np.ndarray, rank: int) -> np.ndarray:
+  """Computes the leading directions f32 [D, rank] of vectors f32 [K, D]."""
+  centred = vectors - vectors.mean(0, keepdims=True)
+  return np.linalg.svd(centred, full_matrices=False)[2][:rank].T
+
+
+class Dense(layers.Dense):
+  """`layers.Dense` on rows: its gradient is one matrix product."""
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    y = super().__call__(x.reshape(-1, x.shape[-1]))
+    return y.reshape(*x.shape[:-1], self.features)
+
+
+def resized(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
+  """Resizes [B, h, w, C] to [B, *grid, C], bilinearly."""
+  if x.shape[1:3] == tuple(grid):
+    return x
+  return jax.image.resize(x, (len(x), *grid, x.shape[-1]), 'bilinear')
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """Scales [..., C] to mean 0 and deviation 1 over the channels."""
+  x = x - x.mean(-1, keepdims=True)
+  return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+
+def contrasted(x: jax.Array, floor: float = 0.03) -> jax.Array:
+  """Scales maps [B, h, w, C] to mean 0 and deviation 1, flat ones to less."""
+  x = x - x.mean((1, 2), keepdims=True)
+  return x * jax.lax.rsqrt((x * x).mean((1, 2), keepdims=True) + floor**2)
+
+
+def around(x: jax.Array, distance: int) -> jax.Array:
+  """Averages cells of [B, h, w, C] with their 8 neighbours at `distance`."""
+  d, (height, width) = distance, x.shape[1:3]
+  x = jnp.pad(x, ((0, 0), (d, d), (0, 0), (0, 0)), 'edge')
+  x = sum(x[:, i : i + height] for i in (0, d, 2 * d)) / 3
+  x = jnp.pad(x, ((0, 0), (0, 0), (d, d), (0, 0)), 'edge')
+  return sum(x[:, :, i : i + width] for i in (0, d, 2 * d)) / 3
+
+
+def dropped(module: nn.Module, x: jax.Array, rate: float, *, train: bool):
+  """Leaves out whole channels of [B, ..., C] in training."""
+  if not train or not rate:
+    return x
+  mask = jax.random.bernoulli(
+    module.make_rng('dropout'),
+    1 - rate,
+    (len(x), *(1,) * (x.ndim - 2), x.shape[-1]),
+  )
+  return x * mask / (1 - rate)
+
+
+class Mix(nn.Module):
+  """Residual block that sees each cell beside the mean of its neighbours.
+
+  The neighbourhood has no weights of its own: they would overfit, and their
+  gradient is slow on a CPU.
+
+  Attributes:
+    distance: distance of the neighbours, in cells.
+    hidden: channels inside.
+  """
+
+  distance: int = 1
+  hidden: int = 64
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    y = unit(x)
+    here = Dense(self.hidden, name='here')(y)
+    near = Dense(self.hidden, use_bias=False, name='around')(y)
+    y = nn.relu(here + around(near, self.distance))
+    return x + Dense(x.shape[-1], name='mix')(y)
+
+
+class ImageHead(nn.Module):
+  """What each cell shows, and where people look without a sentence.
+
+  Attributes:
+    widths: channels that each level is reduced to, by its name.
+    classes: levels that hold logits of ImageNet's classes.
+    grid: (h, w), the finest level's cells.
+    width: C, channels of a cell.
+    temperatures: factors of the class logits.
+    distances: of the neighbours that each block sees.
+    dropout: share of channels that are left out in training.
+    noise: deviation of what is added to the features in training.
+  """
+
+  widths: Mapping[str, int]
+  classes: tuple[str, ...]
+  grid: tuple[int, int]
+  width: int = 96
+  temperatures: tuple[float, ...] = (1.0, 0.4)
+  distances: tuple[int, ...] = (1, 3)
+  dropout: float = 0.3
+  noise: float = 0.2
+
+  @nn.compact
+  def __call__(
+    self, features: Mapping[str, jax.Array], names: np.ndarray, *, train: bool
+  ) -> Cells:
+    """Computes the cells of features {level: [B, h, w, C]}, names [K, D]."""
+    parts = [self._level(k, features[k], train) for k in self.widths]
+    posteriors = []
+    for level in self.classes:
+      for i, temperature in enumerate(self.temperatures):
+        logits = features[level].astype(jnp.float32) * temperature
+        posteriors.append(jax.nn.softmax(logits, -1))
+        part = self._named(f'{level}/{i}', posteriors[-1], names, train)
+        parts.append(part)
+    # The image as a whole.
+    scene = features['1/32'].astype(jnp.float32)
+    scene = unit(scene.mean((1, 2), keepdims=True))
+    x = Dense(self.width, name='scene')(scene)
+    # From coarse to fine, one step of the grids at a time.
+    for grid in sorted({p.shape[1:3] for p in parts}):
+      if x.shape[1:3] != (1, 1):
+        x = resized(x, grid)
+      x = x + sum(p for p in parts if p.shape[1:3] == grid)
+    x = resized(x, self.grid)
+    for i, distance in enumerate(self.distances):
+      x = dropped(self, x, self.dropout, train=train)
+      x = Mix(distance, name=f'mix_{i}')(x)
+    x = dropped(self, unit(x), self.dropout, train=train)
+    y = nn.relu(Dense(32, name='map_1')(x))
+    y = Dense(1, kernel_init=_small, name='map_2')(y)
+    # Where people look whatever they see.
+    prior = self.param('prior', nn.initializers.zeros, (1, 6, 8, 1))
+    logits = y + 4 * resized(prior, self.grid)
+    return Cells(x, tuple(posteriors), logits[..., 0])
+
+  def _level(self, level, x, train):
+    x = unit(x.astype(jnp.float32))
+    if train and self.noise:
+      shape = (len(x), 1, 1, x.shape[-1])
+      noise = jax.random.normal(self.make_rng('dropout'), shape)
+      x = x + self.noise * noise
+    x = dropped(self, x, self.dropout / 2, train=train)
+    name = level.replace('/', '_')
+    x = nn.relu(Dense(self.widths[level], name=f'in_{name}')(x))
+    return Dense(self.width, use_bias=False, name=f'join_{name}')(x)
+
+  def _named(self, level, posteriors, names, train):
+    # Names first: posteriors times 384 columns would take the most time.
+    name = level.replace('/', '_')
+    x = dropped(self, 4 * names[None], self.dropout / 2, train=train)[0]
+    x = Dense(_NAME_WIDTH, name=f'in_{name}')(x)
+    rows = posteriors.reshape(-1, posteriors.shape[-1]) @ x
+    x = nn.relu(rows.reshape(*posteriors.shape[:-1], _NAME_WIDTH))
+    return Dense(self.width, use_bias=False, name=f'join_{name}')(x)
+
+
+class SentenceHead(nn.Module):
+  """Where people look with a sentence: where the things are that it names.
+
+  Attributes:
+    rank: width in which words and class names are compared.
+    heads: number of free maps between words and cells.
+    head_dim: width of each.
+    hidden: channels of the last layers.
+    dropout: share of channels that are left out in training.
+    word_dropout: share of words that are left out in training.
+  """
+
+  rank: int = 64
+  heads: int = 4
+  head_dim: int = 16
+  hidden: int = 32
+  dropout: float = 0.3
+  word_dropout: float = 0.2
+
+  @nn.compact
+  def __call__(
+    self, cells: Cells, words: Words, names: np.ndarray, *, train: bool
+  ) -> jax.Array:
+    """Computes logits f32 [B, h, w]; names [K, D]."""
+    features, logits = cells.features, cells.logits[..., None]
+    # Slopes of 10 and 20 for each grid and temperature.
+    named = 2 * len(cells.posteriors)
+    both = jnp.concatenate([unit(words.context), _LOUDER * words.alone], -1)
+    both = dropped(self, both, self.dropout, train=train)
+    shares = self._importance(both, words.mask, named + self.heads, train)
+    maps = self._by_name(cells, words, names, shares[..., :named])
+    maps.append(self._freely(features, both, shares[..., named:]))
+    maps = jnp.concatenate(maps, -1)
+    sentence = dropped(
+      self, _LOUDER * words.sentence, self.dropout, train=train
+    )
+    sentence = Dense(self.head_dim, name='sentence')(sentence)[:, None, None]
+    x = sum(
+      Dense(self.hidden, name=f'join_{name}')(part)
+      for name, part in (
+        *(('cells', features), ('maps', maps)),
+        *(('sentence', sentence), ('logits', logits)),
+      )
+    )
+    x = dropped(self, nn.relu(x), self.dropout, train=train)
+    x = Dense(1, kernel_init=_small, name='out')(x)
+    # The sentence also says how much each map counts.
+    weight = 0.3 + Dense(
+      maps.shape[-1],
+      kernel_init=nn.initializers.normal(0.02),
+      bias_init=nn.initializers.zeros,
+      name='weight',
+    )(sentence)
+    share = self.param('share', nn.initializers.ones, (1, 1, 1, 1))
+    x = x + share * logits + (maps * weight).sum(-1, keepdims=True)
+    return x[..., 0]
+
+  def _importance(self, both, mask, count, train):  # [B, L, count]
+    if train and self.word_dropout:
+      keep = 1 - self.word_dropout
+      kept = jax.random.bernoulli(self.make_rng('dropout'), keep, mask.shape)
+      kept = mask & kept
+      mask = jnp.where(kept.any(-1, keepdims=True), kept, mask)
+    x = nn.relu(Dense(24, name='importance_1')(both))
+    x = Dense(count, name='importance_2')(x)
+    return jax.nn.softmax(jnp.where(mask[..., None], x, FAR), axis=1)
+
+  def _by_name(self, cells, words, names, shares):
+    start = principal(names, self.rank)
+
+    def near(name, x):
+      start_map = self.param(name, lambda key: jnp.asarray(start))
+      x = (x - names.mean(0).reshape(*(1,) * (x.ndim - 1), -1)) @ start_map
+      return x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-9)
+
+    cosine = jnp.einsum(
+      'kr,blr->blk', near('names_map', names), near('words_map', words.alone)
+    )
+    count = len(cells.posteriors)
+    slopes = self.param(
+      'slope', lambda key: jnp.tile(jnp.array([10.0, 20]), count)
+    )
+    places = self.param(
+      'place', lambda key: jnp.tile(jnp.array([0.4, 0.6]), count)
+    )
+    maps = []
+    for i in range(2 * count):
+      alike = nn.sigmoid(slopes[i] * (cosine - places[i]))
+      alike = jnp.einsum('blk,bl->bk', alike, shares[..., i])
+      x = jnp.einsum('bhwk,bk->bhw', cells.posteriors[i // 2], alike)
+      x = contrasted(x[..., None])
+      maps.append(resized(x, cells.logits.shape[1:]))
+    return maps
+
+  def _freely(self, features, both, shares):
+    width = self.heads * self.head_dim
+    x = Dense(width, name='cells_map')(features)
+    x = x.reshape(*x.shape[:3], self.heads, self.head_dim)
+    q = Dense(width, name='words_free')(both)
+    q = q.reshape(*q.shape[:2], self.heads, self.head_dim)
+    q = jnp.einsum('blnd,bln->bnd', q, shares)
+    x = jnp.einsum('bhwnd,bnd->bhwn', x, q) * self.head_dim**-0.5
+    return x - x.mean((1, 2), keepdims=True)

@@ -1,0 +1,184 @@
+"""The network that ships: frozen eyes, frozen words, a small head between.
+
+EfficientNet-Lite looks at the image at two sizes, a text encoder reads the
+sentence and each of its words alone, and heads of a third of a million
+parameters learn where people look (`grounding`). Rows without a word take the
+path without text, bit for bit.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from salflax.models import base, grounding
+from salflax.models.backbones.efficientnet_lite import CLASSES
+from salflax.models.layers import TextFeatures
+
+# Channels that each level is reduced to; of the image at half its size, too.
+WIDTHS = (
+  ('1/8', 24),
+  ('1/16', 64),
+  ('1/32', 96),
+  ('coarse/32', 48),
+)
+COARSE_CLASSES = f'coarse/{CLASSES}'
+
+
+def halved(x: jax.Array) -> jax.Array:
+  """Averages 2 x 2 cells of [B, h, w, C]; an odd last row or column is lost."""
+  height, width = (size // 2 * 2 for size in x.shape[1:3])
+  x = x[:, :height, :width]
+  x = (x[:, ::2] + x[:, 1::2]) / 2
+  return (x[:, :, ::2] + x[:, :, 1::2]) / 2
+
+
+class Lite(base.Saliency):
+  """Saliency of an image, or of an image seen with a sentence.
+
+  Attributes:
+    backbone: `EfficientNetLite` with the taps in `levels`.
+    text: text encoder with sentence vectors of length 1, the one that made the
+      vectors of `names`; None takes `TextFeatures`, or no text at all.
+    size: (H, W) of the image, multiples of 32.
+    levels: taps of the backbone.
+    names: .npz of class names and vectors of another text encoder, as
+      `grounding.class_names` reads it; '' for those of all-MiniLM-L6-v2.
+    members: heads, trained apart, whose maps are averaged.
+    width: channels of a cell.
+    dropout: share of channels that are left out in training.
+    noise: deviation of what is added to the features in training.
+    word_dropout: share of words that are left out in training.
+    dtype: type of the backbone's computation; the heads are float32.
+  """
+
+  backbone: nn.Module
+  text: nn.Module | None = None
+  size: tuple[int, int] = (480, 640)
+  levels: tuple[str, ...] = ('1/8', '1/16', '1/32', CLASSES)
+  names: str = ''
+  members: int = 1
+  width: int = 96
+  dropout: float = 0.3
+  noise: float = 0.2
+  word_dropout: float = 0.2
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, image, tokens=None, token_mask=None, *, train: bool
+  ) -> jax.Array:
+    """Computes saliency f32 [B, H, W], with a mean of 1 over the image.
+
+    Args:
+      image: f32 [B, H, W, 3], or features {level: [B, h, w, C]} from
+        `encode_image`, of any float type.
+      tokens: i32 [B, L]; the first and the last real one of a row frame the
+        sentence. Or `TextFeatures` from `encode_text`; None for no text.
+      token_mask: bool [B, L], True for real word pieces; None means all are.
+      train: whether channels and words are left out.
+
+    Raises:
+      ValueError: for an image of another size than `size`, features without
+        classes, or text vectors of another width than the class names'.
+    """
+    features = self.features(image, train=train)
+    if CLASSES not in features:
+      raise ValueError(
+        f'Grounding needs the level {CLASSES!r}, the class logits of each '
+        f'cell; the backbone gives {sorted(features)}.'
+      )
+    names = grounding.class_names(self.names or grounding.NAMES_FILE)[1]
+    text = self.text_features(tokens, token_mask)
+    words = None if text is None else _words(text, names.shape[1])
+    maps = [
+      self._member(i, features, words, names, train)
+      for i in range(self.members)
+    ]
+    return self.enlarged(sum(maps)[..., None] / self.members)
+
+  def features(self, image, *, train: bool) -> dict:
+    """Returns {level: [B, h, w, C]} of an image, or of stored features."""
+    if isinstance(image, Mapping):
+      return {k: v.astype(self.dtype) for k, v in image.items()}
+    return self.encode_image(image, train=train)
+
+  def encode_image(self, image, *, train: bool = False) -> dict:
+    """Computes {level: [B, h, w, C]} of image f32 [B, H, W, 3], at two sizes.
+
+    Raises:
+      ValueError: for an image of another size than `size`.
+    """
+    fine = dict(super().encode_image(image, train=train))
+    coarse = self.backbone(halved(image), train=train)
+    fine['1/8'] = halved(fine['1/8'])
+    fine['coarse/32'] = coarse['1/32']
+    if CLASSES in coarse:
+      fine[COARSE_CLASSES] = coarse[CLASSES]
+    return fine
+
+  def encode_text(self, tokens, token_mask=None) -> TextFeatures:
+    """Computes words in their sentence beside words alone, [B, L, 2 D].
+
+    Args:
+      tokens: i32 [B, L]; the first and the last real one of a row frame the
+        sentence and are no words.
+      token_mask: bool [B, L], True for real word pieces; None means all are.
+
+    Raises:
+      ValueError: if the network has no text encoder.
+    """
+    if token_mask is None:
+      token_mask = jnp.ones(tokens.shape, bool)
+    text = super().encode_text(tokens, token_mask)
+    last = token_mask.sum(-1, keepdims=True) - 1
+    end = jnp.take_along_axis(tokens, jnp.maximum(last, 0), 1)
+    start, end = (
+      jnp.broadcast_to(x, tokens.shape) for x in (tokens[:, :1], end)
+    )
+    alone = jnp.stack([start, tokens, end], -1).reshape(-1, 3)
+    alone = self.text(alone, jnp.ones(alone.shape, bool)).sentence
+    alone = alone.reshape(*tokens.shape, -1)
+    both = jnp.concatenate([text.tokens, alone], -1)
+    return TextFeatures(both, text.mask, text.sentence)
+
+  def _member(self, number, features, words, names, train) -> jax.Array:
+    grid = features['1/16'].shape[1:3]
+    classes = tuple(k for k in (CLASSES, COARSE_CLASSES) if k in features)
+    cells = grounding.ImageHead(
+      dict(WIDTHS),
+      classes,
+      grid,
+      width=self.width,
+      dropout=self.dropout,
+      noise=self.noise,
+      name=f'image_{number}',
+    )(features, names, train=train)
+    logits = cells.logits
+    if words is not None:
+      with_text = grounding.SentenceHead(
+        dropout=self.dropout,
+        word_dropout=self.word_dropout,
+        name=f'sentence_{number}',
+      )(cells, words, names, train=train)
+      some = words.mask.any(-1)[:, None, None]
+      logits = jnp.where(some, with_text, logits)
+    rows = logits.reshape(len(logits), -1)
+    return (jax.nn.softmax(rows, -1) * rows.shape[1]).reshape(logits.shape)
+
+
+def _words(text: TextFeatures, width: int) -> grounding.Words:
+  if text.tokens.shape[-1] != 2 * width or text.sentence.shape[-1] != width:
+    raise ValueError(
+      f'Class names have vectors of {width} values, so words need twice as '
+      f'many and sentences as many: found {text.tokens.shape[-1]} and '
+      f'{text.sentence.shape[-1]}. Use all-MiniLM-L6-v2, or set `names`.'
+    )
+  context, alone = jnp.split(text.tokens.astype(jnp.float32), 2, axis=-1)
+  sentence = text.sentence.astype(jnp.float32)
+  place = jnp.arange(text.mask.shape[1])[None]
+  last = text.mask.sum(-1, keepdims=True) - 1
+  mask = text.mask & (place > 0) & (place < last)
+  return grounding.Words(context, alone, mask, sentence)
