@@ -14,6 +14,7 @@ bilinearly to its image, and a map of another aspect is named. Maps that
 Writes per_image.csv, summary.json and tables.md, and prints the table.
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -21,6 +22,7 @@ from absl import flags
 
 from salflax import cli
 
+_COUNT = functools.partial(flags.DEFINE_integer, lower_bound=0)
 _TEXT, _LIST, _BOOL = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_bool
 _WHAT = (
   (_TEXT, 'run', None, 'Folder of a run, to score its model.'),
@@ -67,7 +69,7 @@ _HOW = (
     'Score the usable maps where some are missing or broken.',
   ),
   (
-    flags.DEFINE_integer,
+    _COUNT,
     'figures',
     0,
     'Draw so many images with their maps, for a run.',
@@ -86,9 +88,9 @@ _HOW = (
     'Store features of frozen parts in the cache of the run, for further runs '
     'that share it, and take those that are there.',
   ),
-  (flags.DEFINE_integer, 'seed', 0, 'Seed of the exchange of sentences.'),
+  (_COUNT, 'seed', 0, 'Seed of the exchange of sentences.'),
   (
-    flags.DEFINE_integer,
+    functools.partial(flags.DEFINE_integer, lower_bound=1),
     'threads',
     None,
     'Threads that score; by default one per processor.',
@@ -194,12 +196,18 @@ def evaluate(
   print(f'Written to {folder}: summary.json, per_image.csv, tables.md')
 
 
-def execute(options: Any) -> None:
-  """Evaluates the run or the maps that the options name."""
+def execute(options: Any) -> int:
+  """Evaluates the run or the maps that the options name; returns the exit code.
+
+  1 where maps were left out.
+  """
   if bool(options.run) == bool(options.maps):
     raise ValueError('Give either --run or --maps.')
+  from salflax import metrics
   from salflax.predict import subjects, trained
 
+  # The flag splits at every comma, those between options too.
+  protocols = metrics.split_protocols(','.join(options.protocols or ()))
   if options.run:
     if options.partial:
       raise ValueError('--partial is for --maps: it does nothing for --run.')
@@ -209,7 +217,7 @@ def execute(options: Any) -> None:
       split=options.split,
       train_split=options.train_split,
       conditions=options.conditions,
-      protocols=options.protocols or (),
+      protocols=protocols,
       controls=options.controls,
       store=options.store,
       seed=options.seed,
@@ -227,7 +235,7 @@ def execute(options: Any) -> None:
       split=options.split or 'test',
       train_split=options.train_split or 'train',
       conditions=options.conditions,
-      protocols=options.protocols or (),
+      protocols=protocols,
       controls=bool(options.controls),
       partial=options.partial,
       threads=options.threads,
@@ -243,6 +251,8 @@ def execute(options: Any) -> None:
     seed=options.seed,
     threads=options.threads,
   )
+  left_out = subject.about.get('rows', 0) > subject.about.get('scored', 0)
+  return cli.FAILED if left_out else cli.DONE
 
 
 def run() -> None:

@@ -68,7 +68,7 @@ def load(workdir: str | os.PathLike) -> dict:
   if not path.is_file():
     raise FileNotFoundError(
       f'{workdir} is not a run: it has no config.json. A run is the --workdir '
-      'of python -m salflax.main.'
+      'of salflax train.'
     )
   node = plain(files.read_json(path))
   # Keys that are younger than the run have their defaults.

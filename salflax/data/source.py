@@ -159,8 +159,8 @@ def load(
   if not (folder / prepare.RECORDS).is_file():
     raise FileNotFoundError(
       f'{label} is not prepared in {data_dir} (there: '
-      f'{", ".join(prepare.names_in(data_dir)) or "nothing"}). Run: python -m '
-      f'salflax.cli.prepare --dataset={dataset}'
+      f'{", ".join(prepare.names_in(data_dir)) or "nothing"}). Run: '
+      f'salflax prepare --dataset={dataset}'
       + (f' --name={name}' if name else '')
       + f' --raw=<folder> --data_dir={data_dir}'
     )

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from salflax import metrics
 from salflax.config import resolve
 from salflax.data import batches
 from salflax.evaluate import map_folder
@@ -76,7 +77,9 @@ def of_run(
     data_dir: folder of prepared data sets.
   """
   asked = run.config['evaluate']
-  own_protocols = names_in(asked['protocols']) or [*DEFAULT_PROTOCOLS]
+  own_protocols = metrics.split_protocols(asked['protocols']) or [
+    *DEFAULT_PROTOCOLS
+  ]
   with_controls = asked['controls'] if controls is None else controls
   source = run.load_source(data, split, conditions, data_dir)
   names, part = data or run.section['data'], split or run.section['test_split']
@@ -120,11 +123,6 @@ def of_run(
     },
     folder=workdir / 'evaluate' / name,
   )
-
-
-def names_in(text: str) -> list[str]:
-  """Splits a list at its commas."""
-  return [name.strip() for name in text.split(',') if name.strip()]
 
 
 def of_maps(
