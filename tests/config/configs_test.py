@@ -416,7 +416,7 @@ def test_the_config_that_those_change_is_sound(bert):
 @pytest.mark.parametrize(
   'change, says',
   [
-    (_set('only.data', 'sjtu_tis'), 'salflax.cli.prepare --dataset=sjtu_tis'),
+    (_set('only.data', 'sjtu_tis'), 'salflax prepare --dataset=sjtu_tis'),
     (_set('only.data', 'folder:mine'), '--dataset=folder --name=mine'),
     (_set('model.weights', 'nowhere/a.safetensors'), 'nowhere/a.safetensors'),
     (_set('model.backbone.weights', './x.safetensors'), 'x.safetensors'),

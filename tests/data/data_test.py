@@ -255,7 +255,7 @@ def test_conditions_and_exclusion_choose_rows(prepared, tmp_path):
       'all',
       {},
       FileNotFoundError,
-      'salflax.cli.prepare --dataset=osie',
+      'salflax prepare --dataset=osie',
     ),
     ('folder:mime', 'all', {}, FileNotFoundError, 'folder:mine'),
     ('folder', 'all', {}, ValueError, 'folder:NAME'),
