@@ -50,3 +50,8 @@ def tiny_run(tmp_path_factory) -> pathlib.Path:
   import tiny
 
   return tiny.trained_run(tmp_path_factory.mktemp('tiny'))
+
+
+def pytest_collection_modifyitems(items) -> None:
+  """Puts the file with real processes first: it takes longest."""
+  items.sort(key=lambda item: item.path.name != 'processes_test.py')

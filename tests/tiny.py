@@ -196,5 +196,7 @@ def trained_run(folder: pathlib.Path) -> pathlib.Path:
   config.stages = ('only', 'second')
   workdir = folder / 'run'
   saved.save(config, str(workdir))
-  loop.run(config_lib.resolve(config, str(workdir)), str(workdir))
+  stages = config_lib.resolve(config, str(workdir))
+  config_lib.save_texts(stages, str(workdir))
+  loop.run(stages, str(workdir))
   return workdir

@@ -70,7 +70,7 @@ class TestRun:
     with pytest.raises(ValueError, match='these maps cannot be scored'):
       cli.execute(options(maps=str(kept), data='scenes', out=str(out)))
     # As the flag splits it: at the comma between options, too.
-    protocols = ['mit|kl(eps=1e-7', ' floor=0)']
+    protocols = ['mit', 'course|kl(eps=1e-7', ' floor=0)']
     code = cli.execute(
       options(
         maps=str(kept),

@@ -1,5 +1,6 @@
 """The command `train`, with stand-ins for training and evaluation."""
 
+import fcntl
 import pathlib
 
 import pytest
@@ -94,3 +95,14 @@ def test_everything_missing_is_listed_at_once(check, capsys, monkeypatch):
     'https://huggingface.co/bert-base-uncased',
   ):
     assert text in err
+
+
+def test_a_second_training_leaves_the_config_of_the_first(tmp_path, capsys):
+  (tmp_path / 'config.json').write_text('{"first": 1}')
+  lock = open(tmp_path / '.lock', 'w+')
+  lock.write('Process 7 on elsewhere')
+  lock.flush()
+  fcntl.flock(lock, fcntl.LOCK_EX)  # a file of its own: as another process
+  assert train(CONFIG, f'--workdir={tmp_path}') == 1
+  assert '7 on elsewhere is training in' in capsys.readouterr().err
+  assert (tmp_path / 'config.json').read_text() == '{"first": 1}'

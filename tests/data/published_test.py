@@ -60,6 +60,7 @@ def test_the_published_sjtu_tis(shared, tmp_path):
   assert {r.image_id for r in left.records} == ids - listed
 
 
+@pytest.mark.nightly
 def test_the_published_osie(shared, tmp_path):
   done = _prepare('osie', shared / 'data' / 'osie', tmp_path)
   assert done.summary['problems'] == []

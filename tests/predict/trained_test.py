@@ -1,6 +1,7 @@
 """A finished run: its weights, its data, what it was trained on."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -163,3 +164,17 @@ def test_joined_rows_know_their_data_set(monkeypatch):
   rows = config_lib.load_rows('one + folder:two', 'test', '')
   names = [batches.meta(rows, k)['joined'] for k in (3, 4)]
   assert names == ['one', 'folder:two']
+
+
+def test_a_run_moved_elsewhere_needs_no_other_file(tiny_run, run, tmp_path):
+  moved = tmp_path / 'moved'
+  shutil.copytree(tiny_run, moved)
+  config = json.loads((moved / 'config.json').read_text())
+  config['model']['text']['weights'] = str(tmp_path / 'gone')
+  config['model']['backbone']['weights'] = str(tmp_path / 'gone.safetensors')
+  (moved / 'config.json').write_text(json.dumps(config))
+  pair = Toy(1)[0]['image'], 'salient of 2'
+  there, here = (
+    next(r.predictor().predict([pair])) for r in (trained.load(moved), run)
+  )
+  np.testing.assert_array_equal(there, here)
