@@ -15,7 +15,7 @@ RUN=runs/quickstart
 run "$VENV/bin/python" -m salflax.main --config=configs/quickstart.py \
   --workdir="$RUN" "$@"
 
-# Pictures of the test split, each with the sentences it was seen with.
+# Images of the test split, each with the sentences it was seen with.
 run "$VENV/bin/python" - "$RUN/scenes" <<'PYTHON'
 import pathlib
 import sys
@@ -42,6 +42,6 @@ done
 
 cat <<END
 
-Maps, as .npy, PNG and laid over the picture: $RUN/maps/
+Maps, as .npy, PNG and laid over the image: $RUN/maps/
 Scores by condition, beside the references: $RUN/evaluate/test/tables.md
 END
