@@ -21,7 +21,7 @@ _PLAIN = (
   *(flags.Error, UsageError),
 )
 # Modules whose package has another name.
-_PACKAGES = {'ot': 'pot', 'PIL': 'pillow'}
+_PACKAGES = {'ot': 'pot', 'PIL': 'pillow', 'libtpu': '"salflax[tpu]"'}
 # Control characters, and those that turn the direction of a line.
 _CONTROLS = (*range(32), *range(127, 160), *range(0x202A, 0x202F))
 _CONTROLS += tuple(range(0x2066, 0x206A))

@@ -14,7 +14,6 @@ They return [B], at least 0, in nats. Options out of range raise ValueError.
 """
 
 import jax.numpy as jnp
-from jax import Array
 
 from salflax.core import spec
 from salflax.losses import maps
@@ -22,24 +21,16 @@ from salflax.losses import maps
 LOG_EPS = 1e-7  # as Keras; 1 - P in float32 has steps of 6e-8
 
 
-def _logs(name, pred, target, where, eps):
-  """Computes -S log P, -(1 - S) log(1 - P), P, valid, all [B, H, W]."""
+def _logs(name, pred, target, valid, eps):
+  """Computes -S log P and -(1 - S) log(1 - P), both [B, H, W]."""
   spec.check_number(f'{name}: eps', eps, 1e-18, 0.5)
-  pred, target, valid = maps.prepare(pred, target, where)
   s = maps.max_to_one(target, valid)
   miss = -s * maps.bounded_log(pred, eps)
-  alarm = -(1 - s) * maps.bounded_log(1 - pred, eps)
-  return miss, alarm, pred, valid
+  return miss, -(1 - s) * maps.bounded_log(1 - pred, eps)
 
 
-def bce(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  sum: bool = False,
-  eps: float = LOG_EPS,
-) -> Array:
+@maps.per_image
+def bce(pred, target, valid, *, sum=False, eps=LOG_EPS):
   """Computes the binary cross-entropy of the maps.
 
   Returns:
@@ -49,19 +40,12 @@ def bce(
   Reference: Bruckert et al. 2021, eq. 7, divided by the pixels; with `sum` as
   printed.
   """
-  miss, alarm, _, valid = _logs('bce', pred, target, where, eps)
+  miss, alarm = _logs('bce', pred, target, valid, eps)
   return maps.reduced(miss + alarm, valid, sum=sum)
 
 
-def wbce(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  w: float = 0.5,
-  sum: bool = False,
-  eps: float = LOG_EPS,
-) -> Array:
+@maps.per_image
+def wbce(pred, target, valid, *, w=0.5, sum=False, eps=LOG_EPS):
   """Computes BCE with weight w for salient and 1 - w for other pixels.
 
   Args:
@@ -74,19 +58,12 @@ def wbce(
   Reference: Bruckert et al. 2021, eq. 8.
   """
   spec.check_number('wbce: w', w, 0, 1)
-  miss, alarm, _, valid = _logs('wbce', pred, target, where, eps)
+  miss, alarm = _logs('wbce', pred, target, valid, eps)
   return maps.reduced(w * miss + (1 - w) * alarm, valid, sum=sum)
 
 
-def focal(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  gamma: float = 2.0,
-  sum: bool = False,
-  eps: float = LOG_EPS,
-) -> Array:
+@maps.per_image
+def focal(pred, target, valid, *, gamma=2.0, sum=False, eps=LOG_EPS):
   """Computes BCE in which a pixel that is right weighs little.
 
   -(1 - P)^gamma S log P - P^gamma (1 - S) log(1 - P).
@@ -101,21 +78,14 @@ def focal(
   Reference: Lin et al. 2017, for soft targets.
   """
   spec.check_number('focal: gamma', gamma, 1, 100)
-  miss, alarm, pred, valid = _logs('focal', pred, target, where, eps)
+  miss, alarm = _logs('focal', pred, target, valid, eps)
   far, near = jnp.maximum(1 - pred, 0), jnp.maximum(pred, 0)
   values = far**gamma * miss + near**gamma * alarm
   return maps.reduced(values, valid, sum=sum)
 
 
-def focal_printed(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  gamma: float = 2.0,
-  sum: bool = True,
-  eps: float = LOG_EPS,
-) -> Array:
+@maps.per_image
+def focal_printed(pred, target, valid, *, gamma=2.0, sum=True, eps=LOG_EPS):
   """Computes `focal` as printed: its first factor is 1 - P^gamma.
 
   Misses hardly weigh less than in `bce`, false alarms as in `focal`.
@@ -126,7 +96,7 @@ def focal_printed(
   Reference: Bruckert et al. 2021, eq. 9.
   """
   spec.check_number('focal_printed: gamma', gamma, 1, 100)
-  miss, alarm, pred, valid = _logs('focal_printed', pred, target, where, eps)
+  miss, alarm = _logs('focal_printed', pred, target, valid, eps)
   power = jnp.maximum(pred, 0) ** gamma
   values = jnp.maximum(1 - power, 0) * miss + power * alarm
   return maps.reduced(values, valid, sum=sum)

@@ -7,7 +7,6 @@ range raise ValueError.
 """
 
 import jax.numpy as jnp
-from jax import Array
 
 from salflax.core import spec
 from salflax.losses import maps
@@ -17,13 +16,8 @@ MIT_EPS = 2.2204e-16
 ROOT_EPS = 1e-12
 
 
-def kld(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  eps: float = MIT_EPS,
-) -> Array:
+@maps.per_image
+def kld(pred, target, valid, *, eps=MIT_EPS):
   """Computes the divergence of the prediction from the saliency map (KL).
 
   sum S log(eps + S / (P + eps)) in nats.
@@ -40,15 +34,13 @@ def kld(
   Reference: MIT saliency benchmark (KLdiv); TranSalNet's training loss.
   """
   spec.check_number('kld: eps', eps, 1e-18, 1)
-  pred, target, valid = maps.prepare(pred, target, where)
   p = maps.density(pred, valid)
   s = maps.truth_density(target, valid)
-  return maps.total(s * jnp.log(eps + s / (p + eps)), valid)[:, 0, 0]
+  return maps.total(s * jnp.log(eps + s / (p + eps)), valid)
 
 
-def kld_released(
-  pred: Array, target: Array, *, where: Array | None = None
-) -> Array:
+@maps.per_image
+def kld_released(pred, target, valid):
   """Computes what the text-guided model's released code has in place of a KL.
 
   mean S (log S - P), of P in [0, 1] and S scaled to a maximum of 1, with P not
@@ -60,19 +52,13 @@ def kld_released(
 
   Reference: Huang, Text-Guided Saliency Prediction Model, released code.
   """
-  pred, target, valid = maps.prepare(pred, target, where)
   s = maps.max_to_one(target, valid)
   log_s = jnp.log(jnp.where(s > 0, s, 1))
-  return maps.mean(s * (log_s - pred), valid)[:, 0, 0]
+  return maps.mean(s * (log_s - pred), valid)
 
 
-def kld_printed(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  eps: float = MIT_EPS,
-) -> Array:
+@maps.per_image
+def kld_printed(pred, target, valid, *, eps=MIT_EPS):
   """Computes the divergence of the saliency map from the prediction.
 
   sum P log((P + eps) / (S + eps)) in nats. It is the printed direction, which
@@ -89,20 +75,14 @@ def kld_printed(
   Reference: Bruckert et al. 2021, eq. 5, of maps divided by their sums.
   """
   spec.check_number('kld_printed: eps', eps, 1e-18, 1)
-  pred, target, valid = maps.prepare(pred, target, where)
   p = maps.density(pred, valid)
   s = maps.truth_density(target, valid)
   value = maps.total(p * (jnp.log(p + eps) - jnp.log(s + eps)), valid)
-  return jnp.where(maps.has_truth(target, valid), value, 0)[:, 0, 0]
+  return jnp.where(maps.has_truth(target, valid), value, 0)
 
 
-def kld_printed_raw(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  eps: float = MIT_EPS,
-) -> Array:
+@maps.per_image
+def kld_printed_raw(pred, target, valid, *, eps=MIT_EPS):
   """Computes the printed divergence, of maps that are no distributions.
 
   sum P log((P + eps) / (S + eps)), of P in [0, 1] and S scaled to a maximum of
@@ -119,19 +99,13 @@ def kld_printed_raw(
   Reference: Bruckert et al. 2021, eq. 5.
   """
   spec.check_number('kld_printed_raw: eps', eps, 1e-18, 1)
-  pred, target, valid = maps.prepare(pred, target, where)
   s = maps.max_to_one(target, valid)
   logs = jnp.log(pred + eps) - jnp.log(s + eps)
-  return maps.total(pred * logs, valid)[:, 0, 0]
+  return maps.total(pred * logs, valid)
 
 
-def bhat(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  eps: float = ROOT_EPS,
-) -> Array:
+@maps.per_image
+def bhat(pred, target, valid, *, eps=ROOT_EPS):
   """Computes the Bhattacharyya distance, -log sum sqrt(S P).
 
   The printed sum of sqrt(S P) itself grows with agreement: minimised, it would
@@ -148,18 +122,13 @@ def bhat(
 
   Reference: Jetley et al. 2016; Bruckert et al. 2021, eq. 6, turned round.
   """
-  p, s, has_truth, valid = _roots('bhat', pred, target, where, eps)
+  p, s, has_truth = _roots('bhat', pred, target, valid, eps)
   value = -jnp.log(maps.total(p * s, valid))
-  return jnp.where(has_truth, value, 0)[:, 0, 0]
+  return jnp.where(has_truth, value, 0)
 
 
-def hellinger(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  eps: float = ROOT_EPS,
-) -> Array:
+@maps.per_image
+def hellinger(pred, target, valid, *, eps=ROOT_EPS):
   """Computes the Hellinger distance, sqrt(1 - sum sqrt(S P)).
 
   Args:
@@ -171,25 +140,25 @@ def hellinger(
 
   Reference: Hellinger 1909.
   """
-  p, s, has_truth, valid = _roots('hellinger', pred, target, where, eps)
+  p, s, has_truth = _roots('hellinger', pred, target, valid, eps)
   # Half the squared distance of the roots is 1 - sum sqrt(S P), without the
   # cancellation that would hide what is near 0.
   square = maps.total((p - s) ** 2, valid) / 2
   value = jnp.where(square > 0, maps.root(square), 0)
-  return jnp.where(has_truth, value, 0)[:, 0, 0]
+  return jnp.where(has_truth, value, 0)
 
 
-def _roots(name, pred, target, where, eps):
-  """Computes the roots of both densities, which rows have gaze, and valid."""
+def _roots(name, pred, target, valid, eps):
+  """Computes the roots of both densities, and which rows have gaze."""
   spec.check_number(f'{name}: eps', eps, 1e-18, 0.5)
-  pred, target, valid = maps.prepare(pred, target, where)
   uniform = eps / maps.count(valid, pred.dtype)
   p = jnp.sqrt((1 - eps) * maps.density(pred, valid) + uniform)
   s = jnp.sqrt((1 - eps) * maps.truth_density(target, valid) + uniform)
-  return p, s, maps.has_truth(target, valid), valid
+  return p, s, maps.has_truth(target, valid)
 
 
-def cc(pred: Array, target: Array, *, where: Array | None = None) -> Array:
+@maps.per_image
+def cc(pred, target, valid):
   """Computes one minus Pearson's correlation of both maps, of any offset.
 
   Returns:
@@ -197,21 +166,15 @@ def cc(pred: Array, target: Array, *, where: Array | None = None) -> Array:
 
   Reference: Bruckert et al. 2021, eq. 12, with the sign that minimises.
   """
-  pred, target, valid = maps.prepare(pred, target, where)
   p, s = maps.centre(pred, valid), maps.centre(target, valid)
   # Two roots, not the root of a product, which may leave float32's range.
   norm = maps.root(maps.total(p * p, valid))
   norm = norm * maps.root(maps.total(s * s, valid))
-  return 1 - (maps.total(p * s, valid) / norm)[:, 0, 0]
+  return 1 - (maps.total(p * s, valid) / norm)
 
 
-def sim(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  minmax: bool = True,
-) -> Array:
+@maps.per_image
+def sim(pred, target, valid, *, minmax=True):
   """Computes one minus the histogram intersection of both maps.
 
   Args:
@@ -224,7 +187,6 @@ def sim(
 
   Reference: MIT saliency benchmark (similarity); TranSalNet's training loss.
   """
-  pred, target, valid = maps.prepare(pred, target, where)
   p = maps.density(pred, valid, minmax=minmax)
   s = maps.truth_density(target, valid, minmax=minmax)
-  return 1 - maps.total(jnp.minimum(p, s), valid)[:, 0, 0]
+  return 1 - maps.total(jnp.minimum(p, s), valid)

@@ -6,7 +6,6 @@ where somebody looked, [B, H, W]; and `where`, see `maps.prepare`. They return
 """
 
 import jax.numpy as jnp
-from jax import Array
 
 from salflax.core import spec
 from salflax.losses import maps
@@ -14,13 +13,8 @@ from salflax.losses.binary import LOG_EPS
 from salflax.losses.distribution import MIT_EPS
 
 
-def nss(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  ddof: int = 1,
-) -> Array:
+@maps.per_image
+def nss(pred, target, valid, *, ddof=1):
   """Computes minus the mean standardised prediction at the fixated pixels.
 
   P may have any scale and offset.
@@ -34,17 +28,12 @@ def nss(
   Reference: Peters et al. 2005; Bruckert et al. 2021, eq. 11, with the sign
   that minimises and divided by the number of fixations.
   """
-  z, fixated, _ = _standardised(pred, target, where, ddof)
-  return -maps.mean(z, fixated)[:, 0, 0]
+  z, fixated = _standardised(pred, target, valid, ddof)
+  return -maps.mean(z, fixated)
 
 
-def nss_printed(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  ddof: int = 1,
-) -> Array:
+@maps.per_image
+def nss_printed(pred, target, valid, *, ddof=1):
   """Computes `nss` as printed: divided by the pixels, not by the fixations.
 
   So it is `nss` times the share of fixated pixels: beside other losses, hardly
@@ -55,27 +44,21 @@ def nss_printed(
 
   Reference: Bruckert et al. 2021, eq. 11, negated.
   """
-  z, fixated, valid = _standardised(pred, target, where, ddof)
-  return -maps.mean(jnp.where(fixated, z, 0), valid)[:, 0, 0]
+  z, fixated = _standardised(pred, target, valid, ddof)
+  return -maps.mean(jnp.where(fixated, z, 0), valid)
 
 
-def _standardised(pred, target, where, ddof):
-  """Computes the standardised prediction, where it is fixated, and valid."""
+def _standardised(pred, target, valid, ddof):
+  """Computes the standardised prediction, and where it is fixated."""
   spec.check_number('nss: ddof', ddof, 0, 1, whole=True)
-  pred, target, valid = maps.prepare(pred, target, where)
   p = maps.centre(pred, valid)
   freedom = jnp.maximum(maps.count(valid, p.dtype) - ddof, 1)
   z = p / maps.root(maps.total(p * p, valid) / freedom)
-  return z, valid & (target > 0), valid
+  return z, valid & (target > 0)
 
 
-def nll(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  eps: float = MIT_EPS,
-) -> Array:
+@maps.per_image
+def nll(pred, target, valid, *, eps=MIT_EPS):
   """Computes the mean negative log-likelihood of the fixated pixels.
 
   -log(p + eps) in nats, with p the prediction, of any scale, divided by its
@@ -94,18 +77,12 @@ def nll(
   of a density.
   """
   spec.check_number('nll: eps', eps, 1e-18, 1)
-  pred, target, valid = maps.prepare(pred, target, where)
   log_p = jnp.log(maps.density(pred, valid) + eps)
-  return -maps.mean(log_p, valid & (target > 0))[:, 0, 0]
+  return -maps.mean(log_p, valid & (target > 0))
 
 
-def nll_printed(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  eps: float = LOG_EPS,
-) -> Array:
+@maps.per_image
+def nll_printed(pred, target, valid, *, eps=LOG_EPS):
   """Computes the mean of -log P at the fixated pixels, of P in [0, 1].
 
   It is least, 0, for a prediction of 1 everywhere: nothing makes it choose. To
@@ -120,6 +97,5 @@ def nll_printed(
   Reference: Bruckert et al. 2021, eq. 10.
   """
   spec.check_number('nll_printed: eps', eps, 1e-18, 0.5)
-  pred, target, valid = maps.prepare(pred, target, where)
   log_p = maps.bounded_log(pred, eps)
-  return -maps.mean(log_p, valid & (target > 0))[:, 0, 0]
+  return -maps.mean(log_p, valid & (target > 0))

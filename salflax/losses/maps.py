@@ -8,6 +8,7 @@ the gradient.
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 
@@ -63,6 +64,26 @@ def prepare(
   # Zeros now, so that not even NaN in the padding reaches value or gradient.
   pred = jnp.where(valid, pred.astype(dtype), 0)
   return pred, jnp.where(valid, target.astype(dtype), 0), valid
+
+
+def per_image(fn: Callable) -> Callable:
+  """Makes a loss of `fn(pred, target, valid, *, **options)`.
+
+  Args:
+    fn: takes maps as `prepare` leaves them, and returns [B, 1, 1] or [B].
+
+  Returns:
+    `loss(pred, target, *, where=None, **options) -> [B]`.
+  """
+
+  @functools.wraps(fn)
+  def loss(pred, target, *, where=None, **options):
+    return fn(*prepare(pred, target, where), **options).reshape(-1)
+
+  pred, target, valid, *options = inspect.signature(fn).parameters.values()
+  where = valid.replace(name='where', kind=valid.KEYWORD_ONLY, default=None)
+  loss.__signature__ = inspect.Signature([pred, target, where, *options])
+  return loss
 
 
 def total(x: Array, valid: Array) -> Array:
@@ -165,8 +186,8 @@ def bounded_log(x: Array, eps: float) -> Array:
 
 
 def reduced(x: Array, valid: Array, *, sum: bool) -> Array:
-  """Sums or averages over the valid pixels of each image, [B]."""
-  return (total if sum else mean)(x, valid)[:, 0, 0]
+  """Sums or averages over the valid pixels of each image, [B, 1, 1]."""
+  return (total if sum else mean)(x, valid)
 
 
 def detached(fn: Callable) -> Callable:

@@ -33,15 +33,8 @@ from salflax.losses import maps
 Features = Callable[[Array], list[Array]]
 
 
-def df(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  vgg: Features | None = None,
-  shrink: int = 1,
-  relative: bool = False,
-) -> Array:
+@maps.per_image
+def df(pred, target, valid, *, vgg=None, shrink=1, relative=False):
   """Computes the squared distance of deep features.
 
   sum_j |phi_j(S) - phi_j(P)|^2 / (C h w), for the features phi of pooling j.
@@ -53,7 +46,7 @@ def df(
   Reference: Bruckert et al. 2021, eq. 13.
   """
   total = 0.0
-  for p, s, cells in _pairs('df', pred, target, where, vgg, shrink):
+  for p, s, cells in _pairs('df', pred, target, valid, vgg, shrink):
     square, whole = (
       jnp.where(cells, x**2, 0).sum((1, 2, 3)) for x in (p - s, s)
     )
@@ -62,15 +55,8 @@ def df(
   return total
 
 
-def gm(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  vgg: Features | None = None,
-  shrink: int = 1,
-  relative: bool = False,
-) -> Array:
+@maps.per_image
+def gm(pred, target, valid, *, vgg=None, shrink=1, relative=False):
   """Computes the squared distance of Gram matrices.
 
   sum_j |G_j(S) - G_j(P)|^2, with G psi psi^T / (C h w) for the features psi
@@ -82,7 +68,7 @@ def gm(
   Reference: Bruckert et al. 2021, eqs. 14 and 15.
   """
   total = 0.0
-  for p, s, cells in _pairs('gm', pred, target, where, vgg, shrink):
+  for p, s, cells in _pairs('gm', pred, target, valid, vgg, shrink):
     scale = p.shape[-1] * _count(cells)[:, None, None]
     p, s = _gram(p, cells) / scale, _gram(s, cells) / scale
     square = ((p - s) ** 2).sum((1, 2))
@@ -91,9 +77,8 @@ def gm(
   return total
 
 
-def _pairs(name, pred, target, where, vgg, shrink):
+def _pairs(name, pred, target, valid, vgg, shrink):
   """Lists (features of P, of S, cells that count [B, h, w, 1]) by pooling."""
-  pred, target, valid = maps.prepare(pred, target, where)
   if vgg is None:
     raise ValueError(
       f"{name} needs VGG-16's features, and there are none: give the stage "

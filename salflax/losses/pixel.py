@@ -10,7 +10,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from salflax.core import spec
 from salflax.losses import maps
@@ -18,7 +17,8 @@ from salflax.losses import maps
 MOST = 1e6  # greatest weight or steepness: beyond, float32 loses the rest
 
 
-def mse(pred: Array, target: Array, *, where: Array | None = None) -> Array:
+@maps.per_image
+def mse(pred, target, valid):
   """Computes the mean squared difference of the maps.
 
   Returns:
@@ -26,12 +26,12 @@ def mse(pred: Array, target: Array, *, where: Array | None = None) -> Array:
 
   Reference: Bruckert et al. 2021, eq. 1.
   """
-  pred, target, valid = maps.prepare(pred, target, where)
   target = maps.max_to_one(target, valid)
-  return maps.mean((pred - target) ** 2, valid)[:, 0, 0]
+  return maps.mean((pred - target) ** 2, valid)
 
 
-def ead(pred: Array, target: Array, *, where: Array | None = None) -> Array:
+@maps.per_image
+def ead(pred, target, valid):
   """Computes the exponential absolute difference, the mean of exp |P - S| - 1.
 
   Beyond a difference of 1, which no prediction in [0, 1] has, it goes on as its
@@ -43,14 +43,14 @@ def ead(pred: Array, target: Array, *, where: Array | None = None) -> Array:
 
   Reference: Bruckert et al. 2021, eq. 2.
   """
-  pred, target, valid = maps.prepare(pred, target, where)
   gap = jnp.abs(pred - maps.max_to_one(target, valid))
   beyond = math.e * jnp.maximum(gap - 1, 0)
   values = jnp.expm1(jnp.minimum(gap, 1)) + beyond
-  return maps.mean(values, valid)[:, 0, 0]
+  return maps.mean(values, valid)
 
 
-def ae(pred: Array, target: Array, *, where: Array | None = None) -> Array:
+@maps.per_image
+def ae(pred, target, valid):
   """Computes the mean absolute difference of the maps.
 
   Returns:
@@ -59,18 +59,12 @@ def ae(pred: Array, target: Array, *, where: Array | None = None) -> Array:
 
   Reference: Bruckert et al. 2021, eq. 3.
   """
-  pred, target, valid = maps.prepare(pred, target, where)
   gap = jnp.abs(pred - maps.max_to_one(target, valid))
-  return maps.mean(gap, valid)[:, 0, 0]
+  return maps.mean(gap, valid)
 
 
-def mlnet_mse(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  alpha: float = 1.1,
-) -> Array:
+@maps.per_image
+def mlnet_mse(pred, target, valid, *, alpha=1.1):
   """Computes the mean squared difference weighted by 1 / (alpha - S).
 
   Args:
@@ -84,18 +78,12 @@ def mlnet_mse(
   its scaling of the prediction.
   """
   spec.check_number('mlnet_mse: alpha', alpha, 1, MOST, above=True)
-  pred, target, valid = maps.prepare(pred, target, where)
   target = maps.max_to_one(target, valid)
-  return maps.mean((pred - target) ** 2 / (alpha - target), valid)[:, 0, 0]
+  return maps.mean((pred - target) ** 2 / (alpha - target), valid)
 
 
-def mlnet_mse_maxnorm(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  alpha: float = 1.1,
-) -> Array:
+@maps.per_image
+def mlnet_mse_maxnorm(pred, target, valid, *, alpha=1.1):
   """Computes `mlnet_mse` of the prediction divided by its own maximum.
 
   The only loss on pixels that takes predictions of any scale. One of zeros
@@ -109,19 +97,12 @@ def mlnet_mse_maxnorm(
 
   Reference: ML-Net, released code.
   """
-  pred, target, valid = maps.prepare(pred, target, where)
   pred = maps.max_to_one(pred, valid)
   return mlnet_mse(pred, target, where=valid, alpha=alpha)
 
 
-def sig_mse(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  lam: float = 0.55,
-  k: float = 10.0,
-) -> Array:
+@maps.per_image
+def sig_mse(pred, target, valid, *, lam=0.55, k=10.0):
   """Computes the mean squared difference weighted by a sigmoid of S.
 
   The weights are k / (1 + exp(-k (S - lambda))).
@@ -139,20 +120,13 @@ def sig_mse(
   """
   spec.check_number('sig_mse: lam', lam, 0, 1)
   spec.check_number('sig_mse: k', k, 0, MOST, above=True)
-  pred, target, valid = maps.prepare(pred, target, where)
   target = maps.max_to_one(target, valid)
   weights = k * jax.nn.sigmoid(k * (target - lam))
-  return maps.mean(weights * (pred - target) ** 2, valid)[:, 0, 0]
+  return maps.mean(weights * (pred - target) ** 2, valid)
 
 
-def center_bias(
-  pred: Array,
-  target: Array,
-  *,
-  where: Array | None = None,
-  alpha: float = 0.1,
-  sum: bool = False,
-) -> Array:
+@maps.per_image
+def center_bias(pred, target, valid, *, alpha=0.1, sum=False):
   """Computes alpha (P - B)^2: draws predictions to the mean training map B.
 
   A regulariser, to be added to a loss that knows the image.
@@ -170,5 +144,4 @@ def center_bias(
   Reference: Bruckert et al. 2021, eq. 16 (R).
   """
   spec.check_number('center_bias: alpha', alpha, 0, MOST)
-  pred, target, valid = maps.prepare(pred, target, where)
   return maps.reduced(alpha * (pred - target) ** 2, valid, sum=sum)
