@@ -8,7 +8,7 @@ stored beside the data as report.json and report.csv. docs/data.md shows the
 folders that are expected.
 """
 
-import sys
+import functools
 from typing import Any
 
 from absl import flags
@@ -16,93 +16,34 @@ from absl import flags
 from salflax import cli, data
 from salflax.core import spec
 
+_NEEDED = functools.partial(flags.DEFINE_string, required=True)
+_SIGMA = functools.partial(flags.DEFINE_float, lower_bound=0.1)
+_KEEP_INSIDE = (
+  'Where a fixation lies outside its image, or has no position (a blink), '
+  'leave out the fixation; by default the sample is left out.'
+)
+_BLUR = (
+  'Blur of maps made of fixations, in pixels. Default: 24 for osie and '
+  'mit1003, 19 for SALICON, 40 for cat2000, 3 % of the longer side for fiwi '
+  'and folder. sjtu_tis has maps of its own.'
+)
+
 
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the command line."""
-  names = ', '.join(data.DATASETS)
-  flags.DEFINE_string(
-    'dataset', None, f'One of: {names}.', required=True, flag_values=values
+  text, switch = flags.DEFINE_string, flags.DEFINE_bool
+  where = 'Where prepared datasets lie; $SALFLAX_DATA or ~/salflax_data.'
+  own = "With --dataset=folder: load it as 'folder:NAME' later."
+  cli.define(
+    values,
+    (_NEEDED, 'dataset', None, f'One of: {", ".join(data.DATASETS)}.'),
+    (_NEEDED, 'raw', None, 'Folder with the published files.'),
+    (text, 'data_dir', str(data.default_data_dir()), where),
+    (text, 'name', '', own),
+    (_SIGMA, 'sigma', None, _BLUR),
+    (switch, 'keep_inside', False, _KEEP_INSIDE),
+    (switch, 'overwrite', False, 'Replace what was prepared before.'),
   )
-  flags.DEFINE_string(
-    'raw',
-    None,
-    'Folder with the published files.',
-    required=True,
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'data_dir',
-    str(data.default_data_dir()),
-    'Where prepared datasets lie; $SALFLAX_DATA or ~/salflax_data by default.',
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'name',
-    '',
-    "With --dataset=folder: load it as 'folder:NAME' later.",
-    flag_values=values,
-  )
-  flags.DEFINE_float(
-    'sigma',
-    None,
-    'Blur of maps made of fixations, in pixels. Default: 24 for osie and '
-    'mit1003, 19 for SALICON, 40 for cat2000, 3 % of the longer side for fiwi '
-    'and folder. sjtu_tis has maps of its own.',
-    lower_bound=0.1,
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    'keep_inside',
-    False,
-    'Where a fixation lies outside its image, or has no position (a blink), '
-    'leave out the fixation; by default the sample is left out.',
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    'overwrite', False, 'Replace what was prepared before.', flag_values=values
-  )
-
-
-def prepare(
-  dataset: str,
-  raw: str,
-  data_dir: str,
-  *,
-  name: str = '',
-  sigma: float | None = None,
-  keep_inside: bool = False,
-  overwrite: bool = False,
-) -> int:
-  """Prepares a dataset, prints what it holds, and returns the exit status.
-
-  Args:
-    dataset: key of `data.DATASETS`.
-    raw: folder with the published files.
-    data_dir: where prepared datasets lie.
-    name: name of a user's own folder.
-    sigma: blur in pixels of maps made of fixations; None for the default.
-    keep_inside: leave out fixations outside an image or without a position, not
-      the sample.
-    overwrite: replace what was prepared before.
-  """
-  try:
-    _check(dataset, name, sigma)
-    from salflax.data import prepare as prepare_lib
-
-    done = prepare_lib.prepare(
-      data.DATASETS[dataset](),
-      raw,
-      data_dir,
-      name=name,
-      overwrite=overwrite,
-      keep_inside=keep_inside,
-      sigma=sigma,
-    )
-  except (ValueError, OSError, RuntimeError) as e:
-    print(f'Not prepared: {e}', file=sys.stderr)
-    return 1
-  print(describe(done))
-  return 0
 
 
 def _check(dataset: str, name: str, sigma: float | None) -> None:
@@ -138,10 +79,21 @@ def describe(done) -> str:
   )
 
 
-def execute(options: Any) -> int:
-  """Prepares the data set that the options name; returns the exit code."""
-  names = 'dataset raw data_dir name sigma keep_inside overwrite'.split()
-  return prepare(**{n: getattr(options, n) for n in names})
+def execute(options: Any) -> None:
+  """Prepares the data set that the options name, and prints what it holds."""
+  from salflax.data import prepare
+
+  _check(options.dataset, options.name, options.sigma)
+  done = prepare.prepare(
+    data.DATASETS[options.dataset](),
+    options.raw,
+    options.data_dir,
+    name=options.name,
+    overwrite=options.overwrite,
+    keep_inside=options.keep_inside,
+    sigma=options.sigma,
+  )
+  print(describe(done))
 
 
 def run() -> None:

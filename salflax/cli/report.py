@@ -24,31 +24,21 @@ from salflax import cli
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the options; not on import, as commands share their names."""
-  text = flags.DEFINE_string
-  text(
-    'runs',
-    None,
-    'Folder of the runs, <runs>/<setting>/seed<k>; by default runs/<paper>.',
-    flag_values=values,
+  text, own = flags.DEFINE_string, 'by default <runs>/report.'
+  runs = (
+    'Folder of the runs, <runs>/<setting>/seed<k>; runs/<paper> by default.'
   )
-  text('paper', 'text_guided', 'Whose tables.', flag_values=values)
-  text(
-    'out',
-    None,
-    'Folder of the report; by default <runs>/report.',
-    flag_values=values,
+  docs = 'Folder for one Markdown file and plots without images of a data set.'
+  where = (
+    'Where prepared data sets are, for the figures that show their images.'
   )
-  text(
-    'docs',
-    None,
-    'Folder for one Markdown file and plots without images of a data set.',
-    flag_values=values,
-  )
-  text(
-    'data_dir',
-    '',
-    'Where prepared data sets are, for the figures that show their images.',
-    flag_values=values,
+  cli.define(
+    values,
+    (text, 'runs', None, runs),
+    (text, 'paper', 'text_guided', 'Whose tables.'),
+    (text, 'out', None, f'Folder of the report; {own}'),
+    (text, 'docs', None, docs),
+    (text, 'data_dir', '', where),
   )
 
 

@@ -202,21 +202,15 @@ def make_features(
   if not weights:
     return None
   path = hub.locate(weights, files=_BACKBONE_FILES)
-  state = _load_backbone(path)
-  first = state['params'].get('features_0', {}).get('kernel', np.zeros(64))
+  state = pretrained.read(path)
+  width = len(state.get('features.0.weight', np.zeros(64)))
   taps = tuple(f'pool{i}' for i in range(1, 6))
-  module = vgg.VGG16(taps=taps, width=first.shape[-1])
-  abstract = jax.eval_shape(
-    module.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
-  )
-  loaded = pretrained.merge(
-    {'params': {'backbone': abstract['params']}},
-    state,
-    at='backbone',
-    skip=module.unused(),
+  module = vgg.VGG16(taps=taps, width=width)
+  params = pretrained.fill(
+    *(module, [jnp.zeros((1, 32, 32, 3))], state),
+    skip=[s.replace('/backbone/', '/') for s in module.unused()],
     source=str(path),
-  )
-  params = loaded['params']['backbone']
+  )['params']
 
   mean, std = (np.reshape(np.float32(x), (1, 1, 1, 3)) for x in (mean, std))
 

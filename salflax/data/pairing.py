@@ -40,8 +40,7 @@ class Dataset:
 def pair(
   report: Report,
   texts: Mapping[Key, str | Dropped],
-  parts: Mapping[str, Mapping[Key, Any] | None],
-  where: Mapping[str, str],
+  parts: Mapping[str, tuple[Mapping[Key, Any], str]],
   **fields,
 ) -> list[Sample]:
   """Makes the samples that have all their parts, and names the others.
@@ -49,23 +48,20 @@ def pair(
   Args:
     report: takes what is missing.
     texts: sentence of each sample; `Dropped` where it cannot be used.
-    parts: 'image', 'map' and 'fixations' by image and condition; what stands
-      under condition '' serves all of an image's. None for a part that the
-      dataset does not have. A value `Dropped` says why it cannot be used.
-    where: by part, where it is looked for: 'maps/{}.*'.
+    parts: 'image', 'map' and 'fixations', as far as the dataset has them: files
+      by image and condition, and where they are looked for: 'maps/{}.*'. What
+      stands under condition '' serves all of an image's. A value `Dropped`
+      says why it cannot be used.
     **fields: of every `Sample`; a function gets the image id.
   """
   samples = []
   for key in sorted(texts):
     values = {}
     try:
-      for kind, files in parts.items():
-        if files is None:
-          continue
+      for kind, (files, where) in parts.items():
         value = files.get(key, files.get((key[0], '')))
         if value is None:
-          place = where[kind].format(key[0])
-          raise Dropped(f'missing {kind}', f'no {place}')
+          raise Dropped(f'missing {kind}', f'no {where.format(key[0])}')
         values[kind] = value
       for value in (*values.values(), texts[key]):
         if isinstance(value, Dropped):
@@ -89,8 +85,7 @@ def pair(
 
 def pair_free_viewing(
   report: Report,
-  parts: Mapping[str, Mapping[str, Any] | None],
-  where: Mapping[str, str],
+  parts: Mapping[str, tuple[Mapping[str, Any], str]],
   **fields,
 ) -> list[Sample]:
   """Makes a sample 'pure' of each image that has all parts; see `pair`.
@@ -98,15 +93,14 @@ def pair_free_viewing(
   Args:
     report: takes what is missing.
     parts: as in `pair`, by image id alone.
-    where: as in `pair`.
     **fields: as in `pair`.
   """
-  ids = set().union(*(files for files in parts.values() if files))
+  ids = set().union(*(files for files, _ in parts.values()))
   keyed = {
-    kind: files if files is None else {(i, ''): f for i, f in files.items()}
-    for kind, files in parts.items()
+    kind: ({(i, ''): f for i, f in files.items()}, where)
+    for kind, (files, where) in parts.items()
   }
-  return pair(report, {(i, 'pure'): '' for i in ids}, keyed, where, **fields)
+  return pair(report, {(i, 'pure'): '' for i in ids}, keyed, **fields)
 
 
 def is_folder(path: pathlib.Path) -> bool:

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import fnmatch
 import hashlib
 import io
@@ -13,6 +12,7 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
+from salflax.core import files
 from salflax.data import pairing, problems
 
 VERSION = '1.0.0'
@@ -53,35 +53,10 @@ def fingerprint(raw: pathlib.Path) -> str:
   return digest.hexdigest()[:32]
 
 
-@contextlib.contextmanager
-def _lock(path: pathlib.Path):
-  """Holds a lock on a dataset's name, freed with the process at the latest."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('a') as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise RuntimeError(
-        f'Another process is preparing this dataset (it holds {path}).'
-      ) from None
-    yield
-
-
-def read_json(path: pathlib.Path) -> dict:
-  """Reads a dict.
-
-  Raises:
-    ValueError: where the file holds something else; it names the file.
-  """
-  try:
-    content = json.loads(path.read_text('utf-8'))
-    if isinstance(content, dict):
-      return content
-    detail = f'it holds a {type(content).__name__}'
-  except ValueError as e:
-    detail = str(e)
-  raise ValueError(
-    f'{path} is damaged ({detail}): pass --overwrite to prepare it anew.'
+def damaged(folder: pathlib.Path, detail: object) -> ValueError:
+  """Makes the error for a prepared dataset that cannot be read."""
+  return ValueError(
+    f'{folder} is damaged ({detail}); prepare it anew with --overwrite.'
   )
 
 
@@ -93,7 +68,10 @@ def _already(folder: pathlib.Path, request: dict) -> dict | None:
   """
   if not (folder / 'report.json').is_file():
     return None
-  summary = read_json(folder / 'report.json')
+  try:
+    summary = files.read_json(folder / 'report.json')
+  except ValueError as e:
+    raise damaged(folder, e) from e
   for key, value in request.items():
     if key not in summary:
       raise ValueError(
@@ -166,14 +144,13 @@ def _write(
   raw: pathlib.Path,
   *,
   name: str,
-  options: dict,
-  keep_inside: bool,
   request: dict,
 ) -> pathlib.Path:
   """Prepares below `root` and returns the folder, complete with report."""
   from salflax.data import builder
 
-  report = problems.Report()
+  report, options = problems.Report(), dict(request['options'])
+  keep_inside = options.pop('keep_inside')
   samples = dataset.samples(raw, report, **options)
   # TFDS would print that the data is ready, in a folder yet to be renamed.
   with contextlib.redirect_stdout(io.StringIO()):
@@ -256,21 +233,13 @@ def prepare(
     'options': dict(options, keep_inside=keep_inside),
     'content': fingerprint(raw),
   }
-  with _lock(data_dir / f'.{label}.lock'):
+  with files.locked(data_dir / f'.{label}.lock', 'preparing this dataset'):
     _recover(final, scratch)
     if not overwrite and (summary := _already(final, request)):
       return Prepared(final, summary, fresh=False)
     _check_own(final, data_dir)
     try:
-      written = _write(
-        dataset,
-        scratch,
-        raw,
-        name=name,
-        options=options,
-        keep_inside=keep_inside,
-        request=request,
-      )
+      written = _write(dataset, scratch, raw, name=name, request=request)
       _publish(written, final, scratch)
     finally:
       with contextlib.suppress(OSError):  # not in place of an earlier error

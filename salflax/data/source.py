@@ -54,10 +54,10 @@ class PreparedSource(Sequence):
       )
       self._starts = np.cumsum([0] + [len(p) for p in self._parts])
     except Exception as e:  # TFDS raises many kinds for a damaged dataset.
-      raise _damaged(folder, e) from e
+      raise prepare.damaged(folder, e) from e
     if self._starts[-1] != len(records):
       detail = f'{len(records)} records of {self._starts[-1]} rows'
-      raise _damaged(folder, detail)
+      raise prepare.damaged(folder, detail)
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -84,17 +84,13 @@ class PreparedSource(Sequence):
       example['saliency'] = _decode(stored['saliency'], 'L')[..., None]
       points = np.asarray(stored['fixations'], np.int32).reshape(-1, 2)
     except Exception as e:  # so do array_record and Pillow
-      raise _damaged(self._folder, f'row {row}: {e}') from e
+      raise prepare.damaged(self._folder, f'row {row}: {e}') from e
     text = {k: _str(stored[k]) for k in ('text', 'condition', 'image_id')}
     if text != {k: getattr(record, k) for k in text}:
-      raise _damaged(self._folder, f'row {row} is not that of its record')
+      raise prepare.damaged(
+        self._folder, f'row {row} is not that of its record'
+      )
     return {**example, 'fixations': points, **text}
-
-
-def _damaged(folder: pathlib.Path, detail) -> ValueError:
-  return ValueError(
-    f'{folder} is damaged ({detail}); prepare it anew with --overwrite.'
-  )
 
 
 def _str(value) -> str:
@@ -114,7 +110,7 @@ def _records(folder: pathlib.Path) -> list[raw_lib.Record]:
       raise ValueError('it holds nothing')
     return [raw_lib.Record(**json.loads(line)) for line in lines]
   except (ValueError, TypeError) as e:
-    raise _damaged(folder, f'{path.name}: {e}') from e
+    raise prepare.damaged(folder, f'{path.name}: {e}') from e
 
 
 def _check_conditions(conditions, present, where: str) -> tuple[str, ...]:

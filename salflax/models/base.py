@@ -64,7 +64,7 @@ class Saliency(nn.Module):
     """
     if tuple(image.shape[1:3]) != tuple(self.size):
       raise ValueError(
-        f'The network was made for pictures of size {tuple(self.size)}, found '
+        f'The network is for images of size {tuple(self.size)}, found '
         f'{tuple(image.shape[1:3])}: set `size`, or resize.'
       )
     return self.backbone(image, train=train)

@@ -45,7 +45,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, encoded: dict[str, jax.Array], *, train: bool):
-    """Returns logits [B, h, w], for {level: [B, h, w, D]}."""
+    """Computes logits [B, h, w, 1] of {level: [B, h, w, D]}."""
     x = None
     for stride in sorted(self.widths, reverse=True):
       number = STRIDES.index(stride) + 1
@@ -62,7 +62,7 @@ class Decoder(nn.Module):
         self.bn, dtype=self.dtype, name=f'batchnorm{number}'
       )(x, train=train)
       x = nn.relu(x)
-    return layers.Conv(1, dtype=self.dtype, name='conv7')(x)[..., 0]
+    return layers.Conv(1, dtype=self.dtype, name='conv7')(x)
 
 
 class TranSalNet(base.Saliency):
@@ -158,11 +158,7 @@ class TranSalNet(base.Saliency):
     x = Decoder(self._conv_widths(), self.bn, dtype=self.dtype, name='decoder')(
       encoded, train=train
     )
-    x = x.astype(jnp.float32)
-    shape = (x.shape[0], *self.size)
-    if x.shape == shape:
-      return x
-    return jax.image.resize(x, shape, 'bilinear', antialias=False)
+    return self.enlarged(x)
 
   def compare(
     self, image, pred, tokens, token_mask=None, *, ids, train: bool, **options
@@ -193,7 +189,7 @@ class TranSalNet(base.Saliency):
     cells = tuple(s // stride for s in self.size)
     if tap.shape[1:3] != cells:
       raise ValueError(
-        f'Features at {level} of a picture of size {tuple(self.size)} are '
+        f'Features at {level} of an image of size {tuple(self.size)} are '
         f'{cells}, found {tap.shape[1:3]}.'
       )
     at = {}

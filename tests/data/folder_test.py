@@ -307,8 +307,10 @@ def test_pairing_names_the_first_part_that_is_missing():
   path = pathlib.Path('a.png')
   samples = pairing.pair_free_viewing(
     report,
-    {'image': {'a': path, 'b': path}, 'map': {'a': path}, 'fixations': None},
-    {'image': '{}.*', 'map': '{}.png in maps/'},
+    {
+      'image': ({'a': path, 'b': path}, '{}.*'),
+      'map': ({'a': path}, '{}.png in maps/'),
+    },
     sigma=3.0,
     part={'a': 'fit'}.get,
   )

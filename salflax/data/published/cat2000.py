@@ -35,23 +35,19 @@ def samples(
   find = functools.partial(
     pairing.files_by_stem, report=report, skip=('Output',)
   )
-  gaze = find(root / 'FIXATIONLOCS', types=('.mat',))
-  has_maps = pairing.is_folder(root / 'FIXATIONMAPS')
+  images = find(root / 'Stimuli')
+  gaze = {
+    name: functools.partial(read_locations, path)
+    for name, path in find(root / 'FIXATIONLOCS', types=('.mat',)).items()
+  }
+  report.counts['images'] = len(images)
   parts = {
-    'image': find(root / 'Stimuli'),
-    'fixations': {
-      name: functools.partial(read_locations, path)
-      for name, path in gaze.items()
-    },
-    'map': find(root / 'FIXATIONMAPS') if has_maps else None,
+    'image': (images, '{}.* in Stimuli/'),
+    'fixations': (gaze, '{}.mat in FIXATIONLOCS/'),
   }
-  report.counts['images'] = len(parts['image'])
-  where = {
-    'image': '{}.* in Stimuli/',
-    'fixations': '{}.mat in FIXATIONLOCS/',
-    'map': '{}.* in FIXATIONMAPS/',
-  }
-  return pairing.pair_free_viewing(report, parts, where, sigma=sigma)
+  if pairing.is_folder(root / 'FIXATIONMAPS'):
+    parts['map'] = find(root / 'FIXATIONMAPS'), '{}.* in FIXATIONMAPS/'
+  return pairing.pair_free_viewing(report, parts, sigma=sigma)
 
 
 def read_locations(

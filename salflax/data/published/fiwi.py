@@ -26,8 +26,10 @@ def samples(
   report.counts['images'] = len(images)
   return pairing.pair_free_viewing(
     report,
-    {'image': images, 'fixations': gaze},
-    {'image': '{}.* in stimuli/', 'fixations': '{}.* in eyeMaps/all5/'},
+    {
+      'image': (images, '{}.* in stimuli/'),
+      'fixations': (gaze, '{}.* in eyeMaps/all5/'),
+    },
     sigma=sigma,
   )
 

@@ -46,24 +46,18 @@ def samples(
     texts = _read_texts(raw / 'texts.csv', images, report)
   else:
     texts = {(stem, 'pure'): '' for stem in images}
-  fixations = {}
+  by_image = {(stem, ''): path for stem, path in images.items()}
+  parts, fixations = {'image': (by_image, '{}.* in images/')}, {}
   if has_files:
     fixations = _files(raw / 'fixations', images, texts, report)
   if has_points:
     fixations |= _read_points(raw / 'fixations.csv', images, texts, report)
-  parts = {
-    'image': {(stem, ''): path for stem, path in images.items()},
-    'map': _files(raw / 'maps', images, texts, report) if has_maps else None,
-    'fixations': fixations if has_files or has_points else None,
-  }
-  where = {
-    'image': '{}.* in images/',
-    'map': '{}.* in maps/',
-    'fixations': '{} in fixations.csv or fixations/',
-  }
-  return pairing.pair(
-    report, texts, parts, where, sigma=sigma, split_by='content'
-  )
+  if has_maps:
+    files = _files(raw / 'maps', images, texts, report)
+    parts['map'] = files, '{}.* in maps/'
+  if has_files or has_points:
+    parts['fixations'] = fixations, '{} in fixations.csv or fixations/'
+  return pairing.pair(report, texts, parts, sigma=sigma, split_by='content')
 
 
 def _stem(name: str, images: Mapping) -> str | None:

@@ -46,17 +46,9 @@ def samples(
   images = pairing.files_by_stem(raw / 'ALLSTIMULI', report)
   report.counts['images'] = len(images)
   gaze = _published(raw, report) if has_maps else _recorded(raw, images, report)
-  where = {
-    'image': '{}.* in ALLSTIMULI/',
-    'map': '{}_fixMap.jpg',
-    'fixations': '{}_fixPts.jpg' if has_maps else 'DATA/<observer>/{}.mat',
-  }
+  parts = {'image': (images, '{}.* in ALLSTIMULI/'), **gaze}
   return pairing.pair_free_viewing(
-    report,
-    {'image': images, **gaze},
-    where,
-    sigma=sigma,
-    part=assign(images).get,
+    report, parts, sigma=sigma, part=assign(images).get
   )
 
 
@@ -90,7 +82,11 @@ def _published(raw: pathlib.Path, report: problems.Report) -> dict[str, dict]:
       kinds[kind][name] = path
   saliency, points = kinds.values()
   read = functools.partial(functools.partial, maps.read_fixations, lossy=True)
-  return {'map': saliency, 'fixations': {n: read(p) for n, p in points.items()}}
+  points = {name: read(path) for name, path in points.items()}
+  return {
+    'map': (saliency, '{}_fixMap.jpg'),
+    'fixations': (points, '{}_fixPts.jpg'),
+  }
 
 
 def _recorded(
@@ -104,7 +100,8 @@ def _recorded(
     for name in images
   }
   read = functools.partial(functools.partial, read_recordings)
-  return {'fixations': {n: read(paths) for n, paths in files.items() if paths}}
+  points = {name: read(paths) for name, paths in files.items() if paths}
+  return {'fixations': (points, 'DATA/<observer>/{}.mat')}
 
 
 def read_recordings(files: list[pathlib.Path]) -> tuple[np.ndarray, None]:

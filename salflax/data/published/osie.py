@@ -33,8 +33,10 @@ def samples(
   report.counts |= {'images': len(images), 'images with gaze': len(gaze)}
   return pairing.pair_free_viewing(
     report,
-    {'image': images, 'fixations': gaze},
-    {'image': '{}.* in stimuli/', 'fixations': '{} in ' + gaze_file.name},
+    {
+      'image': (images, '{}.* in stimuli/'),
+      'fixations': (gaze, '{} in ' + gaze_file.name),
+    },
     sigma=sigma,
   )
 

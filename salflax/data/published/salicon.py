@@ -82,27 +82,19 @@ def _part(
     types=('.mat', *maps.LOSSLESS_TYPES),
     ranked=True,
   )
-  has_maps = pairing.is_folder(raw / 'maps')
   report.counts[f'images ({part})'] = len(images)
   report.counts[f'fixation files ({part})'] = len(gaze)
   for stem, path in gaze.items():
     if path.suffix.lower() == '.mat':
       gaze[stem] = functools.partial(read_gaze, path, edition=edition)
-  return pairing.pair_free_viewing(
-    report,
-    {
-      'image': images,
-      'fixations': gaze,
-      'map': find(raw / 'maps' / part, report) if has_maps else None,
-    },
-    {
-      'image': f'{{}}.* in images/{part}/',
-      'fixations': f'{{}}.* in fixations/{part}/',
-      'map': f'{{}}.* in maps/{part}/',
-    },
-    sigma=sigma,
-    part=PARTS[part],
-  )
+  parts = {
+    'image': (images, f'{{}}.* in images/{part}/'),
+    'fixations': (gaze, f'{{}}.* in fixations/{part}/'),
+  }
+  if pairing.is_folder(raw / 'maps'):
+    maps_of_part = find(raw / 'maps' / part, report)
+    parts['map'] = maps_of_part, f'{{}}.* in maps/{part}/'
+  return pairing.pair_free_viewing(report, parts, sigma=sigma, part=PARTS[part])
 
 
 def read_gaze(

@@ -54,14 +54,12 @@ def samples(raw: pathlib.Path, report: problems.Report) -> list[raw_lib.Sample]:
   absent = problems.Dropped('image without text', 'no row in the workbook')
   sentences = {k: '' if k[1] == 'pure' else texts.get(k, absent) for k in keys}
   _report_leftovers(images, texts, keys, report)
-  where = {
-    'image': '{0}<suffix>.* and no {0}.* in image/',
-    'map': '{}<suffix>.png in map/',
-    'fixations': '{}<suffix>.png in fixation/',
+  places = {
+    'image': ({**shared, **images}, '{0}<suffix>.* and no {0}.* in image/'),
+    'map': (parts['map'], '{}<suffix>.png in map/'),
+    'fixations': (parts['fixations'], '{}<suffix>.png in fixation/'),
   }
-  return pairing.pair(
-    report, sentences, {**parts, 'image': {**shared, **images}}, where
-  )
+  return pairing.pair(report, sentences, places)
 
 
 def _layout(raw: pathlib.Path) -> tuple[dict, pathlib.Path]:

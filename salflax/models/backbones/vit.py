@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from salflax.core import files, hub, spec
+from salflax.core import hub, spec
 from salflax.models import layers, transformer
 from salflax.models.backbones.vit_layers import Embeddings
 from salflax.models.weights import pretrained
@@ -115,13 +115,10 @@ class ViT(nn.Module):
     layers.check_positive(
       **{k: getattr(self, k) for k in _CONFIG if k != 'eps'}
     )
-    if self.hidden_dim % self.num_heads:
-      raise ValueError(
-        f'num_heads={self.num_heads} must divide hidden_dim={self.hidden_dim}.'
-      )
+    layers.check_heads(self.num_heads, self.hidden_dim)
     if image.ndim != 4 or any(s % self.patch for s in image.shape[1:3]):
       raise ValueError(
-        f'A picture [B, H, W, 3] with sides in whole patches of {self.patch} '
+        f'An image [B, H, W, 3] with sides in whole patches of {self.patch} '
         f'is needed, found {image.shape}.'
       )
 
@@ -139,17 +136,14 @@ def from_config(
     FileNotFoundError: where there is no config.json.
     ValueError: for a network that is not BLIP's, or an unknown attribute.
   """
-  path = hub.locate(folder_or_json, files=('config.json',))
-  config = files.read_json(path)
-  kind = str(config.get('model_type', ''))
-  if kind not in ('blip', 'blip_vision_model'):
-    raise ValueError(f"{path} describes a {kind!r}; vision towers are 'blip'.")
-  vision = config.get('vision_config') or config
-  if vision.get('hidden_act', 'gelu') != 'gelu':
-    raise ValueError(f"{path}: hidden_act {vision['hidden_act']!r} isn't gelu.")
-  parsed = hub.parse_config(config, kind, path)
-  parsed = getattr(parsed, 'vision_config', parsed)
-  sizes = {name: getattr(parsed, key) for name, key in _CONFIG.items()}
+  config = hub.read_config(
+    folder_or_json,
+    ('blip', 'blip_vision_model'),
+    part='vision_config',
+    what='vision towers',
+    hidden_act='gelu',
+  )
+  sizes = {name: getattr(config.part, key) for name, key in _CONFIG.items()}
   return sizes | spec.attributes(ViT, overrides)
 
 
@@ -181,12 +175,8 @@ def load(name: str | os.PathLike, **overrides) -> tuple[ViT, dict[str, Any]]:
   else:
     sizes = from_config(name, **overrides)
   module = ViT(**sizes)
-  side = module.patch
-  shapes = jax.eval_shape(
-    module.init, jax.random.key(0), jnp.zeros((1, side, side, 3))
-  )
-  loaded = pretrained.convert(state)
-  return module, pretrained.merge(shapes, loaded, source=str(path))
+  image = jnp.zeros((1, module.patch, module.patch, 3))
+  return module, pretrained.fill(module, [image], state, source=str(path))
 
 
 def rename(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,10 +210,9 @@ def _sizes(state: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
   if kernel is None or table is None or mlp is None:
     raise ValueError(f'{path} lacks the patches, positions or MLPs of a ViT.')
   dim, patch = kernel.shape[0], kernel.shape[-1]
-  layer = re.compile(r'encoder\.layers\.(\d+)\.')
   return {
     'hidden_dim': dim,
-    'num_layers': len({m[1] for m in map(layer.match, state) if m}),
+    'num_layers': pretrained.count(state, r'encoder\.layers\.(\d+)\.'),
     'num_heads': max(1, dim // 64),
     'mlp_dim': len(mlp),
     'size': patch * round((table.shape[1] - 1) ** 0.5),

@@ -13,7 +13,6 @@ at all.
 import functools
 import os
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -143,10 +142,7 @@ class Bert(nn.Module):
     layers.check_positive(
       **{k: getattr(self, k) for k in _CONFIG if k != 'eps'}
     )
-    if self.hidden_dim % self.num_heads:
-      raise ValueError(
-        f'num_heads={self.num_heads} must divide hidden_dim={self.hidden_dim}.'
-      )
+    layers.check_heads(self.num_heads, self.hidden_dim)
     if tokens.ndim != 2 or tokens.shape != mask.shape:
       raise ValueError(
         f'tokens {tokens.shape} and token_mask {mask.shape} must both be '
@@ -174,28 +170,23 @@ def from_config(
     FileNotFoundError: where there is no config.json.
     ValueError: for a network that is not BERT's, or an unknown attribute.
   """
-  path = hub.locate(folder_or_json, files=('config.json',))
-  config = files.read_json(path)
-  kind = str(config.get('model_type', 'bert'))
-  if kind not in ('bert', 'blip', 'blip_text_model'):
-    raise ValueError(
-      f"{path} describes a {kind!r}; text encoders are 'bert' and 'blip'."
-    )
-  text = config.get('text_config') or config
-  for key, only in (
-    ('hidden_act', 'gelu'),
-    ('position_embedding_type', 'absolute'),
-  ):
-    if text.get(key, only) != only:
-      raise ValueError(f'{path}: {key} {text[key]!r} is not {only!r}.')
-  parsed = hub.parse_config(config, kind, path)
-  text = getattr(parsed, 'text_config', parsed)
+  config = hub.read_config(
+    folder_or_json,
+    ('bert', 'blip', 'blip_text_model'),
+    part='text_config',
+    what='text encoders',
+    default='bert',
+    hidden_act='gelu',
+    position_embedding_type='absolute',
+  )
+  text = config.part
   sizes = {name: getattr(text, key) for name, key in _CONFIG.items()}
-  if kind == 'bert':
+  if config.kind == 'bert':
     sizes['type_vocab'] = text.type_vocab_size
-    sizes |= _pooling(path.parent)
+    sizes |= _pooling(config.path.parent)
   else:
-    proj = getattr(parsed, 'image_text_hidden_size', text.projection_dim)
+    whole = config.whole
+    proj = getattr(whole, 'image_text_hidden_size', text.projection_dim)
     sizes |= {**_BLIP, 'proj_dim': proj}
   return sizes | spec.attributes(Bert, overrides)
 
@@ -249,20 +240,14 @@ def load(
       'describes the other.'
     )
   module = Bert(**attributes)
-  shapes = jax.eval_shape(
-    module.init,
-    jax.random.key(0),
-    jnp.zeros((1, 2), jnp.int32),
-    jnp.ones((1, 2), bool),
-  )
-  loaded = pretrained.convert(_text_only(state, module))
-  variables = pretrained.merge(shapes, loaded, source=str(path))
+  inputs = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
+  state = _text_only(state, module)
+  variables = pretrained.fill(module, inputs, state, source=str(path))
   return module, variables, _tokenizer_folder(name, path)
 
 
 def _blip_sizes(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Returns the sizes of BLIP's text tower, from its tensors."""
-  layer = re.compile(r'text_encoder\.encoder\.layer\.(\d+)\.')
   vocab, dim = state[_BLIP_WORDS].shape
   wide = state.get('text_encoder.encoder.layer.0.intermediate.dense.bias')
   proj = state.get('text_proj.bias')
@@ -271,7 +256,9 @@ def _blip_sizes(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
   return _BLIP | {
     'vocab_size': vocab,
     'hidden_dim': dim,
-    'num_layers': len({m[1] for m in map(layer.match, state) if m}),
+    'num_layers': pretrained.count(
+      state, r'text_encoder\.encoder\.layer\.(\d+)\.'
+    ),
     'mlp_dim': 4 * dim if wide is None else len(wide),
     'max_len': 512 if places is None else len(places),
     'proj_dim': None if proj is None else len(proj),

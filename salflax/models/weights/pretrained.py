@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.core
+import jax
 import ml_dtypes  # noqa: F401 (safetensors finds bfloat16 through it)
 import numpy as np
 import safetensors
@@ -245,6 +246,26 @@ def merge(
   for path in want - skipped:
     result[path] = np.asarray(got[path]).astype(have[path].dtype, copy=False)
   return traverse_util.unflatten_dict(result, sep='/')
+
+
+def fill(
+  module: Any, inputs: Sequence[Any], state: Mapping[str, np.ndarray], **options
+) -> dict[str, Any]:
+  """Makes the variables of a network of the tensors of a file.
+
+  Args:
+    module: Flax module.
+    inputs: inputs of some size, to trace it with.
+    state: tensors by their PyTorch names.
+    **options: of `merge`.
+  """
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  return merge(shapes, convert(state), **options)
+
+
+def count(state: Iterable[str], pattern: str) -> int:
+  """Counts the numbers that stand in names, at the group of a pattern."""
+  return len({m[1] for name in state if (m := re.match(pattern, name))})
 
 
 def _is_leaf(x: Any) -> bool:

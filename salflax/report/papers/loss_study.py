@@ -25,48 +25,35 @@ _SINGLE = tuple(
   if row.printed and row.place.folder not in _SUMS
 )
 
+_OTHERS = tuple(f for f in _SINGLE if f not in _PERCEPTUAL)
+_BUT_ALL = tuple(f for f in (*_SINGLE, *_SUMS) if f != 'lc2_r')
+_PARTS = ('kld', 'cc', 'nss')
+
+_MEANS = (
+  'Combinations beat single losses (section 4.3): the mean of all '
+  'combinations, above that of all single losses'
+)
+_WEAK = (
+  'Perceptual losses alone are weak (section 4.3): the mean of all other '
+  'single losses, above that of DF and GM'
+)
+_HELP = (
+  'Perceptual losses help in a sum (section 4.3, SIM, AUC-B and KL): '
+  'KLD+CC+NSS+DF+GM above KLD+CC+NSS'
+)
+_BEST = 'Combinations beat single losses: the best of each side'
+_EACH = 'KLD+CC+NSS beats each of its parts: above the best of them'
+_PRIOR = 'The centre-bias regularisation helps: KLD+CC+NSS+R above KLD+CC+NSS'
+_ALL = 'The sum of all (LC2) is the best: above the best of all others'
+
 _CLAIMS = (
-  Claim(
-    'Combinations beat single losses (section 4.3): the mean of all '
-    'combinations, above that of all single losses',
-    _SUMS,
-    _SINGLE,
-  ),
-  Claim(
-    'Combinations beat single losses: the best of each side',
-    _SUMS,
-    _SINGLE,
-    best=True,
-  ),
-  Claim(
-    'KLD+CC+NSS beats each of its parts: above the best of them',
-    ('lc1',),
-    ('kld', 'cc', 'nss'),
-    best=True,
-  ),
-  Claim(
-    'Perceptual losses alone are weak (section 4.3): the mean of all other '
-    'single losses, above that of DF and GM',
-    tuple(f for f in _SINGLE if f not in _PERCEPTUAL),
-    _PERCEPTUAL,
-  ),
-  Claim(
-    'Perceptual losses help in a sum (section 4.3, SIM, AUC-B and KL): '
-    'KLD+CC+NSS+DF+GM above KLD+CC+NSS',
-    ('lc1_df_gm',),
-    ('lc1',),
-  ),
-  Claim(
-    'The centre-bias regularisation helps: KLD+CC+NSS+R above KLD+CC+NSS',
-    ('lc1_r',),
-    ('lc1',),
-  ),
-  Claim(
-    'The sum of all (LC2) is the best: above the best of all others',
-    ('lc2_r',),
-    tuple(f for f in (*_SINGLE, *_SUMS) if f != 'lc2_r'),
-    best=True,
-  ),
+  Claim(_MEANS, _SUMS, _SINGLE),
+  Claim(_BEST, _SUMS, _SINGLE, best=True),
+  Claim(_EACH, ('lc1',), _PARTS, best=True),
+  Claim(_WEAK, _OTHERS, _PERCEPTUAL),
+  Claim(_HELP, ('lc1_df_gm',), ('lc1',)),
+  Claim(_PRIOR, ('lc1_r',), ('lc1',)),
+  Claim(_ALL, ('lc2_r',), _BUT_ALL, best=True),
   Claim('LC2 above LC1', ('lc2_r',), ('lc1_r',)),
   Claim('LC2 above MSE (section 4.3: by 14 % in CC)', ('lc2_r',), ('mse',)),
 )
