@@ -187,7 +187,7 @@ def evaluate(
   if subject.controls and subject.baselines is not None:
     _draw_centre(subject.baselines, folder, threads)
   for table in tables.score_tables(result, interval=False):
-    print(table.markdown())
+    print(table.text(names=2))
   cli.say(*(f'Note: {note}' for note in outcome.notes))
   if seen := subject.about.get('trained_on'):
     cli.say(f'Note: the run was trained on {seen} of the images scored here.')

@@ -47,7 +47,7 @@ def attach(
   if not node:
     return model, (), None, ()
   node = dict(node)
-  vision = dict(node.pop('vision'))
+  look, weights = _make_vision(node.pop('vision'), pp_text, model.dtype)
   loss_fn = matching.make(
     node['kind'],
     matching=node['matching'],
@@ -56,10 +56,6 @@ def attach(
     hardest=node.pop('hardest'),
   )
   spec.lookup('mask of contrast', dict.fromkeys(contrasts.MASKS), node['mask'])
-  pool, normalize = vision.pop('pool', 'mean'), vision.pop('normalize', '')
-  spec.lookup('pool of vision', dict.fromkeys(contrasts.POOLS), pool)
-  pixels = _pixels(pp_text, normalize) if normalize else None
-  tower, weights = network.make_tower(vision, model.dtype)
   node['matching'], node['caption'] = node['matching'] > 0, node['caption'] > 0
   if not (node['matching'] or node['caption']):
     return model, (), None, ()
@@ -72,20 +68,28 @@ def attach(
     raise ValueError(
       f'contrast: a {type(model).__name__} cannot be trained with it.'
     )
-  if tower is None and pixels:
-    raise ValueError("contrast.vision: 'normalize' is for a tower of its own.")
   _, mean, std = pp.normalization(pp_text)
   module = contrasts.Contrast(
     black=tuple((-np.array(mean) / std).tolist()),
     vocab_size=tokenizer.vocab_size,
-    vision=tower,
-    pixels=pixels,
-    pool=pool,
     dtype=model.dtype,
+    **look,
     **node,
   )
-  frozen = () if tower is None else (FROZEN,)
+  frozen = () if look['vision'] is None else (FROZEN,)
   return model.clone(contrast=module), weights, loss_fn, frozen
+
+
+def _make_vision(node: Mapping[str, Any], pp_text: str, dtype: Any):
+  """Makes (attributes of `Contrast` for what looks at images, its weights)."""
+  node = dict(node)
+  pool, normalize = node.pop('pool', 'mean'), node.pop('normalize', '')
+  spec.lookup('pool of vision', dict.fromkeys(contrasts.POOLS), pool)
+  pixels = _pixels(pp_text, normalize) if normalize else None
+  tower, weights = network.make_tower(node, dtype)
+  if tower is None and pixels:
+    raise ValueError("contrast.vision: 'normalize' is for a tower of its own.")
+  return dict(vision=tower, pixels=pixels, pool=pool), weights
 
 
 def without_files(node: Mapping[str, Any]) -> dict[str, Any]:

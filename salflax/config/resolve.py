@@ -191,6 +191,7 @@ def _stage(
   model, more, contrast_fn, frozen = contrast_lib.attach(
     node['contrast'], model, node['pp'], tokenizer
   )
+  _check_text(model, tokenizer, contrast_fn)
   _check_pp(node, tuple(model.size))
   freeze = (*node['freeze'], *frozen)
   contrast, stored = contrast_fn is not None, frozenset()
@@ -230,6 +231,19 @@ def _stage(
   if with_data:
     ranges.check_rows(node, rows)
   return stage
+
+
+def _check_text(model: Any, tokenizer: Any, contrast_fn: Any) -> None:
+  """Raises ValueError for a text encoder that nothing reads."""
+  if tokenizer is None or contrast_fn is not None:
+    return
+  for key in ('fuse', 'gate'):
+    if not getattr(model, key, True):
+      raise ValueError(
+        f'model.text is a text encoder, but nothing reads it: set model.{key} '
+        f'(found {getattr(model, key)!r}), or contrast, or leave model.text '
+        "'none'."
+      )
 
 
 def _sources(node: Mapping, folder: str) -> list[Sequence[dict]]:

@@ -117,7 +117,7 @@ def read_config(
     name: the file, its folder, or a name `locate` knows.
     kinds: networks that will do.
     part: name of the part that is asked for.
-    what: noun for what those networks are, for the error message.
+    what: names those networks, for the error message.
     default: network where the file does not say.
     **fixed: keys of the part, with the one value that will do.
 
@@ -129,9 +129,7 @@ def read_config(
   content = read_json(path)
   kind = str(content.pop('model_type', default))
   if kind not in kinds:
-    raise ValueError(
-      f'{path} describes a {kind!r}; {what} are {", ".join(map(repr, kinds))}.'
-    )
+    raise ValueError(f'{path} describes a {kind!r}; {what}.')
   node = content.get(part) or content
   for key, only in fixed.items():
     if node.get(key, only) != only:

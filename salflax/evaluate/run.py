@@ -125,16 +125,8 @@ def run(
     kept = map_folder.Keep(predictor, keep, threads=threads)
   rows, labels = {'model': score(kept, source, label)}, dict(SENTENCES)
   if controls and getattr(predictor, 'reads_text', True):
-    wrong, too_few = sentences.wrong_sentence(source, seed=seed)
-    notes += [
-      f'Condition {condition!r} has too few images to exchange sentences.'
-      for condition in too_few
-    ]
-    views = {
-      'wrong': wrong,
-      'other': sentences.other_sentence(source, whole),
-      'none': sentences.no_sentence(source),
-    }
+    views, too_few = sentences.controls(source, whole, seed=seed)
+    notes += too_few
     for name, view in views.items():
       if len(view):
         rows[name] = score(predictor, view, SENTENCES[name])

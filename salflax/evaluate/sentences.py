@@ -141,3 +141,25 @@ def wrong_sentence(
     giver = min(drawings, key=unchanged)
     texts |= {index: metas[k]['text'] for (index, _), k in zip(rows, giver)}
   return OtherTexts(source, dict(sorted(texts.items()))), too_few
+
+
+def controls(
+  source: Sequence[Example], whole: Sequence[Example], *, seed: int = 0
+) -> tuple[dict[str, OtherTexts], list[str]]:
+  """Makes the rows with a wrong, another and no sentence, by name; and notes.
+
+  Args:
+    source: rows.
+    whole: rows of the same images in all conditions.
+    seed: seed of the exchange of sentences.
+  """
+  wrong, too_few = wrong_sentence(source, seed=seed)
+  views = {
+    'wrong': wrong,
+    'other': other_sentence(source, whole),
+    'none': no_sentence(source),
+  }
+  return views, [
+    f'Condition {condition!r} has too few images to exchange sentences.'
+    for condition in too_few
+  ]

@@ -33,6 +33,33 @@ def _scores(runs, row, seed, key):
   return rows.reindex(columns=[key])[key].replace([np.inf, -np.inf], np.nan)
 
 
+def _kept(paper, gallery, runs):
+  """Lists the gallery's rows with the seed that kept its maps."""
+  table = next(t for t in paper.tables if t.key == gallery.table)
+  rows = table.rows
+  if two := [f for f in (gallery.good, gallery.bad) if f]:
+    by_folder = {row.place.folder: row for row in rows if row.place}
+    rows = [by_folder[folder] for folder in two]
+  kept = [(row, _seed(runs, row)) for row in rows]
+  missing = [row.label for row, seed in kept if not seed]
+  if two and missing:
+    raise NoMaps(f'no run of {", ".join(missing)} kept its maps')
+  if len(missing) == len(kept):
+    raise NoMaps('no run kept its maps')
+  return [(row, seed) for row, seed in kept if seed]
+
+
+def _choose(ids, scores, count):
+  """Chooses the images with the largest gaps, or evenly spaced ones."""
+  if scores:
+    good, bad = scores
+    gaps = (good - bad).reindex([*ids]).dropna()
+    return gaps.sort_values(ascending=False, kind='stable').index[:count]
+  ids = sorted(ids)
+  steps = np.linspace(0, len(ids) - 1, min(count, len(ids)))
+  return [ids[round(step)] for step in steps]
+
+
 def blocks(
   paper: Paper, gallery: Gallery, runs: Runs, load: Load
 ) -> list[list[plots.Panel]]:
@@ -52,18 +79,7 @@ def blocks(
   from salflax.data.maps import read_map
   from salflax.evaluate import map_folder
 
-  table = next(t for t in paper.tables if t.key == gallery.table)
-  rows = table.rows
-  if two := [f for f in (gallery.good, gallery.bad) if f]:
-    by_folder = {row.place.folder: row for row in rows if row.place}
-    rows = [by_folder[folder] for folder in two]
-  kept = [(row, _seed(runs, row)) for row in rows]
-  missing = [row.label for row, seed in kept if not seed]
-  if two and missing:
-    raise NoMaps(f'no run of {", ".join(missing)} kept its maps')
-  kept = [(row, seed) for row, seed in kept if seed]
-  if not kept:
-    raise NoMaps('no run kept its maps')
+  kept = _kept(paper, gallery, runs)
   summary = kept[0][1].summary
   source = load(summary['data'], summary['split'])
   index: dict[str, int] = {}
@@ -74,19 +90,11 @@ def blocks(
     places.setdefault((meta['image_id'], meta['condition']), k)
   maps = [map_folder.match(s.scores / 'maps', source).paths for _, s in kept]
   scores = []
-  if two:
+  if gallery.good:
     scores = [_scores(runs, *pair, paper.headline) for pair in kept]
-    good, bad = scores
-    gaps = (good - bad).reindex([*index]).dropna()
-    gaps = gaps.sort_values(ascending=False, kind='stable')
-    ids = gaps.index[: gallery.count]
-  else:
-    ids = sorted(index)
-    steps = np.linspace(0, len(ids) - 1, min(gallery.count, len(ids)))
-    ids = [ids[round(step)] for step in steps]
   name = paper.headline.rpartition('/')[2].upper()
   result = []
-  for image_id in ids:
+  for image_id in _choose(index, scores, gallery.count):
     example = source[index[image_id]]
     image = example['image']
     human = np.asarray(example['saliency'], np.float32)

@@ -64,6 +64,29 @@ class Table(NamedTuple):
     lines += [line(row) for row in self.cells()]
     return f'**{self.title}**\n\n' + '\n'.join(lines) + '\n'
 
+  def text(self, *, width: int = 100, names: int = 1) -> str:
+    """Writes plain text, in several blocks where one would be too wide.
+
+    Args:
+      width: characters of a line.
+      names: number of columns that every block begins with.
+    """
+    columns = []
+    for k, column in enumerate(zip(self.head, *self.cells())):
+      size = max(map(len, column))
+      put = str.ljust if k < names else str.rjust
+      columns.append([put(cell, size) for cell in column])
+    blocks, size = [], width
+    for column in columns[names:]:
+      size += 2 + len(column[0])
+      if size > width:
+        blocks.append(columns[:names])
+        size = sum(2 + len(c[0]) for c in (*columns[:names], column)) - 2
+      blocks[-1] = [*blocks[-1], column]
+    blocks = blocks or [columns]
+    parts = ['\n'.join(map('  '.join, zip(*block))) for block in blocks]
+    return '\n\n'.join([self.title, *parts]) + '\n'
+
   def latex(self) -> str:
     """Writes a table environment for the package booktabs."""
 

@@ -315,6 +315,10 @@ WRONG = {
     _set('evaluate.protocols', 'mit,cuorse'),
     "'cuorse'. Did you mean 'course'",
   ),
+  'text that nothing reads': (
+    lambda node: node['model'].update(fuse=()),
+    r'nothing reads it: set model.fuse \(found \(\)\), or contrast',
+  ),
   'init': (
     _set('only.init', '@free'),
     "only: Unknown init '@free'. Allowed: the folder of a run",
@@ -394,7 +398,10 @@ WRONG = {
 @pytest.mark.parametrize('case', WRONG)
 def test_what_is_wrong_is_named_within_seconds(case, bert, monkeypatch):
   change, says = WRONG[case]
-  with_text = case in ('fusion', 'fused level', 'place of fusion')
+  with_text = case in (
+    *('fusion', 'fused level', 'place of fusion'),
+    'text that nothing reads',
+  )
   node = config_lib.plain(
     tiny_config.get_config(f'bert={bert}' if with_text else '')
   )

@@ -119,6 +119,19 @@ def test_what_is_not_known_is_a_dash(cell):
   assert tables.Table('t', ['a'], [[cell]]).cells() == [['–']]
 
 
+def test_plain_text_fits_its_width():
+  head = ['Condition', 'Predictor', *(f'metric {k}' for k in range(20))]
+  rows = [['all', 'Human', *range(20)], ['pure', 'A model', *range(20)]]
+  table = tables.Table('Scores', head, rows)
+  text = table.text(names=2)
+  assert max(map(len, text.splitlines())) <= 100
+  assert text.count('A model') == 3  # in every block
+  for k in range(20):
+    assert text.count(f'metric {k} ') + text.count(f'metric {k}\n') == 1
+  assert len(table.text(width=1000).splitlines()) == 5
+  assert tables.Table('t', ['a'], [[1]]).text() == 't\n\na\n1\n'
+
+
 def test_markup_in_a_cell_is_text():
   table = tables.Table('50 % & <b>', ['x_1'], [['a|b\\{$#^~']])
   assert r'a\|b' in table.markdown()

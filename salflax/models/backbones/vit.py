@@ -140,7 +140,7 @@ def from_config(
     folder_or_json,
     ('blip', 'blip_vision_model'),
     part='vision_config',
-    what='vision towers',
+    what="vision towers are 'blip'",
     hidden_act='gelu',
   )
   sizes = {name: getattr(config.part, key) for name, key in _CONFIG.items()}

@@ -174,7 +174,7 @@ def from_config(
     folder_or_json,
     ('bert', 'blip', 'blip_text_model'),
     part='text_config',
-    what='text encoders',
+    what="text encoders are 'bert' and 'blip'",
     default='bert',
     hidden_act='gelu',
     position_embedding_type='absolute',
