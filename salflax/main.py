@@ -63,11 +63,11 @@ def _evaluate(stages, workdir, what) -> None:
 
   from salflax.cli import evaluate
   from salflax.predict import subjects, trained
-  from salflax.report import plots
+  from salflax.report import plots, runs
 
   for stage in stages if jax.process_index() == 0 else ():
     folder = os.path.join(workdir, stage.name)
-    series = plots.read_metrics(os.path.join(folder, 'metrics.jsonl'))
+    series = runs.read_metrics(os.path.join(folder, 'metrics.jsonl'))
     plots.curves(series, os.path.join(folder, 'curves.png'), title=stage.name)
   if what.protocols:
     subject = subjects.of_run(trained.load(workdir), store=what.store)

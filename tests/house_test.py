@@ -1,4 +1,4 @@
-"""The rules of the house: sizes, who may import whom, names, and what is told.
+"""The rules of the house: sizes, who may import whom, names, docstrings.
 
 docs/design.md has the reasons.
 """
@@ -112,8 +112,8 @@ def functions(tree, *, prefix='', public=True):
       )
     elif isinstance(node, ast.FunctionDef):
       inner = isinstance(tree, ast.ClassDef)
-      shown = not node.name.startswith('_')
-      yield prefix + node.name, node, public and shown, inner
+      visible = public and not node.name.startswith('_')
+      yield prefix + node.name, node, visible, inner
 
 
 def docstring_lines(node):
@@ -124,12 +124,12 @@ def docstring_lines(node):
 
 
 def code_lines(path, tree):
-  told = set()
+  docs = set()
   for node in ast.walk(tree):
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-      told |= docstring_lines(node)
+      docs |= docstring_lines(node)
   return sum(
-    bool(line.strip()) and not line.strip().startswith('#') and n not in told
+    bool(line.strip()) and not line.strip().startswith('#') and n not in docs
     for n, line in enumerate(path.read_text().splitlines(), 1)
   )
 
@@ -189,8 +189,8 @@ def test_some_modules_need_no_jax(name):
   code = (
     f'import sys, salflax.{name}\n'
     f'heavy = {("jax", "flax", *HEAVY)!r}\n'
-    'found = [m for m in heavy if m in sys.modules]\n'
-    'sys.exit(f"imports {found}" if found else 0)'
+    'loaded = [m for m in heavy if m in sys.modules]\n'
+    'sys.exit(f"imports {loaded}" if loaded else 0)'
   )
   done = subprocess.run(
     [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
@@ -344,15 +344,15 @@ def _committed():
       continue  # an array, or a file that is being removed
 
 
-def test_nothing_names_the_machine_it_was_made_on():
+def test_nothing_names_a_machine():
   pattern = re.compile(r'(?<![\w.~$}<-])/(?:wor[k]|roo[t]|hom[e]/\w+|User[s])/')
-  found = [
+  names = [
     f'{name}: {match.group()}'
     for name, text in _committed()
     for match in [pattern.search(text)]
     if match
   ]
-  assert not found
+  assert not names
 
 
 def test_files_are_small_enough_for_a_repository():

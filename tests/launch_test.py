@@ -333,7 +333,7 @@ _TRAIN = (
 
 
 @pytest.mark.parametrize('jobs', [1, 2, 3])
-def test_runs_side_by_side_are_all_made_once(tmp_path, jobs):
+def test_runs_side_by_side_are_each_trained_once(tmp_path, jobs):
   study = ('--seeds=0,1', f'--jobs={jobs}', '--data=osie')
   options = dict(paper='loss_study', python_does=_TRAIN)
   done = _paper(tmp_path, *study, **options)

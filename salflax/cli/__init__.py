@@ -43,8 +43,9 @@ def call(
   """Runs a command and returns its exit code; without --debug no traceback.
 
   Args:
-    define_flags: defines the command's flags in the values it is given.
-    execute: does the work, given the flags; returns an exit code, None for 0.
+    define_flags: defines the command's flags in the values that it gets.
+    execute: does the work that the flags ask for; returns an exit code, None
+      for 0.
     argv: name of the program and its arguments.
   """
   saved, sys.argv = sys.argv, list(argv)
@@ -168,7 +169,7 @@ def _options(values) -> str:
 
 
 def _message(error: Exception) -> str:
-  """Returns what a user is told of an error."""
+  """Writes an error for a user."""
   text = str(error)
   if isinstance(error, ModuleNotFoundError) and 'pip install' not in text:
     module = (error.name or '').partition('.')[0]

@@ -34,7 +34,7 @@ def attach(
       both weights 0, there is none and the network is as it was.
     model: the network.
     pp_text: pp string of its training rows.
-    tokenizer: of its sentences; None for no text.
+    tokenizer: tokenizer of its sentences; None for no text.
 
   Returns:
     The network; (scope, function that loads variables, patterns to skip) of

@@ -19,7 +19,7 @@ from salflax.data.tokenizer import Tokenizer
 from salflax.models.backbones import vgg
 from salflax.models.weights import pretrained, published
 
-_BACKBONE_FILES = (
+BACKBONE_FILES = (
   'model.safetensors',
   'pytorch_model.bin',
   'resnet50-0676ba61.pth',
@@ -28,7 +28,7 @@ _BACKBONE_FILES = (
   'efficientnet-lite1-77cc7160.pth',
   'efficientnet-lite2-9656183e.pth',
 )
-_WHOLE_FILES = ('TranSalNet_Res.safetensors', 'TranSalNet_Res.pth')
+WHOLE_FILES = ('TranSalNet_Res.safetensors', 'TranSalNet_Res.pth')
 # Attributes of the text encoder, in the folder of `save_text`.
 _TEXT_FILE = 'text.json'
 
@@ -65,7 +65,7 @@ def make(node: Mapping, dtype: Any, *, saved: str | os.PathLike = ''):
   if saved:
     return model, (), tokenizer
   if whole:
-    load = functools.partial(_load_whole, hub.locate(whole, files=_WHOLE_FILES))
+    load = functools.partial(_load_whole, hub.locate(whole, files=WHOLE_FILES))
     weights.append(('', load, (r'[^/]+/(text|contrast|fusion_\d+)/.*',)))
   if path:
     weights.append(_backbone_weights('backbone', path, model.backbone, skip))
@@ -112,7 +112,7 @@ def save_text(
   Args:
     model: network of `make`; one without text writes nothing.
     tokenizer: tokenizer of `make`.
-    folder: made where there is none.
+    folder: folder of the files, new or not.
   """
   if tokenizer is None:
     return
@@ -160,7 +160,7 @@ def make_tower(node: Mapping, dtype: Any):
 
 
 def _backbone_weights(scope: str, path: str, module: Any, skip: tuple) -> tuple:
-  path = hub.locate(path, files=_BACKBONE_FILES)
+  path = hub.locate(path, files=BACKBONE_FILES)
   # Published files go on to the classifier, whatever the network needs.
   unused = module.unused(scope) if hasattr(module, 'unused') else ()
   return scope, functools.partial(_load_backbone, path), (*unused, *skip)
@@ -201,7 +201,7 @@ def make_features(
     weights = own.get('weights', '')
   if not weights:
     return None
-  path = hub.locate(weights, files=_BACKBONE_FILES)
+  path = hub.locate(weights, files=BACKBONE_FILES)
   state = pretrained.read(path)
   width = len(state.get('features.0.weight', np.zeros(64)))
   taps = tuple(f'pool{i}' for i in range(1, 6))

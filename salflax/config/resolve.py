@@ -16,8 +16,7 @@ from salflax import data as datasets
 from salflax import losses, metrics
 from salflax.config import contrast as contrast_lib
 from salflax.config import network, ranges, schema
-from salflax.config.saved import load as load
-from salflax.config.saved import save as save
+from salflax.config import saved as saved_lib
 from salflax.config.schema import merged, plain
 from salflax.core import spec
 from salflax.data import batches, pp
@@ -153,7 +152,7 @@ def load_stages(workdir: str | os.PathLike) -> list[Stage]:
   Raises:
     FileNotFoundError: the folder is no run.
   """
-  node = load(workdir)
+  node = saved_lib.load(workdir)
   for name in node['stages']:
     contrast = contrast_lib.without_files(node[name]['contrast'])
     node[name] = dict(node[name], contrast=contrast, perceptual={})

@@ -23,7 +23,7 @@ def locked(path: str | os.PathLike, purpose: str) -> Iterator[None]:
   Within one process it may be taken again.
 
   Args:
-    path: lock file; made where it is absent, and it stays.
+    path: lock file, new or not; it stays.
     purpose: what one process at a time may do, for the message.
 
   Raises:
@@ -125,6 +125,6 @@ def read_json(path: str | os.PathLike, *, kind: type = dict) -> Any:
     raise ValueError(f'{path}: not JSON ({e}).') from e
   if not isinstance(tree, kind):
     names = {dict: 'an object', list: 'a list'}
-    found = names.get(type(tree), type(tree).__name__)
-    raise ValueError(f'{path}: expected {names[kind]}, found {found}.')
+    there = names.get(type(tree), type(tree).__name__)
+    raise ValueError(f'{path}: expected {names[kind]}, found {there}.')
   return tree

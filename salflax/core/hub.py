@@ -215,7 +215,7 @@ def _reachable() -> bool:
 
 
 def _advice(name: str, wanted: str, reason: str) -> str:
-  """Returns what a user can do about weights that are not there."""
+  """Writes how a user gets weights that are not there."""
   folder = weights_dir() / name
   lines = [
     f'No file, folder or package {name!r} here, and none of the Hugging Face '

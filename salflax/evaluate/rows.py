@@ -211,8 +211,3 @@ def read_table(path: str | os.PathLike) -> 'pd.DataFrame':
       return rows.astype(dict.fromkeys(metric_keys(rows), float))
     except (ValueError, TypeError, csv.Error) as e:
       raise ValueError(f'{path}: not a file of rows, {e}.') from e
-
-
-def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Reads the rows that `write_rows` wrote, as dicts."""
-  return read_table(path).to_dict('records')

@@ -185,8 +185,8 @@ def write(
   """Writes per_image.csv, summary.json and tables.md; returns the folder.
 
   Args:
-    folder: made if need be.
-    outcome: of `run`; the rows of references and controls go to
+    folder: folder of the files, new or not.
+    outcome: result of `run`; the rows of references and controls go to
       per_image_<name>.csv.
     tables: Markdown.
     **about: more keys for the head of summary.json, e.g. data and split.

@@ -22,7 +22,7 @@ SIZE = (288, 384)
 Size = tuple[int, int] | None
 
 
-def _resize(x: np.ndarray, size: Size) -> np.ndarray:
+def _resize(x, size) -> np.ndarray:
   if size is None:
     return x
   if not isinstance(size, tuple | list) or len(size) != 2:
@@ -43,23 +43,21 @@ def _maps(pred, saliency, size: Size) -> tuple[np.ndarray, np.ndarray]:
   return _resize(pred, size), _resize(saliency, size)
 
 
-def _upper_fifth(x: np.ndarray) -> np.ndarray:
+def _upper_fifth(x) -> np.ndarray:
   """Marks what is above the value of rank floor(0.8 n), without its ties."""
   values = x.ravel()
   rank = int(0.8 * values.size)
   return values > np.partition(values, rank)[rank]
 
 
-def _binary_auc(upper: np.ndarray, target: np.ndarray) -> float:
+def _binary_auc(upper, target) -> float:
   """Computes 1/2 + (hit rate inside the target - rate outside) / 2."""
   if target.all() or not target.any():
     return NAN
   return float(0.5 + (upper[target].mean() - upper[~target].mean()) / 2)
 
 
-def course_auc(
-  pred: np.ndarray, saliency: np.ndarray, *, size: Size = SIZE
-) -> float:
+def course_auc(pred, saliency, *, size=SIZE) -> float:
   """Computes AUC80: how well the map's upper fifth covers the truth's.
 
   In [0, 1]. With exact fifths that overlap by a share k it is 0.375 + 0.625 k.
@@ -69,14 +67,7 @@ def course_auc(
   return _binary_auc(_upper_fifth(pred), _upper_fifth(saliency))
 
 
-def course_sauc(
-  pred: np.ndarray,
-  saliency: np.ndarray,
-  rng: np.random.Generator,
-  *,
-  size: Size = SIZE,
-  draws: int = 1,
-) -> float:
+def course_sauc(pred, saliency, rng, *, size=SIZE, draws=1) -> float:
   """Computes AUC80 after as many negatives as positives are called positive.
 
   This sAUC80 says nothing that AUC80 does not: relabelling at random halves the
@@ -106,16 +97,12 @@ def course_sauc(
   return float((0.5 + (hits - misses) / 2).mean())
 
 
-def course_cc(
-  pred: np.ndarray, saliency: np.ndarray, *, size: Size = SIZE
-) -> float:
+def course_cc(pred, saliency, *, size=SIZE) -> float:
   """Computes the correlation of the resized maps; 0 where one is flat."""
   return distribution.cc(*_maps(pred, saliency, size))
 
 
-def course_nss(
-  pred: np.ndarray, fixations: np.ndarray, *, size: Size = SIZE
-) -> float:
+def course_nss(pred, fixations, *, size=SIZE) -> float:
   """Computes the mean z-score where the resized fixation map is above 0.
 
   The deviation is the unbiased one. The map of fixated pixels is resized like

@@ -20,7 +20,7 @@ from salflax.metrics.arrays import EPS, as_density, as_pair, is_flat
 NAN = float('nan')
 
 
-def cc(pred: np.ndarray, saliency: np.ndarray) -> float:
+def cc(pred, saliency) -> float:
   """Computes Pearson's correlation coefficient of the two maps, in [-1, 1].
 
   0 where either map is flat.
@@ -37,9 +37,7 @@ def cc(pred: np.ndarray, saliency: np.ndarray) -> float:
   return float(np.clip((x * y).sum() / norms, -1, 1))
 
 
-def sim(
-  pred: np.ndarray, saliency: np.ndarray, *, minmax: bool = False
-) -> float:
+def sim(pred, saliency, *, minmax=False) -> float:
   """Computes the histogram intersection of both maps as densities, in [0, 1].
 
   Args:
@@ -56,13 +54,7 @@ def sim(
   return float(min(np.minimum(p, s).sum(), 1.0))
 
 
-def kl(
-  pred: np.ndarray,
-  saliency: np.ndarray,
-  *,
-  eps: float = EPS,
-  floor: float = 0.0,
-) -> float:
+def kl(pred, saliency, *, eps=EPS, floor=0.0) -> float:
   """Computes the divergence of the prediction from the truth (KL), in nats.
 
   sum of s * log(eps + s / (p + eps)), with p and s the maps plus `floor`,
@@ -92,13 +84,13 @@ def kl(
   return float(max((s * log).sum(), 0.0))
 
 
-def _block_sums(x: np.ndarray, cell: int) -> np.ndarray:
+def _block_sums(x, cell) -> np.ndarray:
   for axis in (0, 1):
     x = np.add.reduceat(x, np.arange(0, x.shape[axis], cell), axis=axis)
   return x
 
 
-def emd(pred: np.ndarray, saliency: np.ndarray, *, cell: int = 32) -> float:
+def emd(pred, saliency, *, cell=32) -> float:
   """Computes the earth mover's distance on a coarse grid, in its cells.
 
   Both maps are summed over blocks of `cell` x `cell` pixels, those at the right
@@ -139,7 +131,7 @@ def require_solver() -> None:
     )
 
 
-def _transport(p: np.ndarray, s: np.ndarray) -> float:
+def _transport(p, s) -> float:
   """Computes the cost of the cheapest transport of `p` into `s`, densities."""
   # Mass on both sides may stay where it is, since the cost is a metric.
   surplus, lack = np.maximum(p - s, 0), np.maximum(s - p, 0)

@@ -37,7 +37,7 @@ NAN = float('nan')
 FLOOR = 0.01
 
 
-def _rank_auc(positives: np.ndarray, negatives: np.ndarray) -> float:
+def _rank_auc(positives, negatives) -> float:
   """Computes the chance that a positive exceeds a negative; ties are half."""
   if not len(positives) or not len(negatives):
     return NAN
@@ -47,7 +47,7 @@ def _rank_auc(positives: np.ndarray, negatives: np.ndarray) -> float:
   return float((below + upto).mean() / (2 * len(negatives)))
 
 
-def auc(pred: np.ndarray, fixations: np.ndarray) -> float:
+def auc(pred, fixations) -> float:
   """Computes the chance that a fixation's value exceeds a pixel's, in [0, 1].
 
   Exact: every value is a threshold, ties count half, every pixel is a negative
@@ -59,7 +59,7 @@ def auc(pred: np.ndarray, fixations: np.ndarray) -> float:
   return _rank_auc(values[as_cells(fixations, np.shape(pred))], values)
 
 
-def auc_nonfixated(pred: np.ndarray, fixations: np.ndarray) -> float:
+def auc_nonfixated(pred, fixations) -> float:
   """Computes `auc` against the pixels without a fixation.
 
   NaN where every pixel was fixated.
@@ -69,21 +69,14 @@ def auc_nonfixated(pred: np.ndarray, fixations: np.ndarray) -> float:
   return _rank_auc(values[cells], np.delete(values, cells))
 
 
-def auc_judd(
-  pred: np.ndarray,
-  fixations: np.ndarray,
-  rng: np.random.Generator | None = None,
-  *,
-  jitter: bool = False,
-  unique: bool = True,
-) -> float:
+def auc_judd(pred, fixations, rng=None, *, jitter=False, unique=True) -> float:
   """Computes the area under the ROC curve with fixated values as thresholds.
 
   The negatives are the pixels without a fixation. With `unique`, the MIT
   benchmark's rule: the i-th highest threshold is taken to find exactly i
   fixated pixels, which undercounts hits on tied values, so that a quantised map
   scores below `auc_nonfixated`, even below 0. Without it, pysaliency's rule:
-  all fixations at or above a threshold are found by it, repeats and ties
+  a threshold hits all fixations at or above it, repeats and ties
   included.
 
   Args:
@@ -126,13 +119,7 @@ def auc_judd(
   return float(np.trapezoid(tp, fp))
 
 
-def stepped_auc(
-  positives: np.ndarray,
-  negatives: np.ndarray,
-  *,
-  step: float,
-  closed: bool = True,
-) -> float:
+def stepped_auc(positives, negatives, *, step, closed=True) -> float:
   """Computes the area under an ROC curve with thresholds 0, step, 2 step, ...
 
   Args:
@@ -165,14 +152,7 @@ def _check_sampling(splits: int, step: float) -> None:
   spec.check_number('step', step, 1e-4, 1)
 
 
-def borji_splits(
-  pred: np.ndarray,
-  fixations: np.ndarray,
-  rng: np.random.Generator,
-  *,
-  splits: int = 100,
-  step: float = 0.1,
-) -> np.ndarray:
+def borji_splits(pred, fixations, rng, *, splits=100, step=0.1) -> np.ndarray:
   """Computes AUC-Borji of every split, f64 [splits]; empty if undefined."""
   _check_sampling(splits, step)
   need_rng(rng, 'auc_borji')
@@ -186,14 +166,7 @@ def borji_splits(
   return np.array([stepped_auc(positives, d, step=step) for d in drawn])
 
 
-def auc_borji(
-  pred: np.ndarray,
-  fixations: np.ndarray,
-  rng: np.random.Generator,
-  *,
-  splits: int = 100,
-  step: float = 0.1,
-) -> float:
+def auc_borji(pred, fixations, rng, *, splits=100, step=0.1) -> float:
   """Computes the area under the ROC curve against random pixels (MIT rule).
 
   As many pixels as were fixated are drawn from the whole map with replacement.
@@ -206,13 +179,7 @@ def auc_borji(
 
 
 def shuffled_splits(
-  pred: np.ndarray,
-  fixations: np.ndarray,
-  other_fixations: np.ndarray,
-  rng: np.random.Generator,
-  *,
-  splits: int = 100,
-  step: float = 0.1,
+  pred, fixations, other_fixations, rng, *, splits=100, step=0.1
 ) -> np.ndarray:
   """Computes sampled sAUC of every split, f64 [splits]; empty if undefined."""
   _check_sampling(splits, step)
@@ -233,14 +200,14 @@ def shuffled_splits(
 
 
 def auc_shuffled(
-  pred: np.ndarray,
-  fixations: np.ndarray,
-  other_fixations: np.ndarray,
-  rng: np.random.Generator | None = None,
+  pred,
+  fixations,
+  other_fixations,
+  rng=None,
   *,
-  exact: bool = False,
-  splits: int = 100,
-  step: float = 0.1,
+  exact=False,
+  splits=100,
+  step=0.1,
 ) -> float:
   """Computes AUC against fixations on other images: centre bias earns 0.5.
 
@@ -270,13 +237,7 @@ def auc_shuffled(
   return float(scores.mean()) if len(scores) else NAN
 
 
-def nss(
-  pred: np.ndarray,
-  fixations: np.ndarray,
-  *,
-  ddof: int = 0,
-  unique: bool = False,
-) -> float:
+def nss(pred, fixations, *, ddof=0, unique=False) -> float:
   """Computes the normalised scanpath saliency: mean z-score at the fixations.
 
   In standard deviations of the map; 0 is chance and the score of a flat map.
@@ -300,14 +261,7 @@ def nss(
 
 
 def ig(
-  pred: np.ndarray,
-  fixations: np.ndarray,
-  baseline: np.ndarray,
-  *,
-  minmax: bool = False,
-  eps: float = EPS,
-  floor: float = FLOOR,
-  unique: bool = False,
+  pred, fixations, baseline, *, minmax=False, eps=EPS, floor=FLOOR, unique=False
 ) -> float:
   """Computes the information gain over the baseline, in bits per fixation.
 

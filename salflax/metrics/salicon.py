@@ -15,14 +15,7 @@ from salflax.metrics.distribution import cc
 from salflax.metrics.location import NAN, stepped_auc
 
 
-def salicon_auc(
-  pred: np.ndarray,
-  fixations: np.ndarray,
-  rng: np.random.Generator,
-  *,
-  samples: int = 100_000,
-  step: float = 0.01,
-) -> float:
+def salicon_auc(pred, fixations, rng, *, samples=100_000, step=0.01) -> float:
   """Computes the area under the ROC curve against one draw of random pixels.
 
   Args:
@@ -44,13 +37,7 @@ def salicon_auc(
   return stepped_auc(values[cells], drawn, step=step, closed=False)
 
 
-def salicon_sauc(
-  pred: np.ndarray,
-  fixations: np.ndarray,
-  other_fixations: np.ndarray,
-  *,
-  step: float = 0.01,
-) -> float:
+def salicon_sauc(pred, fixations, other_fixations, *, step=0.01) -> float:
   """Computes AUC against all pixels fixated on other images, in [0, 1].
 
   A negative counts once however often it was fixated, and pixels fixated on
@@ -72,7 +59,7 @@ def salicon_sauc(
   return stepped_auc(values[cells], values[others], step=step, closed=False)
 
 
-def _blur(x: np.ndarray, sigma: float) -> np.ndarray:
+def _blur(x, sigma) -> np.ndarray:
   """Blurs [h, w] by a Gaussian, borders mirrored, kernel cut at 4 sigma."""
   # Mirroring makes the cosine transform diagonalise the blur: seven times as
   # fast as filtering with 153 taps along each axis.
@@ -90,9 +77,7 @@ def _blur(x: np.ndarray, sigma: float) -> np.ndarray:
   return fft.idctn(spectrum)
 
 
-def salicon_cc(
-  pred: np.ndarray, fixations: np.ndarray, *, sigma: float = 19.0
-) -> float:
+def salicon_cc(pred, fixations, *, sigma=19.0) -> float:
   """Computes the correlation with the toolkit's blur of the fixated pixels.
 
   Args:

@@ -61,7 +61,7 @@ class AsppNet(base.Saliency):
     sigma: deviation of the fixed 5x5 Gaussian, cells; 0 for none.
     output: 'relu' for pixel losses (0 or more), 'sigmoid' for losses on
       distributions; 'projected_relu' is a ReLU that cannot die.
-    dtype: what it computes in; parameters and output are float32.
+    dtype: type of the computation; parameters and output are float32.
   """
 
   backbone: nn.Module

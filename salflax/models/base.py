@@ -51,7 +51,7 @@ class Saliency(nn.Module):
     return {level: image[level].astype(self.dtype) for level in self.levels}
 
   def text_features(self, tokens, token_mask=None) -> TextFeatures | None:
-    """Returns the features of tokens i32 [B, L], or those given, or None."""
+    """Encodes tokens i32 [B, L]; features and None stay as they are."""
     if tokens is None or isinstance(tokens, TextFeatures):
       return tokens
     return self.encode_text(tokens, token_mask)
@@ -111,8 +111,8 @@ def last_conv(output: str, *, dtype: Any, name: str) -> layers.Conv:
   which has no gradient.
 
   Args:
-    output: of OUTPUTS.
-    dtype: what it computes in.
+    output: name in OUTPUTS.
+    dtype: type of the computation.
     name: the module's name.
   """
   relu = output != 'sigmoid'

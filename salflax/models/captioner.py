@@ -108,19 +108,20 @@ def _scan(cell, in_axes):
 
 
 class Captioner(nn.Module):
-  """How likely a sentence is, said from an image's tokens.
+  """How likely a sentence is, from an image's tokens.
 
   A GRU reads the tokens; its outputs are attended to, and its last state is
-  the first of a second GRU, which is given the words so far (teacher forcing)
+  the first of a second GRU, which reads the words so far (teacher forcing)
   and predicts the next.
 
   Attributes:
     vocab_size: number of word pieces.
     features: width of both GRUs and of the attention.
     word_dim: width of the word embedding.
-    dropout: of the projected tokens and of the second GRU's input.
+    dropout: share of the projected tokens, and of the second GRU's input, that
+      is left out.
     per_token: mean over the word pieces of a sentence instead of their sum.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   vocab_size: int
@@ -143,7 +144,7 @@ class Captioner(nn.Module):
 
     Args:
       visual: [B, N, D], visual tokens.
-      ids: i32 [B, L], word pieces: the first is given, the rest predicted.
+      ids: i32 [B, L], word pieces: the first starts it, the rest are predicted.
       mask: bool [B, L], True for real ones; the rest does not count.
       train: whether dropout is on.
 
@@ -161,9 +162,9 @@ class Captioner(nn.Module):
     nll = optax.softmax_cross_entropy_with_integer_labels(
       logits.astype(jnp.float32), ids[:, 1:]
     )
-    told = mask[:, 1:].astype(bool)
-    total = jnp.where(told, nll, 0.0).sum(-1)
-    return total / jnp.maximum(told.sum(-1), 1) if self.per_token else total
+    real = mask[:, 1:].astype(bool)
+    total = jnp.where(real, nll, 0.0).sum(-1)
+    return total / jnp.maximum(real.sum(-1), 1) if self.per_token else total
 
   def _encode(self, visual, train):
     """Returns the outputs [B, N, H] and the last state [B, H]."""

@@ -33,12 +33,12 @@ DIM = 1e-6
 
 
 class Compared(NamedTuple):
-  """What is found about images and sentences; None where not asked for.
+  """Embeddings of images and sentences; None where not asked for.
 
   Attributes:
     images: f32 [B, D].
     sentences: f32 [B, D].
-    nll: f32 [B], negative log-likelihood of the sentence given the image.
+    nll: f32 [B], negative log-likelihood of the sentence for the image.
   """
 
   images: jax.Array | None = None
@@ -51,7 +51,7 @@ class Pixels(NamedTuple):
 
   Attributes:
     turned: whether RGB becomes BGR or the other way round, first.
-    scale, shift: of each channel.
+    scale, shift: factor and addend of each channel.
   """
 
   turned: bool
@@ -116,7 +116,7 @@ class Contrast(nn.Module):
   Attributes:
     kind: out of `KINDS`.
     matching: whether images and sentences are embedded.
-    caption: whether the sentence is said.
+    caption: whether the sentence is predicted from the image.
     mask: out of `MASKS`.
     black: see `masked`.
     stride: side of the cells whose means are embedded instead of pixels.
@@ -129,7 +129,7 @@ class Contrast(nn.Module):
     pixels: what that tower's pixels are; None for the network's own.
     pool: 'mean' of the tokens, or the 'first', which stands for the image in
       a ViT.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   kind: str = 'vsrn'
@@ -180,9 +180,9 @@ class Contrast(nn.Module):
     x = self._repainted(layers.shrink(x, factor=self.stride))
     look = backbone if self.vision is None else self.vision
     tokens = visual_tokens(look(x, train=False))
-    found = Compared()
+    compared = Compared()
     if self.matching:
-      found = self._embedded(tokens, text.sentence)
+      compared = self._embedded(tokens, text.sentence)
     if self.caption:
       say = Captioner(
         self.vocab_size,
@@ -191,8 +191,8 @@ class Contrast(nn.Module):
         dtype=self.dtype,
         name='captioner',
       )
-      found = found._replace(nll=say(tokens, ids, text.mask, train=train))
-    return found
+      compared = compared._replace(nll=say(tokens, ids, text.mask, train=train))
+    return compared
 
   def _embedded(self, tokens, sentence):
     def linear(features, name):

@@ -59,7 +59,7 @@ class _TextQuery(nn.Module):
   Not the identity at the start, unless `value/kernel` is set to zero.
 
   Attributes:
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   dtype: Any = jnp.float32
@@ -76,7 +76,7 @@ class _TextQuery(nn.Module):
     return x + self.attend(query, key, value)
 
   def attend(self, query, key, value):
-    """Returns what is added, [B, h, w, C], of query, key, value alike."""
+    """Computes the addend [B, h, w, C] of query, key, value alike."""
     raise NotImplementedError
 
 
@@ -123,7 +123,7 @@ class Lowrank(nn.Module):
   Attributes:
     dim: width of the attention.
     heads: number of heads.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   dim: int = 256
@@ -154,7 +154,7 @@ class Token(nn.Module):
   Attributes:
     dim: width of the attention.
     heads: number of heads.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   dim: int = 256
@@ -180,7 +180,7 @@ class Bilinear(nn.Module):
 
   Attributes:
     dim: width of the product.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   dim: int = 256
@@ -206,7 +206,7 @@ class TeBilinear(nn.Module):
   the start. W has no bias and S C^2 parameters.
 
   Attributes:
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   dtype: Any = jnp.float32
@@ -228,7 +228,7 @@ class TePrepend(nn.Module):
   Not the identity at the start: every block attends to it.
 
   Attributes:
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   dtype: Any = jnp.float32
@@ -254,7 +254,7 @@ def _zero_out(x, y, dtype):
 
 # The module of each form, and the points where it may stand: the backbone's
 # features, or in the encoder the patch embedding's, those with positions added,
-# or a token beside them. The first one is taken where no place is given.
+# or a token beside them. The first one is taken where no place is named.
 FORMS = {
   'gate': (Gate, ('backbone',)),
   'gate_hw': (GateHw, ('backbone',)),
@@ -275,7 +275,7 @@ def _places(points):
 
 
 def point(text: str, place: str = '') -> str:
-  """Returns where the form written as `text` stands, a point in `FORMS`.
+  """Looks up the point in `FORMS` of the form written as `text`.
 
   Args:
     text: as for `make`.
@@ -303,7 +303,7 @@ def make(text: str, *, dtype: Any, name: str) -> nn.Module:
 
   Args:
     text: name in `FORMS`, with options.
-    dtype: what it computes in.
+    dtype: type of the computation.
     name: the module's name.
 
   Raises:
@@ -322,7 +322,7 @@ def fuse(form: nn.Module, x: jax.Array, text: TextFeatures) -> jax.Array:
   Args:
     form: a module out of `FORMS`, but `te_prepend`.
     x: [B, h, w, C].
-    text: of the same B.
+    text: features of the same B sentences.
   """
   has_text = text.mask.any(-1)[:, None, None, None]
   return jnp.where(has_text, form(x, text), x)

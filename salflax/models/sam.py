@@ -46,7 +46,7 @@ class TextGate(nn.Module):
     dim: channels of query, key and value.
     released: whether the last linear map starts as PyTorch's do and has a
       bias; else it starts at zero, without one.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   dim: int
@@ -101,7 +101,7 @@ class AttentiveConvLSTM(nn.Module):
     steps: number of looks.
     gate: channels of the gate, 0 for none.
     gate_form: 'logits' or 'released'.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   steps: int = 4
@@ -154,7 +154,7 @@ class GaussianPriors(nn.Module):
   is a sigmoid of slope 1 in the middle.
 
   Attributes:
-    number: of Gaussians.
+    number: number of Gaussians.
     bound: 'clip' or 'soft'.
   """
 
@@ -219,7 +219,7 @@ class SAM(base.Saliency):
     bound: 'clip' or 'soft': see `GaussianPriors`.
     output: 'relu' as published, 'projected_relu', which cannot die, or
       'sigmoid'.
-    dtype: what it computes in; parameters and output are float32.
+    dtype: type of the computation; parameters and output are float32.
   """
 
   backbone: nn.Module

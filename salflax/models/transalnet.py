@@ -36,7 +36,7 @@ class Decoder(nn.Module):
   Attributes:
     widths: channels after the convolution at each stride that is used.
     bn: mode of `layers.BatchNorm`.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   widths: Mapping[int, int]
@@ -98,7 +98,7 @@ class TranSalNet(base.Saliency):
       sentence's, that are left out in training; for small data sets.
     contrast: compares images seen through their maps with sentences, in
       training alone (the paper's scheme 3); None for none.
-    dtype: what it computes in; parameters and output are float32.
+    dtype: type of the computation; parameters and output are float32.
   """
 
   backbone: nn.Module
@@ -163,7 +163,7 @@ class TranSalNet(base.Saliency):
   def compare(
     self, image, pred, tokens, token_mask=None, *, ids, train: bool, **options
   ) -> Any:
-    """Returns what `contrast` finds about masked images and sentences.
+    """Compares masked images with sentences, as `contrast` does.
 
     Args:
       image: f32 [B, H, W, 3].

@@ -23,7 +23,7 @@ class TransEncoder(nn.Module):
     depth: number of blocks.
     head_dim: channels per attention head; divides `width`.
     mlp_ratio: width inside the MLP, in widths.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   width: int

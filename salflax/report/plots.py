@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from salflax.core import files
-from salflax.report.runs import read_metrics as read_metrics
 
 _LOG = logging.getLogger(__name__)
 
@@ -208,10 +207,10 @@ def montage(
     axis.set_title(plain(column) if isinstance(column, str) else '', fontsize=9)
   for row, line in zip(rows, axes):
     for column, one in row.items():
-      axis, shown = line[columns.index(column)], one.image
+      axis, pixels = line[columns.index(column)], one.image
       if one.saliency is not None:
-        shown = overlay(one.image, one.saliency)
-      axis.imshow(shown)
+        pixels = overlay(one.image, one.saliency)
+      axis.imshow(pixels)
       style = dict(ha='center', va='top', fontsize=6.5)
       place = dict(transform=axis.transAxes)
       # As wide as its image: a longer line would push the columns apart.
@@ -289,16 +288,16 @@ def curves(
   """Draws small line plots over the steps, one per name.
 
   Args:
-    series: (step, value) pairs by name, of `read_metrics`.
+    series: (step, value) pairs by name, of `runs.read_metrics`.
     path: .png, .pdf or .svg.
-    names: names to draw; all, if none is given.
+    names: names to draw; all, if none is named.
     title: title of the figure.
   """
   names = list(names or series)
   if missing := [name for name in names if name not in series]:
     raise ValueError(f'Not measured: {missing}. There are: {sorted(series)}.')
   if not names:
-    raise ValueError('There is nothing to plot: no measures were given.')
+    raise ValueError('There is nothing to plot: there are no measures.')
   columns = min(3, len(names))
   rows = -(-len(names) // columns)
   figure = blank(3.4 * columns, 2.3 * rows + (0.4 if title else 0))

@@ -131,9 +131,9 @@ def differences(
     scores: scores of all rows.
     ours: rows of the one side.
     theirs: rows of the other.
-    best: of each side the row with the best mean, not the mean of its rows. It
-      is picked on the other half of the images, for picking on the same ones
-      favours the side with more rows.
+    best: takes of each side the row with the best mean, not the mean of its
+      rows. It is picked on the other half of the images, for picking on the
+      same ones favours the side with more rows.
 
   Returns:
     f64 [images] averaged over seeds, and the same of each seed.

@@ -55,7 +55,7 @@ class NotThere(Exception):
 
 
 class Diverged(NotThere):
-  """A run whose loss became no number: a result, not a run to be made."""
+  """A run whose loss became no number: a result, not a run to be trained."""
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, list[tuple[int, float]]]:

@@ -15,7 +15,7 @@ class Section(NamedTuple):
     table: table as declared.
     results: results of each of its rows.
     main: ours beside the printed numbers.
-    more: other protocols, paired tests, how the runs were made.
+    more: other protocols, paired tests, costs of the runs.
     notes: sentences.
   """
 
@@ -99,7 +99,7 @@ def main_table(
 def more_tables(
   paper: Paper, table: Table, results: Sequence[Result]
 ) -> list[tables_lib.Table]:
-  """Shows scores that are not printed, paired tests, and how runs were made."""
+  """Tabulates scores that are not printed, paired tests, and costs of runs."""
   protocols = protocols_of(results)
   scores = tables_lib.metric_tables(
     protocols,

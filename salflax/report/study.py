@@ -2,7 +2,7 @@
 
 Intervals and tests resample images: they say whether a difference holds on
 other images, not whether it holds for another drawing of the parameters. That
-is why every difference is shown for each seed, too.
+is why every difference stands for each seed, too.
 """
 
 import os
@@ -57,7 +57,7 @@ def agreement_table(ranking: Ranking) -> tables.Table:
 
   Spearman's correlation over the rows that are printed; its interval is over
   images. Beside it, how far two seeds of ours agree, which bounds what can be
-  expected, and how often two rows of ours can be told apart.
+  expected, and how often two rows of ours differ.
   """
   rows = []
   for name in ranking.metrics():

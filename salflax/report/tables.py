@@ -187,7 +187,7 @@ class Line(NamedTuple):
   Attributes:
     first: cells before the metrics, except the number of rows.
     entries: scores or tests by '<protocol>/<metric>'.
-    kind: '' is always shown, 'control' where it has a value, 'reference' there
+    kind: '' is always there, 'control' where it has a value, 'reference' there
       and once.
     printed: printed numbers, by '<protocol>/<metric>'.
   """
@@ -308,7 +308,7 @@ def beside_paper(result: Mapping[str, Any]) -> Table:
   """Sets our scores beside the best that paper 1 prints, by condition.
 
   Paper 1's numbers come from a metric of its own, which the protocol `course`
-  repeats; scores of other protocols are not comparable and are not shown.
+  repeats; scores of other protocols are not comparable and are left out.
 
   Args:
     result: content of summary.json; dashes where it lacks the protocol.

@@ -33,7 +33,7 @@ class Checkpoints:
   Damaged steps are set aside at the start, with a warning.
 
   Args:
-    folder: folder of one stage's checkpoints; made where it is absent.
+    folder: folder of one stage's checkpoints, new or not.
     higher_is_better: whether the best score is the highest.
 
   Raises:
@@ -266,7 +266,7 @@ def check_room(folder: str, num_bytes: int) -> None:
   """Raises OSError where a folder cannot be written or the disk is too full.
 
   Args:
-    folder: where checkpoints will go; made where it is absent.
+    folder: where checkpoints will go, new or not.
     num_bytes: bytes of one checkpoint. Three must fit: best, last, the one to
       come; those that are there already need no more room.
   """

@@ -21,7 +21,7 @@ class Store:
   """Files of named arrays, one file a key; each is whole or absent.
 
   Args:
-    folder: folder of the files; made where it is absent.
+    folder: folder of the files, new or not.
     layout: name -> (shape, dtype), in the order they have in a file.
   """
 

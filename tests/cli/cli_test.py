@@ -161,7 +161,7 @@ def test_quiet_shows_results_and_warnings_alone(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'utf-8'])
-def test_any_text_can_be_said(encoding, monkeypatch):
+def test_any_text_can_be_printed(encoding, monkeypatch):
   out = io.TextIOWrapper(io.BytesIO(), encoding)
   monkeypatch.setattr(sys, 'stdout', out)
   text = 'AUC ↑ é 红伞 \udcff \x1b[31m \x07 \u202e end'

@@ -111,7 +111,7 @@ class TestMaps:
   def test_the_truth_as_maps(self, capsys):
     cli.execute(options(maps='maps', data='toy', protocols=['mit']))
     folder = pathlib.Path('maps-scores-toy-protocols=mit')
-    rows = rows_lib.read_rows(folder / 'per_image.csv')
+    rows = rows_lib.read_table(folder / 'per_image.csv').to_dict('records')
     assert all(r['mit/cc'] == pytest.approx(1) for r in rows)
     assert len(rows) == 16 and 'mit/ig' in rows[0]
     assert summary(folder)['scored'] == 16
@@ -122,7 +122,10 @@ class TestMaps:
       options(maps='maps', data='toy', protocols=['mit'], train_split='all')
     )
     (folder,) = pathlib.Path().glob('maps-scores*')
-    assert 'mit/ig' not in rows_lib.read_rows(folder / 'per_image.csv')[0]
+    assert (
+      'mit/ig'
+      not in rows_lib.read_table(folder / 'per_image.csv').to_dict('records')[0]
+    )
     assert 'All training images are scored here' in capsys.readouterr().err
 
   @pytest.mark.parametrize(

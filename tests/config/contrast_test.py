@@ -14,7 +14,7 @@ from toy_gaze import Toy
 
 from configs import common
 from salflax.config import contrast as contrast_lib
-from salflax.config import network
+from salflax.config import network, saved
 from salflax.config import resolve as config_lib
 from salflax.core import parallel
 from salflax.data import batches, pp
@@ -70,7 +70,7 @@ def apply(model, *args, variables=None, **options):
 # What is seen.
 
 
-def test_a_mask_of_ones_shows_the_picture():
+def test_a_mask_of_ones_shows_the_image():
   image, pred, *_ = inputs()
   black = (-2.0, -1.0, 0.5)
   for mask in ('max', 'raw', 'released'):
@@ -202,7 +202,7 @@ def test_gradients_reach_the_map_through_a_tower():
     (dict(stride=5), 'stride=5 does not divide'),
   ],
 )
-def test_attributes_that_do_not_fit_are_told(options, says):
+def test_attributes_that_do_not_fit_are_named(options, says):
   with pytest.raises(ValueError, match=says):
     apply(make(**options), *inputs())
 
@@ -258,7 +258,7 @@ def test_batches_have_what_is_compared(frozen, batch):
   np.testing.assert_array_equal(batch['token_mask'].any(-1), words)
 
 
-def test_pictures_of_joined_data_sets_are_told_apart():
+def test_images_of_joined_data_sets_differ():
   rows = batches.Joined([Toy(2, ('pure',)), Toy(2, ('pure',))])
   numbers = [
     int(batches.number_image(rows[i])['image_number']) for i in range(4)
@@ -367,7 +367,7 @@ def run(bert, tmp_path_factory):
   config = configured(bert, frozen=True, kind='vsrn', stride=2)
   config.model.fuse = ()
   config.only.update(steps=8, eval_epochs=10.0)
-  config_lib.save(config, str(folder))
+  saved.save(config, str(folder))
   (stage,) = tiny.stages(config, folder)
   stages_lib.check(stage)
   start = jax.device_get(stages_lib.initial_state(stage, tiny.mesh()))
@@ -443,12 +443,12 @@ def test_a_tower_of_its_own_never_trains(bert, tmp_path):
 
 def test_runs_from_before_have_none(bert, tmp_path):
   config = configured(bert)
-  config_lib.save(config, str(tmp_path))
+  saved.save(config, str(tmp_path))
   path = tmp_path / 'config.json'
   node = json.loads(path.read_text())
   del node['only']['contrast']
   path.write_text(json.dumps(node))
-  assert config_lib.load(tmp_path) == config_lib.plain(config)
+  assert saved.load(tmp_path) == config_lib.plain(config)
 
 
 # What is wrong.

@@ -125,7 +125,7 @@ def test_folder_of_maps_alone_has_no_fixations(tmp_path):
   assert example['fixations'].shape == (0, 2)
 
 
-def test_pictures_of_any_kind_become_upright_rgb(tmp_path):
+def test_images_of_any_kind_become_upright_rgb(tmp_path):
   upright = fake_data.image(np.random.default_rng(0))
   image = Image.fromarray(upright)
   exif = Image.Exif()
@@ -176,7 +176,7 @@ def _ids(source):
   return {r.image_id for r in source.records}
 
 
-def test_no_picture_is_in_two_splits(prepared):
+def test_no_image_is_in_two_splits(prepared):
   ids = {
     s: _ids(data.load_source('sjtu_tis', s, prepared))
     for s in splits.split_names()
@@ -391,7 +391,7 @@ def test_packaged_list_follows_its_rule(dataset, groups):
     assert (folds == len(places) // 5).all()
 
 
-def test_a_picture_under_two_names_is_in_one_split(tmp_path):
+def test_a_image_under_two_names_is_in_one_split(tmp_path):
   assert splits.place('osie', '1279') == splits.place('osie', '1374')
   root = fake_data.folder(tmp_path / 'raw', POINTS, count=3)
   for i in range(12):
@@ -409,7 +409,7 @@ def test_a_picture_under_two_names_is_in_one_split(tmp_path):
   assert len(places) == 1
 
 
-def test_an_unlisted_picture_keeps_its_place():
+def test_an_unlisted_image_keeps_its_place():
   ids = [f'{i:012d}' for i in range(900_000, 902_000)]
   places = [splits.place('sjtu_tis', i) for i in ids]
   assert 0.17 < np.mean([part == 'test' for _, part in places]) < 0.23

@@ -171,7 +171,7 @@ def test_cat2000_names_what_is_wrong(tmp_path):
   assert summary['samples'] == 4
 
 
-def test_fiwi_blurs_its_fixation_pictures(tmp_path):
+def test_fiwi_blurs_its_fixation_images(tmp_path):
   root = fake_gaze.fiwi(tmp_path / 'raw', PAGES)
   assert _prepare('fiwi', root, tmp_path).summary['problems'] == []
   example = data.load_source('fiwi', 'all', tmp_path)[1]

@@ -62,5 +62,5 @@ def test_sigma_of_sjtu_tis_goes_by_the_longer_side(size, sigma):
   assert maps.sjtu_sigma(size) == sigma
 
 
-def test_default_sigma_is_that_of_osie_on_its_pictures():
+def test_default_sigma_is_that_of_osie_on_its_images():
   assert maps.default_sigma((600, 800)) == pytest.approx(24.0)

@@ -84,7 +84,7 @@ def test_another_layout_is_an_error(tmp_path, dataset, files, error, said):
   assert _finished(tmp_path / 'out') == []
 
 
-def test_a_second_run_does_nothing_unless_told(tmp_path, capsys):
+def test_a_second_run_does_nothing_unless_asked(tmp_path, capsys):
   root = fake_data.folder(tmp_path / 'raw', POINTS)
   args = ('folder', str(root), str(tmp_path / 'out'))
   assert _command(*args, name='mine') == 0
@@ -354,7 +354,7 @@ def test_interrupted_while_writing_leaves_nothing(tmp_path, monkeypatch):
   assert _finished(tmp_path / 'out') == []
 
 
-def test_too_little_space_is_told_before_anything_is_written(
+def test_too_little_space_is_named_before_anything_is_written(
   tmp_path, monkeypatch, capsys
 ):
   root = fake_data.folder(tmp_path / 'raw', POINTS)
@@ -366,7 +366,7 @@ def test_too_little_space_is_told_before_anything_is_written(
   assert _finished(tmp_path / 'out') == []
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
   root = fake_data.folder(tmp_path / 'raw', POINTS)
   (tmp_path / 'file').write_text('')
   out = tmp_path / 'file' / 'out'
@@ -393,7 +393,7 @@ def test_two_at_once_do_not_mix(tmp_path, capsys):
     ({'dataset': 'osie', 'raw': '/absent'}, '/absent is absent'),
   ],
 )
-def test_wrong_arguments_are_told(tmp_path, capsys, kwargs, said):
+def test_wrong_arguments_are_named(tmp_path, capsys, kwargs, said):
   kwargs = {'raw': str(tmp_path), 'data_dir': str(tmp_path / 'out'), **kwargs}
   assert _command(**kwargs) == 1
   assert said in capsys.readouterr().err

@@ -308,7 +308,7 @@ def test_fixations_outside_can_be_left_out_instead_of_the_sample(tmp_path):
   assert source[1]['fixations'].tolist() == [[6, 5]]
 
 
-def test_every_reason_can_be_told_and_no_other():
+def test_every_reason_can_be_reported_and_no_other():
   report = problems.Report({'maps': 2})
   for reason in problems.REASONS:
     report.drop('x', reason, 'y')

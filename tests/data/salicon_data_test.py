@@ -83,7 +83,7 @@ def test_salicon_without_maps_blurs(tmp_path):
 
 
 @pytest.mark.parametrize('ending', ['.png', '.bmp'])
-def test_salicon_reads_fixation_pictures(tmp_path, ending):
+def test_salicon_reads_fixation_images(tmp_path, ending):
   root = fake_gaze.salicon(tmp_path / 'raw', fixations=ending)
   assert _prepare('salicon2017', root, tmp_path).summary['problems'] == []
   example = data.load_source('salicon2017', 'train', tmp_path)[0]
@@ -92,7 +92,7 @@ def test_salicon_reads_fixation_pictures(tmp_path, ending):
   np.testing.assert_array_equal(example['fixations'], want)
 
 
-def test_salicon_prefers_the_mat_to_a_picture_beside_it(tmp_path):
+def test_salicon_prefers_the_mat_to_a_image_beside_it(tmp_path):
   root = fake_gaze.salicon(tmp_path / 'raw')
   fake_gaze.salicon(tmp_path / 'raw', fixations='.png')
   assert _prepare('salicon2017', root, tmp_path).summary['problems'] == []
@@ -121,7 +121,7 @@ def test_salicon_tells_the_editions_apart(tmp_path, edition, samples, said):
 
 
 @pytest.mark.parametrize('part', [0, 1])
-def test_salicon_editions_are_told_by_their_published_means(part):
+def test_salicon_editions_are_recognised_by_their_published_means(part):
   for edition, means in salicon.SAMPLES.items():
     assert salicon.looks_like(means[part]) == edition
 
@@ -206,7 +206,7 @@ def test_one_observer_with_one_fixation(tmp_path):
   assert points.tolist() == [[2, 6]] and size == fake_gaze.SIZE
 
 
-def test_pictures_of_sjtu_tis_are_listed_both_ways(tmp_path):
+def test_images_of_sjtu_tis_are_listed_both_ways(tmp_path):
   theirs = splits.read_ids('salicon_in_sjtu_tis')
   ours = splits.read_ids('sjtu_tis_in_salicon')
   assert len(theirs) == len(ours) == 103  # With the heads.

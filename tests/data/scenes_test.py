@@ -66,7 +66,7 @@ def test_example_is_well_formed(split, size):
     assert source.meta(i) == {k: example[k] for k in source.meta(i)}
 
 
-def test_rows_of_a_picture_stand_together(source):
+def test_rows_of_a_image_stand_together(source):
   rows = [source.meta(i) for i in range(8)]
   assert [r['condition'] for r in rows] == [*CONDITIONS, *CONDITIONS]
   assert len({r['image_id'] for r in rows[:4]}) == 1
@@ -85,7 +85,7 @@ def test_same_again_after_pickling_in_any_order(source):
   assert len(pickle.dumps(source)) < 1000
 
 
-def test_number_and_conditions_do_not_change_a_picture(source):
+def test_number_and_conditions_do_not_change_a_image(source):
   fewer = scenes.load('val', num=2, conditions=('non_salient', 'whole'))
   assert len(fewer) == 4
   np.testing.assert_array_equal(fewer[2]['image'], source[4]['image'])
@@ -333,7 +333,7 @@ def test_text_is_needed(source, maps):
   assert reads['salient'] > wrong['salient'] + 0.5
 
 
-def test_another_pictures_sentence_misleads(source, maps):
+def test_another_images_sentence_misleads(source, maps):
   # Things lie anywhere: what another image's sentence names is elsewhere.
   elsewhere = by_condition(
     source,

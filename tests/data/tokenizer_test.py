@@ -65,7 +65,7 @@ def test_a_text_that_shows_nothing_is_no_sentence(folder, minilm):
     np.testing.assert_array_equal(mask[-2:].sum(1), 3)
 
 
-def test_lost_ends_are_told_once(folder, caplog):
+def test_lost_ends_are_named_once(folder, caplog):
   tokenizer = Tokenizer(folder, 4)
   tokenizer(['a dog', ''])
   assert not caplog.records

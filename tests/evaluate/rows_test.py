@@ -70,7 +70,7 @@ def test_equal_ids_of_two_data_sets_are_two_images(tmp_path):
   assert test['n'] == 6 and test['difference'] == pytest.approx(0.1)
   assert rows_lib.compare(ours, theirs[:3])['pure']['mit/cc']['n'] == 3
   rows_lib.write_rows(tmp_path / 'a.csv', ours)
-  assert rows_lib.read_rows(tmp_path / 'a.csv') == ours
+  assert rows_lib.read_table(tmp_path / 'a.csv').to_dict('records') == ours
   # Rows of an earlier version have no source.
   old = [{k: v for k, v in r.items() if k != 'source'} for r in theirs[3:]]
   assert rows_lib.compare(ours[:3], old)['pure']['mit/cc']['n'] == 3

@@ -106,7 +106,7 @@ def test_without_training_images_there_is_no_prior_and_no_ig(toy):
   assert 'ig' not in outcome.result['protocols']['mit']['metrics']
 
 
-def test_the_baseline_is_made_without_the_images_that_are_scored(toy):
+def test_the_baseline_leaves_out_the_images_that_are_scored(toy):
   train = Toy(10)  # eight of them are scored
   rest = Toy(10)
   rest.rows = rest.rows[32:]
@@ -169,7 +169,10 @@ class TestFolder:
       'summary.json',
       'tables.md',
     ]
-    assert rows_lib.read_rows(folder / 'per_image.csv') == outcome.rows['model']
+    assert (
+      rows_lib.read_table(folder / 'per_image.csv').to_dict('records')
+      == outcome.rows['model']
+    )
     result = json.loads((folder / 'summary.json').read_text())
     assert result['data'] == 'toy' and result['scores']['n'] == 32
     assert result['protocols']['mit']['num_others'] == 10
@@ -214,7 +217,7 @@ class TestKeptMaps:
         assert image.mode == 'L' and image.getextrema()[1] == 255
         assert np.shape(image) == row['image'].shape[:2]
 
-  def test_a_name_too_long_for_a_file_is_told_before_any_map(self, tmp_path):
+  def test_a_name_too_long_for_a_file_is_named_before_any_map(self, tmp_path):
     toy = Toy(2)
     for row in toy.rows[4:]:
       row['image_id'] = 'x' * 236

@@ -462,7 +462,7 @@ def test_wrong_shapes_and_types(name):
     ('bce(sum={})', (0, 2), 'sum must be True or False'),
   ],
 )
-def test_options_are_checked_when_the_loss_is_made(option, outside, allowed):
+def test_options_are_checked_when_the_loss_is_bound(option, outside, allowed):
   for value in (*outside, '"small"', None, [1], '1e999', '-1e999'):
     with pytest.raises(ValueError, match=f'{allowed}.*found'):
       make_loss(option.format(value))

@@ -116,7 +116,7 @@ def test_rows_without_a_sentence_take_no_part():
   assert triplet(moved, apart, valid, **options)[0] == found
 
 
-def test_neither_the_same_picture_nor_the_same_sentence_is_a_negative():
+def test_neither_the_same_image_nor_the_same_sentence_is_a_negative():
   picture = np.array([7, 7, 3, 4])
   tokens = np.array([[1, 2], [1, 3], [1, 4], [1, 2]])
   found = negatives(picture, tokens, np.ones(4, bool))

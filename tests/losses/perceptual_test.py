@@ -9,7 +9,7 @@ import pytest
 import tiny
 from toy_gaze import Toy
 
-from salflax.config import network
+from salflax.config import network, saved
 from salflax.config import resolve as config_lib
 from salflax.losses import make_loss, perceptual
 
@@ -167,7 +167,7 @@ def test_too_small_for_the_poolings():
     jax.eval_shape(compiled(perceptual.df), *maps((1, 3, 9)))
 
 
-def test_the_loss_is_given_its_network():
+def test_the_loss_takes_its_network():
   pred, target = maps((2, 32, 32))
   loss_fn = jax.jit(make_loss('2*df + gm', vgg=see))
   total, terms = loss_fn(pred, {'saliency': target})
@@ -246,7 +246,7 @@ def test_a_stage_asks_for_weights(weights, tmp_path):
   config.only.perceptual.weights = str(weights)
   # Who only reads the run needs no such file.
   config.only.perceptual.weights = str(tmp_path / 'gone.npz')
-  config_lib.save(config, str(tmp_path / 'run'))
+  saved.save(config, str(tmp_path / 'run'))
   (stage,) = config_lib.load_stages(tmp_path / 'run')
   with pytest.raises(ValueError, match='only read'):
     stage.loss_fn(pred, {'saliency': target})

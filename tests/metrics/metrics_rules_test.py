@@ -358,7 +358,7 @@ def test_jitter_breaks_ties_and_is_seeded():
     location.auc_judd(pred, points, jitter=True)
 
 
-def test_course_resizes_like_a_picture():
+def test_course_resizes_like_a_image():
   shape = 240, 320
   pred, saliency = maps(7, shape=shape)
   points = np.array([[100, 100], [100, 100], [0, 319]])

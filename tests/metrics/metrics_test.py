@@ -351,7 +351,7 @@ def test_a_score_does_not_depend_on_what_else_is_asked_for():
     assert metrics.score(pred, truth, bound, rng) == {key: value}
 
 
-def test_image_rng_is_fixed_by_picture_and_seed():
+def test_image_rng_is_fixed_by_image_and_seed():
   draw = lambda *args: int(metrics.image_rng(*args).integers(10**9))
   assert draw('a') == draw('a', 0) != draw('a', 1)
   assert draw(7) == draw('7') != draw('8')

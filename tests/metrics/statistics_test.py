@@ -9,7 +9,7 @@ from salflax.metrics import interval, paired
 RNG = np.random.default_rng
 
 
-def test_interval_is_the_normal_one_for_many_pictures():
+def test_interval_is_the_normal_one_for_many_images():
   values = RNG(0).normal(3, 2, 900)
   low, high = interval(values)
   error = values.std(ddof=1) / 30
@@ -33,7 +33,7 @@ def test_results_are_seeded():
   assert paired(a, b) == paired(a, b) != paired(a, b, seed=1)
 
 
-def test_rows_of_one_picture_are_one_observation():
+def test_rows_of_one_image_are_one_observation():
   values = RNG(0).normal(size=50)
   repeated, groups = np.repeat(values, 4), np.repeat(np.arange(50), 4)
   assert interval(repeated, groups) == pytest.approx(interval(values))
@@ -46,7 +46,7 @@ def test_rows_of_one_picture_are_one_observation():
   assert paired(repeated, np.repeat(other, 4)).p < clustered.p
 
 
-def test_the_mean_is_over_rows_also_where_pictures_have_unequal_numbers():
+def test_the_mean_is_over_rows_also_where_images_have_unequal_numbers():
   a, b = np.array([1.0, 1, 1, 5]), np.zeros(4)
   groups = ['x', 'x', 'x', 'y']
   found = paired(a, b, groups)
@@ -113,7 +113,7 @@ def test_missing_scores_are_left_out():
 
 
 @pytest.mark.parametrize('values', [[], [np.nan], [1.0]])
-def test_too_few_pictures_have_no_interval(values):
+def test_too_few_images_have_no_interval(values):
   assert np.isnan(interval(values)).all()
   found = paired(values, values)
   assert np.isnan([found.low, found.high]).all()

@@ -56,7 +56,7 @@ def test_the_gaussian_is_the_products_and_keeps_flat_maps():
 
 
 @pytest.mark.parametrize('output', ['relu', 'projected_relu', 'sigmoid'])
-def test_saliency_has_the_pictures_size(made, output):
+def test_saliency_has_the_images_size(made, output):
   model, variables, image = made
   apply = functools.partial(model.clone(output=output).apply, train=False)
   y = jax.jit(apply)(variables, 9 * image)

@@ -161,7 +161,7 @@ def test_dropout_only_in_training(inputs, variables):
   assert (moving[0] == moving[1]).all() and (moving[0] != moving[2]).any()
 
 
-def test_gradients_reach_every_parameter_and_the_picture(inputs, variables):
+def test_gradients_reach_every_parameter_and_the_image(inputs, variables):
   visual, ids, mask = inputs
   loss = lambda v, x: make().apply(v, x, ids, mask, train=False).sum()
   gradients = jax.jit(jax.grad(loss, (0, 1)))(variables, jnp.asarray(visual))
@@ -190,7 +190,7 @@ def test_bfloat16_is_near(inputs, variables):
   np.testing.assert_allclose(found, want, rtol=0.05)
 
 
-def test_shapes_that_do_not_fit_are_told(inputs, variables):
+def test_shapes_that_do_not_fit_are_named(inputs, variables):
   visual, ids, mask = inputs
   for bad in ((ids, mask[:, 1:]), (ids[:, :1], mask[:, :1])):
     with pytest.raises(ValueError, match='L >= 2'):

@@ -154,7 +154,7 @@ def test_wrong_network_is_recognised_within_a_second(tmp_path):
 
 
 @pytest.mark.data
-def test_real_weights_are_told_apart(shared):
+def test_real_weights_are_recognised(shared):
   folder = shared / 'weights'
   vgg = pretrained.read(folder / 'vgg16_imagenet_caffe_fp16.safetensors')
   resnet = pretrained.read(

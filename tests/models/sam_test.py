@@ -285,7 +285,7 @@ def test_the_gate_starts_as_its_form_says(released):
   assert ('bias' in variables['params']['out']) == released
 
 
-def test_stored_features_stand_in_for_the_picture(made):
+def test_stored_features_stand_in_for_the_image(made):
   model, variables, apply, image, text = made
   taps = model.apply(variables, image, method='encode_image')
   assert set(taps) == {'conv5_3'}

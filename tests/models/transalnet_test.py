@@ -434,7 +434,7 @@ def test_what_is_computed_ahead_gives_the_same_map():
   ],
 )
 @pytest.mark.parametrize('out_stride', [1, 4])
-def test_any_levels_give_a_map_of_the_pictures_size(levels, out_stride):
+def test_any_levels_give_a_map_of_the_images_size(levels, out_stride):
   model = _tiny(levels=levels, out_stride=out_stride)
   image = jax.ShapeDtypeStruct((2, *SIZE, 3), jnp.float32)
   map_, variables = jax.eval_shape(

@@ -164,7 +164,7 @@ def test_golden_markdown_and_latex(tmp_path):
   assert not re.findall('[−±·↑↓]', latex)
 
 
-def test_other_protocols_and_tests_and_how_it_was_made(tmp_path):
+def test_other_protocols_tests_and_costs(tmp_path):
   write_run(tmp_path, 'finetuned_salient')
   write_run(tmp_path, 'new', shift=0.0625)
   (s,) = sections(tmp_path)
@@ -212,7 +212,7 @@ def test_an_unfinished_run_says_how_far_it_got(tmp_path):
   assert any('not begun' in n for n in sections(tmp_path)[0].notes)
 
 
-def test_seeds_are_meaned_by_picture(tmp_path):
+def test_seeds_are_averaged_by_image(tmp_path):
   write_run(tmp_path, 'new', 0)
   write_run(tmp_path, 'new', 1, shift=0.125)
   write_run(tmp_path, 'finetuned_salient', shift=0.0625)
@@ -245,7 +245,7 @@ def test_one_seeds_numbers_are_those_of_its_summary(tmp_path):
   assert two.tests[name.format('salient')] == one.tests[name.format('ours')]
 
 
-def test_seeds_of_other_pictures_are_told(tmp_path):
+def test_seeds_of_other_images_are_named(tmp_path):
   write_run(tmp_path, 'new')
   path = write_run(tmp_path, 'new', 1) / 'evaluate' / 'test'
   summary = json.loads((path / 'summary.json').read_text())
@@ -384,7 +384,7 @@ def test_damaged_figures_and_logs_do_not_stop_the_report(tmp_path, monkeypatch):
   assert not (tmp_path / 'docs' / 'toy_curves_new_tis.png').exists()
 
 
-def test_a_condition_that_was_not_scored_is_told(tmp_path):
+def test_a_condition_that_was_not_scored_is_named(tmp_path):
   write_run(tmp_path, 'new', condition='pure')
   (s,) = sections(tmp_path)
   assert any("no condition 'salient'" in n and 'pure' in n for n in s.notes)
@@ -475,7 +475,7 @@ def test_the_page_stands_alone_and_is_well_formed(shown):
   assert 'prefers-color-scheme' in text or 'light dark' in text
 
 
-def test_docs_hold_tables_and_plots_and_no_pictures(shown):
+def test_docs_hold_tables_and_plots_and_no_images(shown):
   _, docs = shown
   assert sorted(p.name for p in docs.iterdir()) == [
     'toy.md',
@@ -490,7 +490,7 @@ def test_docs_hold_tables_and_plots_and_no_pictures(shown):
     assert (docs / name).is_file()
 
 
-def test_pictures_are_embedded_smaller(tmp_path):
+def test_images_are_embedded_smaller(tmp_path):
   image = np.random.default_rng(0).integers(0, 256, (40, 2500, 3), np.uint8)
   Image.fromarray(image).save(tmp_path / 'a.png')
   Image.fromarray(0 * image[:, :30]).save(tmp_path / 'b.png')
@@ -537,7 +537,7 @@ def test_every_row_of_the_configs_has_its_row():
   assert folders == set(text_guided.ROWS)
 
 
-def test_another_data_set_than_the_printed_one_is_told(tmp_path):
+def test_another_data_set_than_the_printed_one_is_named(tmp_path):
   path = write_run(tmp_path, 'new') / 'evaluate' / 'test' / 'summary.json'
   summary = json.loads(path.read_text())
   rows_lib.write_json(path, summary | {'data': 'osie', 'split': 'test'})

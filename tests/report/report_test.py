@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from salflax.report import papers, plots, tables
+from salflax.report import papers, plots, runs, tables
 
 
 def entry(mean, *, n=2, n_valid=None, low=None, high=None):
@@ -281,7 +281,7 @@ def test_curves_of_a_log_that_was_cut_short(tmp_path):
     for k in range(1, 5)
   ]
   path.write_text('\n'.join(lines) + '\n{"step": 5, "lo')
-  series = plots.read_metrics(path)
+  series = runs.read_metrics(path)
   assert series['loss'] == [(1, 1), (2, 0.5), (3, 1 / 3), (4, 0.25)]
   assert [step for step, _ in series['eval/mit/cc']] == [3, 4]
   plots.curves(series, tmp_path / 'a.png', title='run')

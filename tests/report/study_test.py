@@ -204,7 +204,7 @@ def test_chance(study):
   assert cells[0][:4] == ['CC', '0.0062', '0.1000', '0.0200']
 
 
-def test_pictures_that_one_row_lacks_are_left_out(study):
+def test_images_that_one_row_lacks_are_left_out(study):
   write_run(study, 'cc', 0, 0.2, count=7)
   assert ranked(study).scores('CC').values.shape == (4, 7)
 
@@ -288,10 +288,10 @@ def test_galleries_show_the_maps_that_were_kept(study):
   assert len(three) == 3 and three[0][2].caption.startswith('NSS, CC ')
 
 
-def test_pictures_furthest_apart_come_first(study):
+def test_images_furthest_apart_come_first(study):
   keep_maps(study)
   path = study / 'nss' / 'seed0' / 'evaluate' / 'test' / 'per_image.csv'
-  scored = rows_lib.read_rows(path)
+  scored = rows_lib.read_table(path).to_dict('records')
   scored[11]['mit/cc'] += 5
   scored[4]['mit/cc'] += 3
   rows_lib.write_rows(path, scored)
@@ -301,7 +301,7 @@ def test_pictures_furthest_apart_come_first(study):
   assert [b[0].caption for b in found][:2] == ['p11', 'p04']
 
 
-def test_a_data_set_that_is_not_there_is_told(study, tmp_path):
+def test_a_data_set_that_is_not_there_is_named(study, tmp_path):
   keep_maps(study)
 
   def load(data, split):

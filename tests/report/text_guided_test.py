@@ -9,6 +9,7 @@ import tiny_config
 from configs import common, text_guided
 from salflax import models
 from salflax.config import resolve as config_lib
+from salflax.config import saved
 from salflax.models.layers import TextFeatures
 from salflax.predict import trained
 from salflax.report import papers
@@ -82,7 +83,7 @@ def test_frozen_layers_keep_their_statistics():
   assert node['model']['bn'] == 'train'
 
 
-def test_pictures_of_both_data_sets_are_left_out_of_the_first_stage():
+def test_images_of_both_data_sets_are_left_out_of_the_first_stage():
   _, node = section('SALICON_pretrained')
   assert node['exclude'] == 'salicon_in_sjtu_tis'
   _, node = section('SALICON_pretrained', free='osie')
@@ -112,13 +113,13 @@ def test_a_run_starts_from_another(tmp_path):
   bert = tiny.bert_folder(tmp_path / 'bert')
   first = tiny_config.get_config()
   first.only.steps = 2
-  config_lib.save(first, str(tmp_path / 'a'))
+  saved.save(first, str(tmp_path / 'a'))
   loop.run(config_lib.resolve(first, str(tmp_path / 'a')), str(tmp_path / 'a'))
   second = config_lib.plain(tiny_config.get_config(f'bert={bert}'))
   second['only'].update(init=str(tmp_path / 'a'), steps=1, lr=1e-12)
   (stage,) = config_lib.resolve(second, str(tmp_path / 'b'))
   stages_lib.check(stage)
-  config_lib.save(second, str(tmp_path / 'b'))
+  saved.save(second, str(tmp_path / 'b'))
   loop.run([stage], str(tmp_path / 'b'))
   ours = trained.load(tmp_path / 'b').variables['params']
   theirs = trained.load(tmp_path / 'a').variables['params']
@@ -137,7 +138,7 @@ def test_a_run_starts_from_another(tmp_path):
 
 
 def test_another_network_is_no_start(tmp_path):
-  config_lib.save(tiny_config.get_config(), str(tmp_path))
+  saved.save(tiny_config.get_config(), str(tmp_path))
   node = config_lib.plain(tiny_config.get_config())
   node['only'].update(init=str(tmp_path))
   node['model'].update(widths=(8, 16))

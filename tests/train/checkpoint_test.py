@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
-from salflax.config import resolve as config_lib
+from salflax.config import saved
 from salflax.core import parallel
 from salflax.train import checkpoint, interrupt, loop, step
 
@@ -313,8 +313,8 @@ class TestWorkdir:
     config = tiny.get_config()
     for key, value in changes.items():
       config[key] = value
-    config_lib.save(config, str(folder))
-    return config_lib.load(folder)
+    saved.save(config, str(folder))
+    return saved.load(folder)
 
   def test_another_config_is_refused_by_its_keys(self, tmp_path):
     self.save(tmp_path)
@@ -343,7 +343,7 @@ class TestWorkdir:
     (tmp_path / 'only' / 'checkpoints' / '3').mkdir(parents=True)
     (tmp_path / 'config.json').write_text(text)
     with pytest.raises(ValueError, match=f'{tmp_path}/config.json: '):
-      config_lib.load(tmp_path)
+      saved.load(tmp_path)
     with pytest.raises(ValueError, match=f'{tmp_path}/config.json: '):
       self.save(tmp_path)
 

@@ -110,7 +110,7 @@ def test_two_processes_train_as_one(whole, two):
 def test_two_processes_evaluate_as_one(whole, two):
   paths = [sorted(r.workdir.glob('**/per_image.csv')) for r in (whole, two)]
   assert [len(p) for p in paths] == [1, 1]
-  ours, theirs = (rows_lib.read_rows(p) for (p,) in paths)
+  ours, theirs = (rows_lib.read_table(p).to_dict('records') for (p,) in paths)
   assert len(ours) == len(theirs) == 4
   for a, b in zip(ours, theirs):
     assert {k: a[k] for k in rows_lib.IDENTITY} == {

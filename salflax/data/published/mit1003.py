@@ -108,7 +108,7 @@ def read_recordings(files: list[pathlib.Path]) -> tuple[np.ndarray, None]:
   """Detects the fixations [N, 2] in the recordings of one image.
 
   Each file is one observer's; the first fixation is left out, as it is on the
-  cross that was shown before the image (Judd et al., 2009).
+  cross that comes before the image (Judd et al., 2009).
 
   Raises:
     problems.Dropped: where a file cannot be used.

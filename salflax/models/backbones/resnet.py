@@ -32,12 +32,12 @@ class Bottleneck(nn.Module):
 
   Attributes:
     width: channels of the 3x3 convolution; four times as many come out.
-    stride: of the block.
+    stride: stride of the block.
     variant: 'v1' strides in the first 1x1, 'v1.5' in the 3x3.
-    dilation: of the 3x3 convolution.
+    dilation: dilation of the 3x3 convolution.
     conv_bias: whether the convolutions have biases.
     bn: mode of `layers.BatchNorm`.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   width: int
@@ -98,7 +98,7 @@ class ResNet(nn.Module):
       a normalisation they do nothing but count.
     bn: 'train' normalises by the batch when training, 'frozen' never does and
       never moves the running statistics.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   depths: tuple[int, ...] = (3, 4, 6, 3)

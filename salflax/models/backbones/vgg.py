@@ -50,7 +50,7 @@ class VGG16(nn.Module):
     dilated: SAM's form. The fourth pooling keeps the size (2x2, stride 1, one
       row and column of padding at the end) and the fifth block is dilated by
       2: conv5_3 stands at 1/8.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   taps: tuple[str, ...] = ('1/8', '1/16', '1/32')

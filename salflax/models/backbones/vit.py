@@ -68,9 +68,9 @@ class ViT(nn.Module):
     size: side of the square image that its positions belong to, pixels.
       Images may have another size, in whole patches.
     patch: side of a patch, pixels.
-    eps: of every LayerNorm: 1e-6 in the original code, 1e-5 in the published
-      config of Hugging Face.
-    dtype: of the computation; parameters stay float32.
+    eps: epsilon of every LayerNorm: 1e-6 in the original code, 1e-5 in the
+      published config of Hugging Face.
+    dtype: type of the computation; parameters stay float32.
   """
 
   hidden_dim: int = 768

@@ -38,7 +38,7 @@ class Embeddings(nn.Module):
     hidden_dim: width of a token.
     size: side of the image that the table was trained for, pixels.
     patch: side of a patch, pixels.
-    dtype: what it computes in.
+    dtype: type of the computation.
   """
 
   hidden_dim: int

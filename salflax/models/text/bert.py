@@ -61,13 +61,13 @@ class Bert(nn.Module):
     max_len: longest sentence, in word pieces.
     type_vocab: rows of the token-type table, of which the first is used;
       0 for none (BLIP).
-    eps: of every LayerNorm.
+    eps: epsilon of every LayerNorm.
     pool: sentence vector: 'cls' (the first token), 'mean' (over real tokens),
       'pooler' (the trained layer on the first token).
     normalize: scale the sentence vector to length 1.
     proj_dim: S, width of a linear map of the sentence vector (BLIP's
       text_proj, 256); None for no map, S = D.
-    dtype: of the computation; parameters stay float32.
+    dtype: type of the computation; parameters stay float32.
   """
 
   vocab_size: int = 30522

@@ -288,10 +288,10 @@ def _check(have, got, want: set[str], offered: set[str], source: str) -> None:
   if not (missing or extra or shapes or unfit):
     return
   lines = [f'{source} does not fit the network.']
-  found, asked = family(offered), family(want)
-  if found != asked and found:
+  offer, asked = family(offered), family(want)
+  if offer != asked and offer:
     lines.append(
-      f'The file looks like {found}'
+      f'The file looks like {offer}'
       + (f', the network is {asked}.' if asked else '.')
     )
   if missing:

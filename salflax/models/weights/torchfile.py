@@ -42,7 +42,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
   Raises:
     ValueError: where the file is truncated, corrupt, of another kind, without
-      tensors, or holds code; the opcode or the name is given.
+      tensors, or holds code; names the opcode or the class.
   """
   path = pathlib.Path(path)
   reader = _read_zip if zipfile.is_zipfile(path) else _read_stream

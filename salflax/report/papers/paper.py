@@ -68,7 +68,7 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-  """Figures of a paper, shown by the same file of each of some runs.
+  """Figures of a paper, drawn in the same file of each of some runs.
 
   Attributes:
     key: their numbers.
@@ -121,7 +121,7 @@ class Gallery(NamedTuple):
   Attributes:
     key: number of the figure.
     title: what it shows.
-    table: key of the table, whose every row is shown for a few images that
+    table: key of the table, whose every row is drawn for a few images that
       are evenly spaced; or
     good, bad: folders: these two alone, for the images where `good` is
       furthest above `bad` in the headline.
