@@ -14,7 +14,6 @@ bilinearly to its image, and a map of another aspect is named. Maps that
 Writes per_image.csv, summary.json and tables.md, and prints the table.
 """
 
-import functools
 import pathlib
 from typing import Any
 
@@ -22,92 +21,59 @@ from absl import flags
 
 from salflax import cli
 
-_COUNT = functools.partial(flags.DEFINE_integer, lower_bound=0)
-_TEXT, _LIST, _BOOL = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_bool
-_WHAT = (
-  (_TEXT, 'run', None, 'Folder of a run, to score its model.'),
-  (_TEXT, 'stage', '', 'Its stage; the last by default.'),
-  (_TEXT, 'maps', None, 'Folder of maps, to score them.'),
-  (_TEXT, 'data', '', "Name of a prepared data set; a run's own by default."),
-  (_TEXT, 'data_dir', '', 'Where prepared data sets are.'),
-  (
-    _TEXT,
-    'split',
-    '',
-    "Split to score; a run's own by default, test for --maps.",
-  ),
-  (
-    _TEXT,
-    'train_split',
-    '',
-    "Split whose images make the centre prior, which IG needs: a run's "
-    'training split by default, train for --maps; none leaves both out.',
-  ),
-  (_LIST, 'conditions', [], 'Conditions to score, e.g. salient,non_salient.'),
+_PRIOR = (
+  "Split whose images make the centre prior, which IG needs: a run's training "
+  'split by default, train for --maps; none leaves both out.'
 )
-_HOW = (
-  (
-    _LIST,
-    'protocols',
-    None,
-    'Conventions of the metrics: mit, tuebingen, salicon, course; "mit|emd" '
-    'adds a metric. By default mit and course, or what the run says.',
-  ),
-  (
-    _BOOL,
-    'controls',
-    None,
-    'Also score predictors that the model must pass (centre prior, human maps '
-    "of the same image) and, for a run, the model with another image's "
-    "sentence, the same image's other sentence and none; with paired tests. By "
-    'default as the run says, and not for --maps.',
-  ),
-  (
-    _BOOL,
-    'partial',
-    False,
-    'Score the usable maps where some are missing or broken.',
-  ),
-  (
-    _COUNT,
-    'figures',
-    0,
-    'Draw so many images with their maps, for a run.',
-  ),
-  (
-    _BOOL,
-    'keep_maps',
-    False,
-    'Keep every map of a run as a grey PNG of 8 bits, of the size of its '
-    'image, in maps/ beside the scores; --maps can score them again.',
-  ),
-  (
-    _BOOL,
-    'store',
-    False,
-    'Store features of frozen parts in the cache of the run, for further runs '
-    'that share it, and take those that are there.',
-  ),
-  (_COUNT, 'seed', 0, 'Seed of the exchange of sentences.'),
-  (
-    functools.partial(flags.DEFINE_integer, lower_bound=1),
-    'threads',
-    None,
-    'Threads that score; by default one per processor.',
-  ),
-  (
-    _TEXT,
-    'out',
-    None,
-    'Folder for the files; by default in the run, or beside the maps.',
-  ),
+_PROTOCOLS = (
+  'Conventions of the metrics: mit, tuebingen, salicon, course; "mit|emd" adds '
+  'a metric. By default mit and course, or what the run says.'
+)
+_CONTROLS = (
+  'Also score predictors that the model must pass (centre prior, human maps of '
+  "the same image) and, for a run, the model with another image's sentence, "
+  "the same image's other sentence and none; with paired tests. By default as "
+  'the run says, and not for --maps.'
+)
+_KEEP = (
+  'Keep every map of a run as a grey PNG of 8 bits, of the size of its image, '
+  'in maps/ beside the scores; --maps can score them again.'
+)
+_STORE = (
+  'Store features of frozen parts in the cache of the run, for further runs '
+  'that share it, and take those that are there.'
 )
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the options; not on import, as commands share their names."""
-  for kind, name, default, text in (*_WHAT, *_HOW):
-    kind(name, default, text, flag_values=values)
+  text, many, switch = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_bool
+  number, own = flags.DEFINE_integer, "a run's own by default"
+  partial = 'Score the usable maps where some are missing or broken.'
+  threads = 'Threads that score; by default one per processor.'
+  out = 'Folder for the files; by default in the run, or beside the maps.'
+  figures = 'Draw so many images with their maps, for a run.'
+  conditions = 'Conditions to score, e.g. salient,non_salient.'
+  cli.define(
+    values,
+    (text, 'run', None, 'Folder of a run, to score its model.'),
+    (text, 'stage', '', 'Its stage; the last by default.'),
+    (text, 'maps', None, 'Folder of maps, to score them.'),
+    (text, 'data', '', f'Name of a prepared data set; {own}.'),
+    (text, 'data_dir', '', 'Where prepared data sets are.'),
+    (text, 'split', '', f'Split to score; {own}, test for --maps.'),
+    (text, 'train_split', '', _PRIOR),
+    (many, 'conditions', [], conditions),
+    (many, 'protocols', None, _PROTOCOLS),
+    (switch, 'controls', None, _CONTROLS),
+    (switch, 'partial', False, partial),
+    (number, 'figures', 0, figures, 0),
+    (switch, 'keep_maps', False, _KEEP),
+    (switch, 'store', False, _STORE),
+    (number, 'seed', 0, 'Seed of the exchange of sentences.', 0),
+    (number, 'threads', None, threads, 1),
+    (text, 'out', None, out),
+  )
 
 
 def _draw(subject, figures, seed) -> None:

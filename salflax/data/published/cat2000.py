@@ -5,8 +5,7 @@ import pathlib
 
 import numpy as np
 
-from salflax.data import pairing, problems
-from salflax.data import raw as raw_lib
+from salflax.data import pairing
 from salflax.data.published import mat
 
 # Blur of maps made of fixations, where FIXATIONMAPS is absent: about one degree
@@ -14,14 +13,11 @@ from salflax.data.published import mat
 SIGMA = 40.0
 
 
-def samples(
-  raw: pathlib.Path, report: problems.Report, *, sigma: float = SIGMA
-) -> list[raw_lib.Sample]:
-  """Lists the samples; see `pairing.Dataset`.
+def samples(raw, report, *, sigma=SIGMA):
+  """Lists the samples.
 
   Args:
     raw: folder that is, or holds, trainSet.
-    report: takes what cannot be used.
     sigma: blur of the maps made of fixations, where FIXATIONMAPS is absent.
   """
   root = raw if (raw / 'Stimuli').is_dir() else raw / 'trainSet'

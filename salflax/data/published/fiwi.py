@@ -1,19 +1,13 @@
 """FiWI, Fixations in Webpage Images: 149 pages (Shen and Zhao, ECCV 2014)."""
 
-import pathlib
-
-from salflax.data import pairing, problems
-from salflax.data import raw as raw_lib
+from salflax.data import pairing
 
 
-def samples(
-  raw: pathlib.Path, report: problems.Report, *, sigma: float | None = None
-) -> list[raw_lib.Sample]:
-  """Lists the samples; see `pairing.Dataset`.
+def samples(raw, report, *, sigma=None):
+  """Lists the samples.
 
   Args:
     raw: folder with stimuli/ and eyeMaps/all5/.
-    report: takes what cannot be used.
     sigma: blur of the maps made of the fixations, in pixels;
       `maps.default_sigma` if None.
   """

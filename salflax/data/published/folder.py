@@ -15,15 +15,12 @@ Key = pairing.Key
 BLINKS = ('', '.', '-', 'na', 'n/a', 'nan', 'none', 'null')
 
 
-def samples(
-  raw: pathlib.Path, report: problems.Report, *, sigma: float | None = None
-) -> list[raw_lib.Sample]:
-  """Lists the samples; see `pairing.Dataset`.
+def samples(raw, report, *, sigma=None):
+  """Lists the samples.
 
   Args:
     raw: folder with images/ and one or more of maps/, fixations/ and
       fixations.csv; texts.csv is optional.
-    report: takes what cannot be used.
     sigma: blur of maps made of fixations, in pixels; `maps.default_sigma` if
       None. Maps that exist are taken as they are.
   """
@@ -79,9 +76,7 @@ def _unknown(condition: str) -> str:
   return str(spec.unknown('condition', condition, raw_lib.CONDITIONS))
 
 
-def _read_texts(
-  path: pathlib.Path, images: Mapping, report: problems.Report
-) -> dict[Key, str | problems.Dropped]:
+def _read_texts(path, images, report):
   """Reads the sentences by image and condition."""
   by_key, named = collections.defaultdict(list), set()
   for line, row, fault in tables.read_table(
@@ -114,9 +109,7 @@ def _read_texts(
   return texts
 
 
-def _files(
-  folder: pathlib.Path, images: Mapping, texts: Mapping, report: problems.Report
-) -> dict[Key, pathlib.Path]:
+def _files(folder, images, texts, report):
   """Finds maps or fixation images by image and condition.
 
   A file whose whole stem is an image's id belongs to that image, even where it
@@ -141,9 +134,7 @@ def _files(
   return files
 
 
-def _read_points(
-  path: pathlib.Path, images: Mapping, texts: Mapping, report: problems.Report
-) -> dict[Key, np.ndarray | problems.Dropped]:
+def _read_points(path, images, texts, report):
   """Reads points [N, 2], or what is wrong with them, by image and condition."""
   positions, faults, broken = collections.defaultdict(list), {}, {}
   strays = collections.Counter()

@@ -4,12 +4,11 @@ Judd et al., ICCV 2009."""
 
 import functools
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
 from salflax.data import maps, pairing, problems, splits
-from salflax.data import raw as raw_lib
 from salflax.data.published import mat
 
 # Blur of maps made of fixations: the cut-off of the MIT benchmark's blur, 8
@@ -22,15 +21,12 @@ HERTZ = 240.0
 PIXELS_PER_DEGREE = 35.0
 
 
-def samples(
-  raw: pathlib.Path, report: problems.Report, *, sigma: float = SIGMA
-) -> list[raw_lib.Sample]:
-  """Lists the samples; see `pairing.Dataset`.
+def samples(raw, report, *, sigma=SIGMA):
+  """Lists the samples.
 
   Args:
     raw: folder with ALLSTIMULI and ALLFIXATIONMAPS, or with ALLSTIMULI and
       DATA, the eye tracker's recordings. With both, ALLFIXATIONMAPS counts.
-    report: takes what cannot be used.
     sigma: blur of the maps made of recordings, in pixels.
   """
   has_images, has_maps, has_tracks = (
@@ -89,9 +85,7 @@ def _published(raw: pathlib.Path, report: problems.Report) -> dict[str, dict]:
   }
 
 
-def _recorded(
-  raw: pathlib.Path, images: Mapping, report: problems.Report
-) -> dict[str, dict]:
+def _recorded(raw, images, report):
   """Finds the recordings in DATA by image."""
   observers = sorted(p for p in (raw / 'DATA').iterdir() if p.is_dir())
   report.counts['observers'] = len(observers)

@@ -5,20 +5,16 @@ import pathlib
 import numpy as np
 
 from salflax.data import maps, pairing, problems
-from salflax.data import raw as raw_lib
 from salflax.data.published import mat
 
 SIGMA = 24.0  # One degree of visual angle on the 800 x 600 images.
 
 
-def samples(
-  raw: pathlib.Path, report: problems.Report, *, sigma: float = SIGMA
-) -> list[raw_lib.Sample]:
-  """Lists the samples; see `pairing.Dataset`.
+def samples(raw, report, *, sigma=SIGMA):
+  """Lists the samples.
 
   Args:
     raw: folder that holds data/stimuli and data/eye/fixations.mat.
-    report: takes what cannot be used.
     sigma: blur of the maps made of the fixations, in pixels.
   """
   root = raw if (raw / 'stimuli').is_dir() else raw / 'data'

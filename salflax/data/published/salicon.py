@@ -11,7 +11,6 @@ import statistics
 import numpy as np
 
 from salflax.data import maps, pairing, problems
-from salflax.data import raw as raw_lib
 from salflax.data.published import mat
 
 # Blur of maps made of fixations, in pixels of the 640 x 480 images: that of
@@ -29,19 +28,12 @@ _BOUNDARY, _TOO_FEW = 13_000, 3_000
 _PROBES = 15
 
 
-def samples(
-  raw: pathlib.Path,
-  report: problems.Report,
-  *,
-  edition: str,
-  sigma: float = SIGMA,
-) -> list[raw_lib.Sample]:
-  """Lists the samples of an edition; see `pairing.Dataset`.
+def samples(raw, report, *, edition, sigma=SIGMA):
+  """Lists the samples of an edition.
 
   Args:
     raw: folder with images/, fixations/ and, if there are, maps/, each with
       train/ and val/. Fixations are .mat, or two-valued images without loss.
-    report: takes what cannot be used.
     edition: '2015' or '2017'.
     sigma: blur of the maps made of fixations, where there is no maps/.
 
@@ -65,14 +57,7 @@ def samples(
   return result
 
 
-def _part(
-  raw: pathlib.Path,
-  part: str,
-  report: problems.Report,
-  *,
-  edition: str,
-  sigma: float,
-) -> list[raw_lib.Sample]:
+def _part(raw, part, report, *, edition, sigma):
   """Lists the samples of 'train' or 'val'; what does not pair is reported."""
   find = pairing.files_by_stem
   images = find(raw / 'images' / part, report)

@@ -6,7 +6,6 @@ import pathlib
 import re
 
 from salflax.data import pairing, problems
-from salflax.data import raw as raw_lib
 
 CONDITION_BY_SUFFIX = {
   '_0': 'pure',
@@ -39,8 +38,8 @@ def image_id(number: int) -> str:
   return text if len(text) >= 8 else text.zfill(12)
 
 
-def samples(raw: pathlib.Path, report: problems.Report) -> list[raw_lib.Sample]:
-  """Lists the samples; see `pairing.Dataset`."""
+def samples(raw, report):
+  """Lists the samples."""
   folders, workbook = _layout(raw)
   texts = read_texts(workbook, report)
   parts = {k: _by_key(f, report) for k, f in folders.items()}
@@ -147,9 +146,7 @@ def _rows(sheet, path: pathlib.Path, columns: tuple[str, ...]):
       yield f'{sheet.title} row {number}', *values
 
 
-def _collect(
-  rows, report: problems.Report
-) -> dict[Key, str | problems.Dropped]:
+def _collect(rows, report):
   by_key = collections.defaultdict(list)
   for place, number, condition, text in rows:
     # int() would take '1_0', too.
@@ -164,9 +161,7 @@ def _collect(
   return {key: _one_text(key, rows, report) for key, rows in by_key.items()}
 
 
-def _one_text(
-  key: Key, rows, report: problems.Report
-) -> str | problems.Dropped:
+def _one_text(key, rows, report):
   """Chooses the one sentence of a sample, or says why there is none."""
   places = ', '.join(place for place, _ in rows)
   if len({text for _, text in rows}) > 1:
@@ -178,9 +173,7 @@ def _one_text(
   return rows[0][1] or problems.Dropped('empty text', places)
 
 
-def _by_key(
-  folder: pathlib.Path, report: problems.Report
-) -> dict[Key, pathlib.Path]:
+def _by_key(folder, report):
   """Finds the files of a folder by image and condition."""
   by_key = collections.defaultdict(list)
   for stem, path in pairing.files_by_stem(folder, report).items():

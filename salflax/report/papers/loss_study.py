@@ -58,6 +58,12 @@ _CLAIMS = (
   Claim('LC2 above MSE (section 4.3: by 14 % in CC)', ('lc2_r',), ('mse',)),
 )
 
+
+def _table(key, title, *notes, data='mit1003', **options):
+  lines = rows('loss_study', key)
+  return Table(key, title, lines, notes=notes, data=data, **options)
+
+
 PAPER = Paper(
   title='Bruckert et al., The Quest For The Loss Function',
   name='loss_study',
@@ -79,44 +85,28 @@ PAPER = Paper(
     'published.'
   ),
   tables=(
-    Table(
+    _table(
       '1',
       'Other models on MIT1003, and the network trained with MSE',
-      rows('loss_study', '1'),
-      data='mit1003',
-      notes=(
-        "The printed row of the paper's own model has NSS 2.04, where its MSE "
-        'row of Table 2 has 2.0580.',
-      ),
+      "The printed row of the paper's own model has NSS 2.04, where its MSE "
+      'row of Table 2 has 2.0580.',
     ),
-    Table(
+    _table(
       '2',
       'One network, one loss a row',
-      _LOSSES,
+      'As functions W-BCE with w = .5 is half of BCE, so that their two rows '
+      'differ by the length of the steps and by chance alone.',
       against=Place('mse'),
-      data='mit1003',
-      notes=(
-        'As functions W-BCE with w = .5 is half of BCE, so that their two rows '
-        'differ by the length of the steps and by chance alone.',
-      ),
     ),
-    Table(
+    _table(
       '3',
       'Another data set than the one that was trained on',
-      rows('loss_study', '3'),
+      'As in the paper (section 4.4), the models are those of Table 2, which '
+      'saw no image of these data sets.',
+      data='',
       elsewhere='*-all',
-      notes=(
-        'As in the paper (section 4.4), the models are those of Table 2, which '
-        'saw no image of these data sets.',
-      ),
     ),
-    Table(
-      '4',
-      'Another network: SAM-VGG',
-      rows('loss_study', '4'),
-      against=Place('sam_mlnet_mse'),
-      data='mit1003',
-    ),
+    _table('4', 'Another network: SAM-VGG', against=Place('sam_mlnet_mse')),
   ),
   study=Study(
     '2',
