@@ -161,10 +161,5 @@ def _train(options: Any) -> int:
   return cli.DONE
 
 
-def run() -> None:
-  """Runs the command."""
-  cli.run(define_flags, execute)
-
-
 if __name__ == '__main__':
-  run()
+  cli.run(define_flags, execute)

@@ -221,10 +221,5 @@ def execute(options: Any) -> int:
   return cli.FAILED if left_out else cli.DONE
 
 
-def run() -> None:
-  """The command line."""
-  cli.run(define_flags, execute)
-
-
 if __name__ == '__main__':
-  run()
+  cli.run(define_flags, execute)

@@ -96,10 +96,5 @@ def execute(options: Any) -> None:
   print(describe(done))
 
 
-def run() -> None:
-  """The command line."""
-  cli.run(define_flags, execute)
-
-
 if __name__ == '__main__':
-  run()
+  cli.run(define_flags, execute)

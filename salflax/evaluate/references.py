@@ -20,7 +20,7 @@ from salflax.evaluate.scorer import size_of, threads_or_all
 # The condition in which people saw the image without a sentence.
 UNGUIDED = 'pure'
 # All that `references` may return.
-NAMES = ('centre', 'pure', 'others', 'truth')
+NAMES = ('centre', 'pure', 'others')
 # Training maps are averaged on this grid, whatever the size of the images.
 GRID = (288, 384)
 
@@ -177,20 +177,18 @@ class Reference(NamedTuple):
 
 
 def references(
-  prior: CentrePrior | None, source: Sequence[Example], *, truth: bool = False
+  prior: CentrePrior | None, source: Sequence[Example]
 ) -> dict[str, Reference]:
   """Makes the reference predictors, by name.
 
   Args:
     prior: centre prior of the training images; left out if None.
     source: the evaluated images in all their conditions.
-    truth: adds the ground truth itself, the ceiling of every
-      distribution-based metric.
 
   Returns:
     `centre`; `pure`, the same image seen without text (not for the condition
     `pure` itself); `others`, the mean of the image's other conditions where
-    there are at least two; `truth` if asked for.
+    there are at least two.
   """
   images, references_by_name = SameImage(source), {}
   if prior is not None:
@@ -209,10 +207,4 @@ def references(
     lambda meta: len(images.others(meta)) > 1,
     lambda e: images.mean(e, images.others(e)),
   )
-  if truth:
-    references_by_name['truth'] = Reference(
-      'Ground truth',
-      lambda meta: True,
-      lambda e: np.asarray(e['saliency'], float).reshape(size_of(e)),
-    )
   return references_by_name

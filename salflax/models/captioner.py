@@ -14,19 +14,9 @@ import optax
 from salflax.models import layers
 
 
-def _uniform(features: int):
-  """Returns PyTorch's initialiser of every tensor of a GRU."""
-  bound = features**-0.5
-
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return init
-
-
 def _gates(features: int, dtype: Any, name: str, *, use_bias: bool = True):
-  """Returns a linear map to the three gates r, z, n, one after another."""
-  init = _uniform(features)
+  """Makes a linear map to the three gates r, z, n, one after another."""
+  init = layers.torch_bias_init(features)
   return layers.Dense(
     3 * features,
     use_bias,
@@ -77,7 +67,7 @@ class _DecoderCell(nn.Module):
       self.features,
       use_bias=False,
       # The published map is one, of token and state together.
-      kernel_init=_uniform(2 * self.features),
+      kernel_init=layers.torch_bias_init(2 * self.features),
       dtype=self.dtype,
       name='query',
     )(h)
@@ -189,8 +179,8 @@ class Captioner(nn.Module):
     words = _gates(self.features, self.dtype, 'decoder_input')(words)
     keys = layers.Dense(
       self.features,
-      kernel_init=_uniform(2 * self.features),
-      bias_init=_uniform(2 * self.features),
+      kernel_init=layers.torch_bias_init(2 * self.features),
+      bias_init=layers.torch_bias_init(2 * self.features),
       dtype=self.dtype,
       name='key',
     )(tokens)

@@ -69,6 +69,14 @@ def channels(x: jax.Array, like: jax.Array) -> jax.Array:
   return x.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
+def _add_bias(layer: nn.Module, y: jax.Array, fan_in: int) -> jax.Array:
+  if not layer.use_bias:
+    return y
+  init = layer.bias_init or torch_bias_init(fan_in)
+  bias = layer.param('bias', init, (layer.features,))
+  return y + channels(bias.astype(layer.dtype), y)
+
+
 class Dense(nn.Module):
   """Linear map of the last axis, [..., I] -> [..., features].
 
@@ -91,11 +99,7 @@ class Dense(nn.Module):
     shape = (x.shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape)
     y = x.astype(self.dtype) @ kernel.astype(self.dtype)
-    if self.use_bias:
-      init = self.bias_init or torch_bias_init(shape[0])
-      bias = self.param('bias', init, (self.features,))
-      y = y + channels(bias.astype(self.dtype), y)
-    return y
+    return _add_bias(self, y, shape[0])
 
 
 class Conv(nn.Module):
@@ -145,11 +149,7 @@ class Conv(nn.Module):
         rhs_dilation=(self.dilation, self.dilation),
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       )
-    if self.use_bias:
-      init = self.bias_init or torch_bias_init(k * k * shape[2])
-      bias = self.param('bias', init, (self.features,))
-      y = y + channels(bias.astype(self.dtype), y)
-    return y
+    return _add_bias(self, y, k * k * shape[2])
 
 
 class BatchNorm(nn.Module):

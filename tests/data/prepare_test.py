@@ -289,6 +289,7 @@ def test_a_console_that_is_not_utf8_does_not_undo_the_work(
 
 _CHILD = """
 import os, resource, signal, sys
+from salflax import cli
 from salflax.cli import prepare
 from salflax.data import raw
 read, seen = raw.read_sample, []
@@ -297,7 +298,7 @@ def spy(*args, **kwargs):
   if len(seen) == 2: {act}
   return read(*args, **kwargs)
 raw.read_sample = spy
-prepare.run()
+cli.run(prepare.define_flags, prepare.execute)
 """
 
 

@@ -97,13 +97,12 @@ def test_references_cover_what_they_can_and_know_no_sentence():
   # The last image was seen in two conditions only.
   toy.rows = toy.rows[:-2]
   prior = references.CentrePrior(Toy(3, seed=1))
-  by_name = references.references(prior, toy, truth=True)
+  by_name = references.references(prior, toy)
   assert tuple(by_name) == references.NAMES
   rows = {name: scores(r, toy) for name, r in by_name.items()}
   count = {k: len(v) for k, v in rows.items()}
-  assert count == {'centre': 14, 'pure': 10, 'others': 12, 'truth': 14}
+  assert count == {'centre': 14, 'pure': 10, 'others': 12}
   assert all(r['condition'] != 'pure' for r in rows['pure'])
-  assert all(r['mit/cc'] == pytest.approx(1) for r in rows['truth'])
   maps = [toy[k]['saliency'][..., 0].astype(float) for k in (0, 1, 2)]
   densities = [m / m.sum() for m in maps]
   for name, want in (('others', np.mean(densities, 0)), ('pure', densities[0])):

@@ -39,9 +39,7 @@ def test_names_of_bert():
     'embeddings.LayerNorm.beta': array(4),
     f'{layer}.self.query.weight': array(4, 4),
   }
-  out = pretrained.convert(
-    {f'bert.{k}': v for k, v in state.items()}, prefix='bert'
-  )
+  out = pretrained.convert(state)
   words = out['params']['embeddings']['word_embeddings']['embedding']
   np.testing.assert_array_equal(
     words, state['embeddings.word_embeddings.weight']
@@ -55,20 +53,9 @@ def test_names_of_bert():
   assert out['batch_stats'] == {}
 
 
-def test_prefix_keeps_only_what_is_under_it():
-  state = {'a.x.weight': array(2), 'ab.x.weight': array(2), 'y': array(1)}
-  assert list(pretrained.convert(state, prefix='a')['params']) == ['x']
-  with pytest.raises(ValueError, match="'ab'"):
-    pretrained.convert(state, prefix='abb')
-
-
-@pytest.mark.parametrize('prefix', ['', 'module', 'layer1'])
-def test_data_parallel_prefix_is_dropped(prefix):
+def test_data_parallel_prefix_is_dropped():
   state = {f'module.{k}': v for k, v in resnet_like().items()}
-  if prefix == 'layer1':
-    state = {k: v for k, v in state.items() if 'layer1.0' in k}
-  params = pretrained.convert(state, prefix=prefix)['params']
-  assert ('0' if prefix == 'layer1' else 'layer1_0') in params
+  assert 'layer1_0' in pretrained.convert(state)['params']
 
 
 def _variables():

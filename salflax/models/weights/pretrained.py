@@ -114,10 +114,8 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise ValueError(f'{path} is a single array, not an .npz archive.') from e
 
 
-def convert(
-  state: Mapping[str, np.ndarray], *, prefix: str = ''
-) -> dict[str, dict]:
-  """Returns Flax variables for a PyTorch state dict.
+def convert(state: Mapping[str, np.ndarray]) -> dict[str, dict]:
+  """Converts a PyTorch state dict to Flax variables.
 
   'layer1.0.conv1.weight' becomes params/layer1_0/conv1/kernel. Convolutions go
   from OIHW to HWIO, linear weights are transposed, embeddings are kept;
@@ -127,33 +125,24 @@ def convert(
 
   Args:
     state: tensors by their PyTorch names.
-    prefix: keep only the names under this module, without it, e.g. 'bert'.
 
   Returns:
     {'params': nested dict, 'batch_stats': nested dict}, either may be empty.
 
   Raises:
-    ValueError: where nothing lies under `prefix`, or two tensors get one name.
+    ValueError: where two tensors get one name.
   """
-  prefix = prefix.rstrip('.') + '.' if prefix else ''
-  wrapped = state and all(n.startswith('module.') for n in state)
-  if wrapped and not prefix.startswith('module.'):
-    prefix = f'module.{prefix}'  # saved from inside DataParallel
+  # Saved from inside DataParallel.
+  wrapped = all(n.startswith('module.') for n in state)
   flat = {'params': {}, 'batch_stats': {}}
   for name, tensor in state.items():
-    if not name.startswith(prefix) or name.split('.')[-1] in BUFFERS:
+    if name.split('.')[-1] in BUFFERS:
       continue
-    collection, path, value = _convert_one(name[len(prefix) :], tensor)
+    short = name.removeprefix('module.') if wrapped else name
+    collection, path, value = _convert_one(short, tensor)
     if path in flat[collection]:
       raise ValueError(f'Two tensors become {"/".join(path)}; one is {name}.')
     flat[collection][path] = value
-  if prefix and not (flat['params'] or flat['batch_stats']):
-    tops = sorted({n.split('.')[0] for n in state})
-    near = difflib.get_close_matches(prefix[:-1], tops, n=1, cutoff=0.5)
-    hint = f' Did you mean {near[0]!r}?' if near else ''
-    raise ValueError(
-      f'No tensor lies under {prefix!r}.{hint} Found: {_some(tops)}.'
-    )
   return {k: traverse_util.unflatten_dict(v) for k, v in flat.items()}
 
 
