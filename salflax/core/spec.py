@@ -14,7 +14,7 @@ import inspect
 import io
 import numbers
 import tokenize
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 # float32 cannot hold much more.
@@ -52,6 +52,12 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> ValueError:
   return ValueError(
     f'Unknown {kind} {name!r}.{hint} Allowed: {", ".join(allowed)}.'
   )
+
+
+def some(names: Sequence[str], *, limit: int = 8) -> str:
+  """Lists names, and says how many more there are than fit."""
+  more = f' and {len(names) - limit} more' if len(names) > limit else ''
+  return ', '.join(names[:limit]) + more
 
 
 def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from salflax.core import files
+from salflax.core import files, spec
 from salflax.core.types import Example
 from salflax.data import batches, maps
 from salflax.evaluate import scorer
@@ -94,16 +94,11 @@ def check(
   return checked._replace(resized=resized)
 
 
-def _some(names: Sequence[str], limit: int = 10) -> str:
-  more = f' and {len(names) - limit} more' if len(names) > limit else ''
-  return ', '.join(names[:limit]) + more
-
-
 def faults(matched: Matched, checked: Checked) -> list[str]:
   """Lists why some rows cannot be scored, naming them; empty if all can."""
   missing = []
   if matched.missing:
-    missing = [f'{len(matched.missing)} missing: {_some(matched.missing)}']
+    missing = [f'{len(matched.missing)} missing: {spec.some(matched.missing)}']
   return missing + list(checked.unusable.values())
 
 
@@ -112,12 +107,12 @@ def notes(matched: Matched, checked: Checked) -> list[str]:
   lines = []
   if matched.extra:
     count = len(matched.extra)
-    lines.append(f'{count} of no image, left out: {_some(matched.extra)}')
+    lines.append(f'{count} of no image, left out: {spec.some(matched.extra)}')
   if matched.shared:
     lines.append('One map per image: it is scored in every condition.')
   if checked.flat:
     lines.append(
-      f'{len(checked.flat)} the same everywhere: {_some(checked.flat)}'
+      f'{len(checked.flat)} the same everywhere: {spec.some(checked.flat)}'
     )
   if checked.resized:
     lines.append(f'{checked.resized} resized bilinearly to their images.')
@@ -125,7 +120,7 @@ def notes(matched: Matched, checked: Checked) -> list[str]:
     misshapen = list(checked.misshapen.values())
     lines.append(
       f'{len(misshapen)} of another aspect than their image, stretched: '
-      + _some(misshapen)
+      + spec.some(misshapen)
     )
   return [f'Note: {line}' for line in lines]
 

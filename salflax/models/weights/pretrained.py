@@ -24,6 +24,7 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 
+from salflax.core import spec
 from salflax.models.weights import torchfile
 
 TORCH_SUFFIXES = ('.pth', '.pt', '.bin')
@@ -227,7 +228,9 @@ def merge(
   want = {k for k, v in have.items() if under.fullmatch(k) and _is_leaf(v)}
   if at and not want:
     tops = sorted({k.split('/')[1] for k in have if '/' in k})
-    raise ValueError(f'The network has no scope {at!r}; it has {_some(tops)}.')
+    raise ValueError(
+      f'The network has no scope {at!r}; it has {spec.some(tops)}.'
+    )
   skips = [re.compile(s) for s in skip]
   skipped = {k for k in want | set(got) if any(s.fullmatch(k) for s in skips)}
   _check(have, got, want - skipped, set(got) - skipped, source)
@@ -314,8 +317,3 @@ def _listed(title: str, names: Sequence[str], others: Iterable[str]) -> str:
   if len(names) > MAX_NAMED:
     lines.append(f'  and {len(names) - MAX_NAMED} more')
   return '\n'.join(lines)
-
-
-def _some(names: Sequence[str]) -> str:
-  more = f' and {len(names) - MAX_NAMED} more' if len(names) > MAX_NAMED else ''
-  return ', '.join(names[:MAX_NAMED]) + more
