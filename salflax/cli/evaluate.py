@@ -173,21 +173,23 @@ def execute(options: Any) -> int:
   from salflax.predict import subjects, trained
 
   # The flag splits at every comma, those between options too.
-  protocols = metrics.split_protocols(','.join(options.protocols or ()))
+  rows = dict(
+    protocols=metrics.split_protocols(','.join(options.protocols or ())),
+    conditions=options.conditions,
+    data=options.data,
+    data_dir=options.data_dir,
+  )
   if options.run:
     if options.partial:
       raise ValueError('--partial is for --maps: it does nothing for --run.')
     subject = subjects.of_run(
       trained.load(options.run, stage=options.stage),
-      data=options.data,
+      **rows,
       split=options.split,
       train_split=options.train_split,
-      conditions=options.conditions,
-      protocols=protocols,
       controls=options.controls,
       store=options.store,
       seed=options.seed,
-      data_dir=options.data_dir,
     )
   else:
     for flag in ('stage', 'keep_maps', 'store', 'figures', 'seed'):
@@ -197,15 +199,12 @@ def execute(options: Any) -> int:
       raise ValueError('--maps needs --data: the data set whose maps they are.')
     subject, notes = subjects.of_maps(
       options.maps,
-      data=options.data,
+      **rows,
       split=options.split or 'test',
       train_split=options.train_split or 'train',
-      conditions=options.conditions,
-      protocols=protocols,
       controls=bool(options.controls),
       partial=options.partial,
       threads=options.threads,
-      data_dir=options.data_dir,
     )
     cli.say(*notes)
   if options.out:

@@ -1,5 +1,6 @@
 """Maps as files in a folder: checked, scored, written."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,17 +23,16 @@ ASPECT_TOLERANCE = 0.03
 MAX_NAME = 241
 
 
+@dataclasses.dataclass
 class MapFolder:
   """A predictor that reads its maps from files.
 
-  Args:
+  Attributes:
     paths: file by row of the source that is scored.
   """
 
+  paths: Mapping[int, pathlib.Path]
   reads_text = False
-
-  def __init__(self, paths: Mapping[int, pathlib.Path]):
-    self.paths = paths
 
   def predict_rows(
     self, source: Sequence[Example], indexes: Sequence[int]
@@ -146,24 +146,19 @@ def quantise(saliency: np.ndarray, *, bits: int) -> np.ndarray:
   return np.floor(scaled.clip(min=0) + 0.5).astype(f'uint{bits}')
 
 
+@dataclasses.dataclass
 class Keep:
   """A predictor that also writes its maps, 8-bit grey PNG of the image's size.
 
-  Args:
+  Attributes:
     predictor: see `scorer.maps_of`.
     folder: folder of the files: see `names`.
     threads: threads that read images.
   """
 
-  def __init__(
-    self,
-    predictor: Any,
-    folder: str | os.PathLike,
-    *,
-    threads: int | None = None,
-  ):
-    self._predictor, self._folder = predictor, pathlib.Path(folder)
-    self._threads = threads
+  predictor: Any
+  folder: str | os.PathLike
+  threads: int | None = None
 
   def predict_rows(
     self, source: Sequence[Example], indexes: Sequence[int]
@@ -174,7 +169,7 @@ class Keep:
       ValueError: an image's id is too long for a file's name.
     """
     paths = [
-      self._folder / f'{name}.png'
+      pathlib.Path(self.folder, f'{name}.png')
       for name in names(batches.meta(source, i) for i in range(len(source)))
     ]
     for path in paths:
@@ -184,7 +179,7 @@ class Keep:
           'kept.'
         )
     saliency_maps = scorer.maps_of(
-      self._predictor, source, indexes, threads=self._threads
+      self.predictor, source, indexes, threads=self.threads
     )
     for index, saliency in zip(indexes, saliency_maps):
       grey = Image.fromarray(quantise(saliency, bits=8))

@@ -16,23 +16,11 @@ import numpy as np
 from salflax.core import spec
 from salflax.core.types import GroundTruth
 from salflax.metrics import course, distribution, location, salicon
-from salflax.metrics.arrays import as_map, note
-from salflax.metrics.statistics import Paired, interval, paired
-
-__all__ = [
-  'METRICS',
-  'PROTOCOLS',
-  'BoundMetric',
-  'Metric',
-  'Paired',
-  'bind_metrics',
-  'bind_protocols',
-  'image_rng',
-  'interval',
-  'note',
-  'paired',
-  'score',
-]
+from salflax.metrics.arrays import as_map
+from salflax.metrics.arrays import note as note
+from salflax.metrics.statistics import Paired as Paired
+from salflax.metrics.statistics import interval as interval
+from salflax.metrics.statistics import paired as paired
 
 
 class Metric(NamedTuple):

@@ -4,6 +4,7 @@ Folders and files are named after everything that their content depends on.
 """
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -46,60 +47,57 @@ def _open(root: str, kind: str, layout: Layout, *parts: Any) -> Store:
   return Store(os.path.join(root, f'{kind}-{digest(version, *parts)}'), layout)
 
 
+@dataclasses.dataclass
 class ImageLookup:
   """Replaces the image of an example by its stored backbone features.
 
-  Args:
+  Attributes:
     stores: mirrored or not -> files of the features.
     names: `batches.image` of a row -> key of the image's file.
     keep_image: whether the image stays beside its features.
   """
 
-  def __init__(
-    self,
-    stores: Mapping[bool, Store],
-    names: Mapping[tuple[int, str], str],
-    *,
-    keep_image: bool = False,
-  ):
-    self.stores, self.names, self.keep_image = stores, names, keep_image
+  stores: Mapping[bool, Store]
+  names: Mapping[tuple[int, str], str]
+  keep_image: bool = False
 
   def __call__(self, example: Example) -> Example:
-    """Returns the example with `taps`, as a rule instead of `image`."""
+    """Adds `taps`, as a rule instead of `image`."""
     store = self.stores[example.get('mirrored', False)]
     taps = store.read(self.names[batches_lib.image_key(example)])
     image = example['image'] if self.keep_image else None
     return dict(example, taps=taps, image=image)
 
 
+@dataclasses.dataclass
 class SentenceLookup:
   """Adds the stored embedding of an example's sentence.
 
-  Args:
+  Attributes:
     store: files of the embeddings.
     names: sentence -> key of its file.
   """
 
-  def __init__(self, store: Store, names: Mapping[str, str]):
-    self.store, self.names = store, names
+  store: Store
+  names: Mapping[str, str]
 
   def __call__(self, example: Example) -> Example:
-    """Returns the example with text_tokens, token_mask and sentence."""
+    """Adds text_tokens, token_mask and sentence."""
     return dict(example, **self.store.read(self.names[example['text']]))
 
 
+@dataclasses.dataclass
 class WithoutImages:
   """Rows of a source whose images are not decoded, for stored features.
 
   In place of an image stands one of its size that takes no memory, so that the
   geometry of a pp string comes out the same.
 
-  Args:
+  Attributes:
     source: the rows.
   """
 
-  def __init__(self, source: Sequence[Example]):
-    self.source = source
+  source: Sequence[Example]
 
   def __len__(self) -> int:
     return len(self.source)
@@ -112,34 +110,34 @@ class WithoutImages:
     return row
 
   def meta(self, index: int) -> dict[str, Any]:
-    """Returns image_id, condition and text of a row."""
+    """Reads image_id, condition and text of a row."""
     return batches_lib.meta(self.source, index)
 
 
+@dataclasses.dataclass
 class Tokenize:
   """Adds the word pieces of an example's sentence.
 
-  Args:
+  Attributes:
     tokenizer: list of strings -> (ids [n, L], mask [n, L]).
   """
 
-  def __init__(self, tokenizer: Callable):
-    self.tokenizer = tokenizer
+  tokenizer: Callable
 
   def __call__(self, example: Example) -> Example:
-    """Returns the example with tokens and token_mask."""
+    """Adds tokens and token_mask."""
     ids, mask = self.tokenizer([example['text']])
     return dict(example, tokens=ids[0], token_mask=mask[0])
 
 
 def without(text: str, *names: str) -> str:
-  """Returns a pp string without the ops of these names."""
+  """Leaves out the ops of these names from a pp string."""
   parts = spec.split_chain(text)
   return '|'.join(p for p in parts if spec.parse(p).name not in names)
 
 
 def variants(text: str) -> dict[bool, str]:
-  """Returns mirrored or not -> pp string, for all that a pp string can draw.
+  """Lists mirrored or not -> pp string, for all that a pp string can draw.
 
   Raises:
     ValueError: it flips more than once, so that one image has several forms.
@@ -160,7 +158,7 @@ def variants(text: str) -> dict[bool, str]:
 
 
 def _part(variables: step.Variables, scope: str) -> step.Variables:
-  """Returns the variables of one scope, on the host, still under its name."""
+  """Selects the variables of one scope, on the host, still under its name."""
   return jax.device_get(
     {k: {scope: v[scope]} for k, v in variables.items() if scope in v}
   )
