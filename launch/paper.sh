@@ -159,7 +159,7 @@ train() {
     ((code)) && return $code
   fi
   if [[ "$1" == "$FIRST" ]]; then
-    # The first stage as it is, on text-guided pictures: Table II.
+    # The first stage as it is, on text-guided images: Table II.
     scores "$where" sjtu_tis test --controls --protocols=mit,course || return
   fi
   if [[ "$PAPER" == loss_study && " $generalise " == *" $1 "* ]]; then

@@ -509,7 +509,7 @@ WRONG = {
     changed('only.conditions', ('pure',)),
     r'none of the \d+ rows has one \(conditions: pure\)',
   ),
-  'one picture': (
+  'one image': (
     changed('only.limit', 4),
     'needs two images with different sentences; found 1 images',
   ),

@@ -17,8 +17,8 @@ def rows(*tops):
     saliency = np.zeros((*size, 1), np.uint8)
     if top is not None:
       saliency[top * size[0] // 20 : (top + 1) * size[0] // 20] = 50 * (k + 1)
-    picture = np.zeros((*size, 3), np.uint8)
-    out.append({'image': picture, 'saliency': saliency})
+    image = np.zeros((*size, 3), np.uint8)
+    out.append({'image': image, 'saliency': saliency})
   return out
 
 

@@ -19,9 +19,9 @@ def _prepare(dataset, root, data_dir, **kwargs):
   return prepare.prepare(data.DATASETS[dataset](), root, data_dir, **kwargs)
 
 
-@pytest.fixture(params=['one picture', 'published', 'published 1800'])
+@pytest.fixture(params=['one image', 'published', 'published 1800'])
 def sjtu_layout(request, tmp_path):
-  published = request.param != 'one picture'
+  published = request.param != 'one image'
   suffix = '_1800' if '1800' in request.param else ''
   return fake_data.sjtu(tmp_path / 'raw', published=published, suffix=suffix)
 

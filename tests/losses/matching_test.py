@@ -117,9 +117,9 @@ def test_rows_without_a_sentence_take_no_part():
 
 
 def test_neither_the_same_image_nor_the_same_sentence_is_a_negative():
-  picture = np.array([7, 7, 3, 4])
+  image = np.array([7, 7, 3, 4])
   tokens = np.array([[1, 2], [1, 3], [1, 4], [1, 2]])
-  found = negatives(picture, tokens, np.ones(4, bool))
+  found = negatives(image, tokens, np.ones(4, bool))
   want = ~np.eye(4, dtype=bool)
   for i, j in ((0, 1), (0, 3)):
     want[i, j] = want[j, i] = False

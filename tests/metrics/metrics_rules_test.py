@@ -41,7 +41,7 @@ def slow_stepped(positives, negatives, thresholds):
 
 
 @st.composite
-def pictures(draw, levels=(2, 3, 21, 10**6)):
+def images(draw, levels=(2, 3, 21, 10**6)):
   """A map with few or many levels, and fixations with repeats."""
   rng = RNG(draw(st.integers(0, 2**32)))
   h, w = draw(st.integers(2, 13)), draw(st.integers(2, 13))
@@ -59,9 +59,9 @@ def mask_of(shape, points):
   return mask
 
 
-@given(pictures())
-def test_rank_aucs_count_ties_half_and_repeats_each_time(picture):
-  pred, points, rng = picture
+@given(images())
+def test_rank_aucs_count_ties_half_and_repeats_each_time(image):
+  pred, points, rng = image
   positives = pred[tuple(points.T)]
   others = rng.integers(0, pred.shape, (9, 2))
   rest = pred[~mask_of(pred.shape, points)]
@@ -79,9 +79,9 @@ def test_rank_aucs_count_ties_half_and_repeats_each_time(picture):
     )
 
 
-@given(pictures())
-def test_judd_follows_matlab_on_ties_and_repeats(picture):
-  pred, points, _ = picture
+@given(images())
+def test_judd_follows_matlab_on_ties_and_repeats(image):
+  pred, points, _ = image
   mask = mask_of(pred.shape, points)
   ours = location.auc_judd(pred, points)
   if mask.all():
@@ -101,9 +101,9 @@ def slow_pysaliency_judd(pred, points):
   return np.trapezoid(tp, fp)
 
 
-@given(pictures())
-def test_judd_follows_pysaliency_where_repeats_count(picture):
-  pred, points, _ = picture
+@given(images())
+def test_judd_follows_pysaliency_where_repeats_count(image):
+  pred, points, _ = image
   ours = location.auc_judd(pred, points, unique=False)
   if mask_of(pred.shape, points).all():
     assert np.isnan(ours)
@@ -181,9 +181,9 @@ def test_a_quantised_map_meets_its_thresholds_as_in_octave():
   assert location.stepped_auc(high, np.array([0.25]), step=0.1) == 0.75
 
 
-@given(pictures())
-def test_salicon_sauc_takes_own_pixels_out(picture):
-  pred, points, rng = picture
+@given(images())
+def test_salicon_sauc_takes_own_pixels_out(image):
+  pred, points, rng = image
   others = rng.integers(0, pred.shape, (30, 2))
   negatives = mask_of(pred.shape, others) & ~mask_of(pred.shape, points)
   ours = salicon.salicon_sauc(pred, points, others)
@@ -215,9 +215,9 @@ def test_salicon_auc_and_cc():
   assert abs(salicon.salicon_cc(pred, points) - reference) < 1e-9
 
 
-@given(pictures())
-def test_exact_auc_ignores_monotone_maps(picture):
-  pred, points, _ = picture
+@given(images())
+def test_exact_auc_ignores_monotone_maps(image):
+  pred, points, _ = image
   for change in (np.sqrt, np.exp, lambda x: 3 * x**3 + 1):
     assert location.auc(change(pred), points) == location.auc(pred, points)
 

@@ -65,9 +65,9 @@ def test_order_of_rows_does_not_matter():
   )
 
 
-@pytest.mark.parametrize('pictures', [6, 13, 40])
-def test_p_agrees_with_scipy(pictures):
-  a, b = RNG(pictures).normal(size=(2, pictures))
+@pytest.mark.parametrize('images', [6, 13, 40])
+def test_p_agrees_with_scipy(images):
+  a, b = RNG(images).normal(size=(2, images))
   b = b + 0.5
   reference = stats.permutation_test(
     (a, b),
@@ -78,7 +78,7 @@ def test_p_agrees_with_scipy(pictures):
     rng=RNG(5),
   ).pvalue
   # Exact for few images; else both sample.
-  error = 0 if pictures <= 13 else 4 * np.sqrt(2 * reference / 9_999)
+  error = 0 if images <= 13 else 4 * np.sqrt(2 * reference / 9_999)
   assert paired(a, b).p == pytest.approx(reference, abs=error + 1e-12)
 
 
