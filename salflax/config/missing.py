@@ -9,7 +9,7 @@ from salflax import metrics
 from salflax.config import network
 from salflax.config.schema import merged
 from salflax.core import hub
-from salflax.models.text import bert
+from salflax.models.weights import pretrained
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -64,7 +64,7 @@ def _later(fn: Callable, *args: Any, **kwargs: Any) -> Callable:
 
 def _weights(record, node) -> Iterator[tuple[str, str, tuple[str, ...]]]:
   """Yields key and value of weights, with the names of files that would do."""
-  backbone, text = network.BACKBONE_FILES, bert.WEIGHT_FILES
+  backbone, text = network.BACKBONE_FILES, pretrained.WEIGHT_FILES
   for key, part, files in (
     ('model.weights', record, network.WHOLE_FILES),
     ('model.backbone.weights', record.get('backbone'), backbone),

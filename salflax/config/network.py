@@ -20,8 +20,7 @@ from salflax.models.backbones import vgg
 from salflax.models.weights import pretrained, published
 
 BACKBONE_FILES = (
-  'model.safetensors',
-  'pytorch_model.bin',
+  *pretrained.WEIGHT_FILES,
   'resnet50-0676ba61.pth',
   'vgg16-397923af.pth',
   'efficientnet-lite0-57934424.pth',

@@ -15,14 +15,13 @@ import numpy as np
 
 from salflax.core.types import Example
 from salflax.data import batches, pp
+from salflax.data.center import GRID
 from salflax.evaluate.scorer import size_of, threads_or_all
 
 # The condition in which people saw the image without a sentence.
 UNGUIDED = 'pure'
 # All that `references` may return.
 NAMES = ('centre', 'pure', 'others')
-# Training maps are averaged on this grid, whatever the size of the images.
-GRID = (288, 384)
 
 
 def _density(example: Example, size: tuple[int, int]) -> np.ndarray | None:

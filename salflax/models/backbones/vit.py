@@ -24,8 +24,6 @@ from salflax.models import layers, transformer
 from salflax.models.backbones.vit_layers import Embeddings
 from salflax.models.weights import pretrained
 
-WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
-
 # Attribute of ViT -> that of transformers' config class.
 _CONFIG = {
   'hidden_dim': 'hidden_size',
@@ -166,7 +164,9 @@ def load(name: str | os.PathLike, **overrides) -> tuple[ViT, dict[str, Any]]:
       Hugging Face's names.
     ValueError: where a tensor is missing, left over or of another shape.
   """
-  path = hub.locate(name, files=WEIGHT_FILES, beside=('config.json',))
+  path = hub.locate(
+    name, files=pretrained.WEIGHT_FILES, beside=('config.json',)
+  )
   state = pretrained.read(path)
   original = any(k.startswith(_ORIGINAL) for k in state)
   state = rename(state)

@@ -28,7 +28,6 @@ from salflax.models.text.bert_layers import Activated, Embeddings, Layer
 from salflax.models.weights import pretrained
 
 POOLS = ('cls', 'mean', 'pooler')
-WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 TOKENIZER_FILES = ('tokenizer.json', 'vocab.txt')
 # BLIP and bert-base share their word pieces with this package.
 UNCASED = ('all-MiniLM-L6-v2', 'bert-base-uncased')
@@ -225,7 +224,7 @@ def load(
     ValueError: where a tensor is missing, left over or of another shape.
   """
   beside = ('config.json', TOKENIZER_FILES[0])
-  path = hub.locate(name, files=WEIGHT_FILES, beside=beside)
+  path = hub.locate(name, files=pretrained.WEIGHT_FILES, beside=beside)
   state = pretrained.read(path)
   blip = _BLIP_WORDS in state
   try:

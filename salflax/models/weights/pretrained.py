@@ -27,6 +27,8 @@ from flax import traverse_util
 from salflax.core import spec
 from salflax.models.weights import torchfile
 
+# Hugging Face's names of a network's weights, the best one first.
+WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 TORCH_SUFFIXES = ('.pth', '.pt', '.bin')
 SUFFIXES = ('.safetensors', '.npz', *TORCH_SUFFIXES)
 # Bookkeeping of PyTorch modules, not weights.
