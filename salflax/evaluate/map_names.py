@@ -152,11 +152,10 @@ def _guessed(paths, metas, conditions):
   """Finds maps by their names: (by row, shared)."""
   by_name = _Names(paths, metas)
   several = any(len(c) > 1 for c in conditions.values())
-  own = names(metas)
-  if not several and all(meta['image_id'] in paths for meta in metas):
-    own = [meta['image_id'] for meta in metas]
-  if all(name in paths for name in own):
-    return {k: paths[name] for k, name in enumerate(own)}, False
+  own, ids = names(metas), [meta['image_id'] for meta in metas]
+  for exact in (own,) if several else (ids, own):
+    if all(name in paths for name in exact):
+      return {k: paths[name] for k, name in enumerate(exact)}, False
 
   def by_condition(meta):
     condition = meta['condition']
@@ -164,8 +163,7 @@ def _guessed(paths, metas, conditions):
       if suffix and (path := by_name.find(meta, f'_{suffix}')):
         return path
 
-  shared = not any(map(by_condition, metas))
-  own, first = names(metas), {}
+  shared, first = not any(map(by_condition, metas)), {}
   for name, meta in zip(own, metas):
     first.setdefault((batches.image_key(meta), meta['condition']), name)
   numbered = any(name in paths for name in {*own} - {*first.values()})
