@@ -88,7 +88,7 @@ class Gate(_TextQuery):
   """
 
   def attend(self, query, key, value):
-    return _gate(query, key, axis=1) * value
+    return gate_share(query, key, axis=1) * value
 
 
 class GateHw(_TextQuery):
@@ -96,10 +96,11 @@ class GateHw(_TextQuery):
 
   def attend(self, query, key, value):
     cells = query.shape[1] * query.shape[2]
-    return _gate(query, key, axis=(1, 2)) * (cells * value)
+    return gate_share(query, key, axis=(1, 2)) * (cells * value)
 
 
-def _gate(query, key, *, axis):
+def gate_share(query, key, *, axis):
+  """Computes each cell's share [B, h, w, 1], which sums to 1 along `axis`."""
   # Sum and softmax in float32: thousands of channels under bfloat16.
   product = query.astype(jnp.float32) * key.astype(jnp.float32)
   scores = product.sum(-1, keepdims=True) * query.shape[-1] ** -0.5

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from salflax.core import spec
-from salflax.models import base, layers
+from salflax.models import base, fusion, layers
 from salflax.models.layers import TextFeatures
 
 GATE_FORMS = ('logits', 'released')
@@ -62,8 +62,6 @@ class TextGate(nn.Module):
     query = query.reshape(b, h, w, self.dim)
     key = linear(self.dim, name='key')(a)
     value = linear(self.dim, name='value')(a)
-    product = query.astype(jnp.float32) * key.astype(jnp.float32)
-    scores = product.sum(-1, keepdims=True) * self.dim**-0.5
     zero = nn.initializers.zeros
     out = layers.Dense(
       1,
@@ -72,7 +70,7 @@ class TextGate(nn.Module):
       dtype=self.dtype,
       name='out',
     )
-    y = out(jax.nn.softmax(scores, 1).astype(self.dtype) * value)
+    y = out(fusion.gate_share(query, key, axis=1) * value)
     has_text = text.mask.any(-1).reshape(b, 1, 1, 1)
     return jnp.where(has_text, y.astype(jnp.float32), 0.0)
 
