@@ -49,11 +49,14 @@ def call(
     argv: name of the program and its arguments.
   """
   saved, sys.argv = sys.argv, list(argv)
+  disabled = 'TQDM_DISABLE' in os.environ
   try:
     with _console():
       return _guarded(define_flags, execute, sys.argv)
   finally:
     sys.argv = saved
+    if not disabled:  # --quiet is for this command alone
+      os.environ.pop('TQDM_DISABLE', None)
 
 
 def define(values: flags.FlagValues, *rows: Sequence[Any]) -> None:
