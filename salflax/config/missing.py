@@ -64,7 +64,7 @@ def _later(fn: Callable, *args: Any, **kwargs: Any) -> Callable:
 
 def _weights(record, node) -> Iterator[tuple[str, str, tuple[str, ...]]]:
   """Yields key and value of weights, with the names of files that would do."""
-  backbone, text = network._BACKBONE_FILES, bert.WEIGHT_FILES
+  backbone, text = network.BACKBONE_FILES, bert.WEIGHT_FILES
   for key, part, files in (
     ('model.weights', record, network._WHOLE_FILES),
     ('model.backbone.weights', record.get('backbone'), backbone),

@@ -19,7 +19,7 @@ from salflax.data.tokenizer import Tokenizer
 from salflax.models.backbones import vgg
 from salflax.models.weights import pretrained, published
 
-_BACKBONE_FILES = (
+BACKBONE_FILES = (
   'model.safetensors',
   'pytorch_model.bin',
   'resnet50-0676ba61.pth',
@@ -160,10 +160,10 @@ def make_tower(node: Mapping, dtype: Any):
 
 
 def _backbone_weights(scope: str, path: str, module: Any, skip: tuple) -> tuple:
-  path = hub.locate(path, files=_BACKBONE_FILES)
+  path = hub.locate(path, files=BACKBONE_FILES)
   # Published files go on to the classifier, whatever the network needs.
   unused = module.unused(scope) if hasattr(module, 'unused') else ()
-  return scope, functools.partial(_load_backbone, path), (*unused, *skip)
+  return scope, functools.partial(load_backbone, path), (*unused, *skip)
 
 
 def make_features(
@@ -201,8 +201,8 @@ def make_features(
     weights = own.get('weights', '')
   if not weights:
     return None
-  path = hub.locate(weights, files=_BACKBONE_FILES)
-  state = _load_backbone(path)
+  path = hub.locate(weights, files=BACKBONE_FILES)
+  state = load_backbone(path)
   first = state['params'].get('features_0', {}).get('kernel', np.zeros(64))
   taps = tuple(f'pool{i}' for i in range(1, 6))
   module = vgg.VGG16(taps=taps, width=first.shape[-1])
@@ -235,7 +235,8 @@ def _without_weights(pred):
   raise ValueError('A run that is only read has no weights for its loss.')
 
 
-def _load_backbone(path):
+def load_backbone(path):
+  """Loads the variables of a published backbone."""
   return pretrained.convert(pretrained.read(path))
 
 

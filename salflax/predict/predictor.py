@@ -2,16 +2,19 @@
 
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from salflax.core import hub
 from salflax.data import images
 from salflax.evaluate.map_folder import quantise as quantise
-from salflax.predict import trained
+from salflax.predict import released, trained
 
 SUFFIXES = (*images.IMAGE_TYPES, '.gif')
+_HUB_NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[\w.-]+')
 
 
 def read_image(image: Any) -> np.ndarray:
@@ -48,14 +51,26 @@ class Predictor:
     self.network = network
 
   @classmethod
-  def load(cls, workdir: str | os.PathLike, *, stage: str = '') -> 'Predictor':
-    """Loads the best checkpoint of a run.
+  def load(
+    cls, source: str | os.PathLike = '', *, stage: str = ''
+  ) -> 'Predictor':
+    """Loads a released model, or the best checkpoint of a run.
 
     Args:
-      workdir: folder of the run.
-      stage: stage whose checkpoint it is; the last by default.
+      source: folder of a run or of a released model, or 'user/name' of a
+        released model on the Hugging Face Hub; by default the model that ships
+        with the package.
+      stage: stage of the run; the last by default.
+
+    Raises:
+      FileNotFoundError: there is no such folder and no such model on the Hub,
+        or a pip package with weights is not installed.
+      ValueError: a file of a released model has another checksum.
     """
-    return cls(trained.load(workdir, stage=stage).predictor())
+    folder = source or released.FOLDER
+    if not os.path.isdir(folder) and _HUB_NAME.fullmatch(os.fspath(folder)):
+      folder = hub.snapshot(os.fspath(folder), released.PATTERNS)
+    return cls(trained.load(folder, stage=stage).predictor(quick=True))
 
   def __call__(self, image: Any, text: str = '') -> np.ndarray:
     """Predicts f32 [h, w] >= 0 for one image and one sentence.

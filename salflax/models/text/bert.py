@@ -255,7 +255,7 @@ def load(
     jnp.zeros((1, 2), jnp.int32),
     jnp.ones((1, 2), bool),
   )
-  loaded = pretrained.convert(_text_only(state, module))
+  loaded = variables_of(state, module)
   variables = pretrained.merge(shapes, loaded, source=str(path))
   return module, variables, _tokenizer_folder(name, path)
 
@@ -276,6 +276,13 @@ def _blip_sizes(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     'max_len': 512 if places is None else len(places),
     'proj_dim': None if proj is None else len(proj),
   }
+
+
+def variables_of(
+  state: Mapping[str, np.ndarray], module: Bert
+) -> dict[str, Any]:
+  """Converts the tensors of a published file; none is compared or missed."""
+  return pretrained.convert(_text_only(state, module))
 
 
 def _text_only(
