@@ -86,6 +86,11 @@ class Tokenizer:
     words = ~np.isin(ids, self._special).all(1, keepdims=True)
     return np.where(words, ids, self._special[0]).astype(np.int32), mask & words
 
+  def knows(self, text: str) -> bool:
+    """Tells whether a sentence has a known word piece, or none at all."""
+    ids = {*self._tokenizer.encode(_visible(text)).ids} - {*self._special}
+    return ids != {self._tokenizer.token_to_id('[UNK]')}
+
   def fits(self, text: str) -> bool:
     """Tells whether a sentence keeps its end."""
     return not self._tokenizer.encode(_visible(text)).overflowing

@@ -1,8 +1,11 @@
 """From an image and a sentence to the map of where people will look."""
 
+import functools
 import io
 import os
 import re
+import textwrap
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,10 +13,13 @@ import numpy as np
 
 from salflax.core import hub
 from salflax.data import images
+from salflax.data.tokenizer import Tokenizer
 from salflax.evaluate.map_folder import quantise as quantise
 from salflax.predict import released, trained
 
 SUFFIXES = (*images.IMAGE_TYPES, '.gif')
+# Word pieces of BERT's English vocabulary, which MiniLM and BLIP share.
+_ENGLISH = 30522
 _HUB_NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[\w.-]+')
 
 
@@ -31,6 +37,31 @@ def read_image(image: Any) -> np.ndarray:
   if isinstance(image, bytes | bytearray | memoryview):
     image = io.BytesIO(image)
   return images.read_image(image)
+
+
+def check_sentence(text: str, tokenizer: Any) -> None:
+  """Raises ValueError for a sentence that a text encoder cannot read.
+
+  Languages in Latin letters are not told apart.
+
+  Args:
+    text: sentence.
+    tokenizer: tokenizer of the text encoder; None without one.
+  """
+  if not isinstance(tokenizer, Tokenizer):
+    return
+  letters = [c for c in text if c.isalpha()]
+  others = [c for c in letters if 'LATIN' not in unicodedata.name(c, '')]
+  if tokenizer.vocab_size == _ENGLISH and 2 * len(others) > len(letters):
+    raise ValueError(
+      f'Most letters of {textwrap.shorten(text, 60)!r} are not Latin, but the '
+      'text encoder is English: translate the sentence.'
+    )
+  if not tokenizer.knows(text):
+    raise ValueError(
+      f'The text encoder has no word of {textwrap.shorten(text, 60)!r}. It is '
+      'English.'
+    )
 
 
 class Predictor:
@@ -99,4 +130,12 @@ class Predictor:
         the maps before it.
     """
     network = self.network.replace(batch_size=batch_size)
-    return network.predict(pairs, read=read_image, return_errors=return_errors)
+    tokenizer = network.stage.tokenizer
+    return network.predict(
+      pairs,
+      read=read_image,
+      check=functools.partial(check_sentence, tokenizer=tokenizer),
+      return_errors=return_errors,
+    )
+
+  batch = predict

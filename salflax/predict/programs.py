@@ -6,7 +6,6 @@ own cache spares the second alone.
 
 import functools
 import hashlib
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +21,6 @@ from salflax.core import files
 MAX_KEPT = 32
 # Of salflax: what the program of a network depends on.
 _SOURCES = ('core/*.py', 'models/**/*.py', 'models/*.npz', 'train/step.py')
-
-
-def folder() -> pathlib.Path:
-  """Returns the folder of programs; $SALFLAX_CACHE, else ~/.cache/salflax."""
-  default = pathlib.Path.home() / '.cache' / 'salflax'
-  return pathlib.Path(os.environ.get('SALFLAX_CACHE', default)) / 'programs'
 
 
 @functools.cache
@@ -54,7 +47,8 @@ def kept(predict: Callable, what: Any) -> Callable:
   def call(variables, batch):
     shapes = str(jax.tree.map(jax.typeof, (variables, batch)))
     if shapes not in programs:
-      programs[shapes] = _program(predict, repr(what) + shapes, variables, batch)
+      name = repr(what) + shapes
+      programs[shapes] = _program(predict, name, variables, batch)
     return programs[shapes](variables, batch)
 
   return call
@@ -63,7 +57,7 @@ def kept(predict: Callable, what: Any) -> Callable:
 def _program(predict, name, variables, batch):
   total = hashlib.sha256(_version() + name.encode())
   total.update(jax.devices()[0].device_kind.encode())
-  path = folder() / f'{total.hexdigest()[:32]}.bin'
+  path = files.cache_dir() / 'programs' / f'{total.hexdigest()[:32]}.bin'
   try:
     data = path.read_bytes()
     return jax.jit(jax.export.deserialize(bytearray(data)).call)
@@ -72,7 +66,7 @@ def _program(predict, name, variables, batch):
   try:
     with files.replacing(path) as temporary:
       temporary.write_bytes(data)
-    paths = sorted(folder().glob('*.bin'), key=lambda p: p.stat().st_mtime)
+    paths = sorted(path.parent.glob('*.bin'), key=lambda p: p.stat().st_mtime)
     for old in paths[:-MAX_KEPT]:
       old.unlink(missing_ok=True)
   except OSError:  # a folder that cannot be written: slower, no worse

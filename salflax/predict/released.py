@@ -277,7 +277,8 @@ def read(
       tensors[f'{collection}/{part}/{name}'] = value
   # Not compared with the network's own shapes, which takes seconds to trace:
   # the sums are those of the tensors that were written.
-  variables = {'batch_stats': {}, **traverse_util.unflatten_dict(tensors, sep='/')}
+  variables = traverse_util.unflatten_dict(tensors, sep='/')
+  variables.setdefault('batch_stats', {})
   stored = frozenset(about['stored'])
   return dataclasses.replace(stage, stored=stored), variables, about['step']
 
