@@ -50,8 +50,7 @@ def execute(options: Any) -> int:
   runs = [trained.load(run, stage=options.stage) for run in options.run]
   network = runs[0].config['model']['name']
   name = options.name or f'salflax-{network}'
-  config = released.write(options.to, runs, name=name)
-  about = config.pop('released')
+  config, about = released.write(options.to, runs, name=name)
   card.write(
     options.to,
     config,

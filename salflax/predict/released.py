@@ -106,27 +106,25 @@ def join(runs: Sequence[Any]) -> tuple[dict[str, Any], Variables]:
   return config, traverse_util.unflatten_dict(tensors, sep='/')
 
 
-def _public(node: Any) -> Any:
+def public(config: Any) -> Any:
   """Returns a config without the folders of the machine it was trained on."""
-  if isinstance(node, Mapping):
-    return {k: _public(v) for k, v in node.items()}
-  if isinstance(node, list | tuple):
-    return tuple(map(_public, node))
-  is_path = isinstance(node, str) and os.path.isabs(os.path.expanduser(node))
-  return os.path.basename(node) if is_path else node
+  if isinstance(config, Mapping):
+    return {k: public(v) for k, v in config.items()}
+  if isinstance(config, list | tuple):
+    return tuple(map(public, config))
+  is_path = isinstance(config, str) and os.path.isabs(
+    os.path.expanduser(config)
+  )
+  return os.path.basename(config) if is_path else config
 
 
 def _config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-  """Returns what of a run's config tells how to predict, and its history."""
-  names = config['stages'][: config['stages'].index(stage) + 1]
-  sections = {k: v for k, v in config.items() if k in config['stages']}
-  result = {k: v for k, v in config.items() if k not in sections}
-  for name in names:
-    part = sections[name]
-    init = part['init'] if part['init'].startswith('@') else ''
-    blank = dict(contrast={}, perceptual={}, store=False, init=init)
-    result[name] = part | blank
-  return _public(result | {'stages': names, 'data_dir': '', 'cache_dir': ''})
+  """Returns what of a run's config tells how to predict."""
+  others = {*config['stages']} - {stage}
+  result = {k: v for k, v in config.items() if k not in others}
+  blank = dict(contrast={}, perceptual={}, store=False, init='')
+  result |= {'stages': (stage,), stage: config[stage] | blank}
+  return public(result | {'data_dir': '', 'cache_dir': ''})
 
 
 def digest(path: str | os.PathLike) -> str:
@@ -181,7 +179,7 @@ def _package_files(names: Mapping[str, str]) -> dict[str, pathlib.Path]:
 
 def write(
   folder: str | os.PathLike, runs: Sequence[Any], *, name: str
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """Writes weights, tokenizer and config, not the card.
 
   Args:
@@ -190,7 +188,8 @@ def write(
     name: name of the model.
 
   Returns:
-    The content of config.json.
+    The config of the run, or of the joined one, in full; the part `released`
+    of config.json.
 
   Raises:
     FileExistsError: the folder has files that are no released model.
@@ -218,20 +217,19 @@ def write(
   )
   with files.replacing(folder / WEIGHTS) as path:
     safetensors.numpy.save_file(tensors, path, metadata={'format': 'flax'})
-  result = _config(config, run.stage.name) | {
-    'released': {
-      'format': FORMAT,
-      'name': name,
-      'salflax': salflax.__version__,
-      'step': run.at,
-      'sha256': digest(folder / WEIGHTS),
-      'stored': sorted(run.stage.stored),
-      'packages': packages,
-    }
+  about = {
+    'format': FORMAT,
+    'name': name,
+    'salflax': salflax.__version__,
+    'step': run.at,
+    'sha256': digest(folder / WEIGHTS),
+    'stored': sorted(run.stage.stored),
+    'packages': packages,
   }
   # Last: weights that are not of this config are found out by their sum.
-  files.write_json(folder / 'config.json', result)
-  return result
+  content = _config(config, run.stage.name) | {'released': about}
+  files.write_json(folder / 'config.json', content)
+  return public(config), about
 
 
 def _half(name: str, value: np.ndarray) -> np.ndarray:

@@ -127,8 +127,7 @@ def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
   Reads no data set: a network can predict where its data is not.
 
   Args:
-    workdir: folder of a run, or of a released model, which has the weights of
-      its last stage alone.
+    workdir: folder of a run, or of a released model, which has one stage.
     stage: name of the stage.
 
   Raises:
@@ -145,10 +144,6 @@ def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
     raise spec.unknown('stage', name, by_name)
   chosen = stages_lib.without_contrast(by_name[name])
   if released.is_folder(workdir):
-    if name != [*by_name][-1]:
-      raise ValueError(
-        f'{workdir} has the weights of its last stage alone: leave out --stage.'
-      )
     return Run(workdir, config, *released.read(workdir, chosen))
   variables, at = checkpoint.load_variables(
     os.path.join(workdir, name, 'checkpoints'),
