@@ -99,6 +99,10 @@ class Predictor:
       ValueError: a file of a released model has another checksum.
     """
     folder = source or released.FOLDER
+    if not source and not released.is_folder(folder):
+      raise FileNotFoundError(
+        'This salflax has no model of its own: name a run or a released folder.'
+      )
     if not os.path.isdir(folder) and _HUB_NAME.fullmatch(os.fspath(folder)):
       folder = hub.snapshot(os.fspath(folder), released.PATTERNS)
     return cls(trained.load(folder, stage=stage).predictor(quick=True))

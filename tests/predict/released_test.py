@@ -165,6 +165,9 @@ def test_runs_without_members_cannot_be_joined(tiny_run):
 def test_what_ships_is_loaded_by_default(folder, monkeypatch):
   monkeypatch.setattr(released, 'FOLDER', folder)
   assert predictor_lib.Predictor.load()(IMAGE).shape == (30, 40)
+  monkeypatch.setattr(released, 'FOLDER', folder / 'absent')
+  with pytest.raises(FileNotFoundError, match='no model of its own: name a'):
+    predictor_lib.Predictor.load()
 
 
 def test_a_model_of_the_hub(folder, monkeypatch):
