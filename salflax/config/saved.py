@@ -59,7 +59,7 @@ def _differences(a: Any, b: Any, at: str = ''):
 
 
 def load(workdir: str | os.PathLike) -> dict:
-  """Returns the config of a run.
+  """Returns the config of a run, or of a released model.
 
   Raises:
     FileNotFoundError: the folder is no run.
@@ -71,6 +71,7 @@ def load(workdir: str | os.PathLike) -> dict:
       'of salflax train.'
     )
   node = plain(files.read_json(path))
+  node.pop('released', None)
   # Keys that are younger than the run have their defaults.
   sections = {k: {**schema.STAGE, **node[k]} for k in node['stages']}
   # What was evaluated changes no weight: keys that are gone are left out.

@@ -16,6 +16,12 @@ _LOG = logging.getLogger('salflax')
 _HELD: set[str] = set()
 
 
+def cache_dir() -> pathlib.Path:
+  """Returns the folder of what can be made anew: $SALFLAX_CACHE."""
+  default = pathlib.Path.home() / '.cache' / 'salflax'
+  return pathlib.Path(os.environ.get('SALFLAX_CACHE', default))
+
+
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, purpose: str) -> Iterator[None]:
   """Holds a lock that ends with the process, however the process ends.

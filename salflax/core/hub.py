@@ -149,6 +149,51 @@ def _first(folder: pathlib.Path, files: Sequence[str]) -> pathlib.Path | None:
   return next((folder / f for f in files if (folder / f).is_file()), None)
 
 
+def package_of(name: str) -> str:
+  """Returns the pip package that carries weights of that name; '' for none."""
+  return PACKAGES.get(name, ('', ''))[0].replace('_', '-')
+
+
+def package_file(name: str, files: Sequence[str]) -> pathlib.Path | None:
+  """Finds a file in the installed package of that name; None without it."""
+  folder = _package(name)
+  return folder and _first(folder, files)
+
+
+def snapshot(name: str, patterns: Sequence[str]) -> pathlib.Path:
+  """Returns a folder of the Hugging Face Hub: of its cache, else downloaded.
+
+  Args:
+    name: 'user/name' of a repository of models.
+    patterns: patterns of its files; the first is one that it must have.
+
+  Raises:
+    FileNotFoundError: it is not in the cache and cannot be had; one line.
+  """
+  import huggingface_hub
+
+  reason = ''
+  for offline in (True, False):
+    if not offline and not _reachable():
+      reason = 'the Hub is out of reach'
+      break
+    try:
+      folder = pathlib.Path(
+        huggingface_hub.snapshot_download(
+          name, allow_patterns=list(patterns), local_files_only=offline
+        )
+      )
+    except (OSError, ValueError, RuntimeError) as e:
+      reason = str(e).strip().partition('\n')[0].rstrip('.')
+      continue
+    if (folder / patterns[0]).is_file():
+      return folder
+    reason = f'it has no {patterns[0]}'
+  raise FileNotFoundError(
+    f'No folder {name!r} here, and none of the Hugging Face Hub: {reason}.'
+  )
+
+
 def _package(name: str) -> pathlib.Path | None:
   """Returns the folder of weights in the installed package of that name."""
   package, folder = PACKAGES.get(name.split('/')[-1], (None, None))

@@ -86,6 +86,11 @@ class Tokenizer:
     words = ~np.isin(ids, self._special).all(1, keepdims=True)
     return np.where(words, ids, self._special[0]).astype(np.int32), mask & words
 
+  def knows(self, text: str) -> bool:
+    """Tells whether a sentence has a known word piece, or none at all."""
+    ids = {*self._tokenizer.encode(_visible(text)).ids} - {*self._special}
+    return ids != {self._tokenizer.token_to_id('[UNK]')}
+
   def fits(self, text: str) -> bool:
     """Tells whether a sentence keeps its end."""
     return not self._tokenizer.encode(_visible(text)).overflowing
@@ -126,18 +131,17 @@ def _find(folder_or_name: str | os.PathLike) -> pathlib.Path:
 
 
 def _read(path: pathlib.Path) -> tokenizers.Tokenizer:
-  library = hub.transformers()
-  reader, place, options = library.PreTrainedTokenizerFast, path.parent, {}
-  # Not AutoTokenizer: it fails on a folder with nothing but vocab.txt, and
-  # beside BERT's config.json it makes a tokenizer.json anew, in lower case.
-  if path.suffix != '.json':
-    reader, place = library.BertTokenizerFast, path
+  try:
+    # Without the library beside: importing it takes a second.
+    if path.suffix == '.json':
+      return tokenizers.Tokenizer.from_file(os.fspath(path))
+    # Not AutoTokenizer: it fails on a folder with nothing but vocab.txt.
     beside = path.with_name('tokenizer_config.json')
     options = files.read_json(beside) if beside.is_file() else {}
     keys = ('do_lower_case', 'strip_accents', 'tokenize_chinese_chars')
     options = {k: options[k] for k in keys if k in options}
-  try:
-    return reader.from_pretrained(place, **options).backend_tokenizer
+    reader = hub.transformers().BertTokenizerFast
+    return reader.from_pretrained(path, **options).backend_tokenizer
   except Exception as e:  # the library raises nothing narrower
     raise ValueError(f'{path} is no tokenizer: {e}.') from e
 

@@ -134,8 +134,8 @@ def _listed(folder, paths, metas):
       raise ValueError(
         f'{folder / LISTING}: expected name, image and text, found {entry!r}.'
       ) from e
-    overlay = f'{name}_overlay'
-    paths.pop(overlay, None)
+    for part in ('overlay', 'logdensity'):
+      paths.pop(f'{name}_{part}', None)
     if name in paths:
       by_text[text.strip()][stem.lstrip('/')] = paths[name]
   lists = {text: _Names(part, metas) for text, part in by_text.items()}

@@ -1,17 +1,26 @@
 """From an image and a sentence to the map of where people will look."""
 
+import functools
 import io
 import os
+import re
+import textwrap
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from salflax.core import hub
 from salflax.data import images
+from salflax.data.tokenizer import Tokenizer
 from salflax.evaluate.map_folder import quantise as quantise
-from salflax.predict import trained
+from salflax.predict import released, trained
 
 SUFFIXES = (*images.IMAGE_TYPES, '.gif')
+# Word pieces of BERT's English vocabulary, which MiniLM and BLIP share.
+_ENGLISH = 30522
+_HUB_NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[\w.-]+')
 
 
 def read_image(image: Any) -> np.ndarray:
@@ -28,6 +37,31 @@ def read_image(image: Any) -> np.ndarray:
   if isinstance(image, bytes | bytearray | memoryview):
     image = io.BytesIO(image)
   return images.read_image(image)
+
+
+def check_sentence(text: str, tokenizer: Any) -> None:
+  """Raises ValueError for a sentence that a text encoder cannot read.
+
+  Languages in Latin letters are not told apart.
+
+  Args:
+    text: sentence.
+    tokenizer: tokenizer of the text encoder; None without one.
+  """
+  if not isinstance(tokenizer, Tokenizer):
+    return
+  letters = [c for c in text if c.isalpha()]
+  others = [c for c in letters if 'LATIN' not in unicodedata.name(c, '')]
+  if tokenizer.vocab_size == _ENGLISH and 2 * len(others) > len(letters):
+    raise ValueError(
+      f'Most letters of {textwrap.shorten(text, 60)!r} are not Latin, but the '
+      'text encoder is English: translate the sentence.'
+    )
+  if not tokenizer.knows(text):
+    raise ValueError(
+      f'The text encoder has no word of {textwrap.shorten(text, 60)!r}. It is '
+      'English.'
+    )
 
 
 class Predictor:
@@ -48,14 +82,30 @@ class Predictor:
     self.network = network
 
   @classmethod
-  def load(cls, workdir: str | os.PathLike, *, stage: str = '') -> 'Predictor':
-    """Loads the best checkpoint of a run.
+  def load(
+    cls, source: str | os.PathLike = '', *, stage: str = ''
+  ) -> 'Predictor':
+    """Loads a released model, or the best checkpoint of a run.
 
     Args:
-      workdir: folder of the run.
-      stage: stage whose checkpoint it is; the last by default.
+      source: folder of a run or of a released model, or 'user/name' of a
+        released model on the Hugging Face Hub; by default the model that ships
+        with the package.
+      stage: stage of the run; the last by default.
+
+    Raises:
+      FileNotFoundError: there is no such folder and no such model on the Hub,
+        or a pip package with weights is not installed.
+      ValueError: a file of a released model has another checksum.
     """
-    return cls(trained.load(workdir, stage=stage).predictor())
+    folder = source or released.FOLDER
+    if not source and not released.is_folder(folder):
+      raise FileNotFoundError(
+        'This salflax has no model of its own: name a run or a released folder.'
+      )
+    if not os.path.isdir(folder) and _HUB_NAME.fullmatch(os.fspath(folder)):
+      folder = hub.snapshot(os.fspath(folder), released.PATTERNS)
+    return cls(trained.load(folder, stage=stage).predictor(quick=True))
 
   def __call__(self, image: Any, text: str = '') -> np.ndarray:
     """Predicts f32 [h, w] >= 0 for one image and one sentence.
@@ -84,4 +134,12 @@ class Predictor:
         the maps before it.
     """
     network = self.network.replace(batch_size=batch_size)
-    return network.predict(pairs, read=read_image, return_errors=return_errors)
+    tokenizer = network.stage.tokenizer
+    return network.predict(
+      pairs,
+      read=read_image,
+      check=functools.partial(check_sentence, tokenizer=tokenizer),
+      return_errors=return_errors,
+    )
+
+  batch = predict

@@ -9,6 +9,7 @@ from salflax.config import saved
 from salflax.core import parallel, spec
 from salflax.core.types import Example
 from salflax.data import batches
+from salflax.predict import programs, released
 from salflax.train import checkpoint, step
 from salflax.train import stage as stages_lib
 from salflax.train.predictor import StagePredictor
@@ -36,16 +37,23 @@ class Run(NamedTuple):
     """The stage's section of the config."""
     return self.config[self.stage.name]
 
-  def predictor(self, *, store: bool = False) -> StagePredictor:
+  def predictor(
+    self, *, store: bool = False, quick: bool = False
+  ) -> StagePredictor:
     """Makes a predictor of the run.
 
     Args:
       store: whether rows of a source take stored features, which are kept in
         the run's cache.
+      quick: whether the network's program is kept on the disk, so that other
+        processes start quickly; for one device.
     """
-    return StagePredictor(
-      self.stage, self.variables, parallel.make_mesh(), store=store
-    )
+    mesh = parallel.make_mesh()
+    result = StagePredictor(self.stage, self.variables, mesh, store=store)
+    if quick and mesh.size == 1:
+      what = self.stage.model, sorted(self.stage.stored)
+      result = result.replace(_predict=programs.kept(result._predict, what))
+    return result
 
   def load_source(
     self,
@@ -118,9 +126,15 @@ def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
 
   Reads no data set: a network can predict where its data is not.
 
+  Args:
+    workdir: folder of a run, or of a released model, which has one stage.
+    stage: name of the stage.
+
   Raises:
-    FileNotFoundError: the folder is no run, or the stage has no checkpoint.
-    ValueError: the run has no stage of that name.
+    FileNotFoundError: the folder is no run, the stage has no checkpoint, or a
+      pip package with weights is not installed.
+    ValueError: the run has no stage of that name, or a released model's file
+      has another checksum.
   """
   workdir = os.path.abspath(workdir)
   config = saved.load(workdir)
@@ -129,6 +143,8 @@ def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
   if name not in by_name:
     raise spec.unknown('stage', name, by_name)
   chosen = stages_lib.without_contrast(by_name[name])
+  if released.is_folder(workdir):
+    return Run(workdir, config, *released.read(workdir, chosen))
   variables, at = checkpoint.load_variables(
     os.path.join(workdir, name, 'checkpoints'),
     stages_lib.abstract_state(chosen),

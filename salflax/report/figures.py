@@ -18,6 +18,37 @@ def density(saliency: np.ndarray) -> np.ndarray:
   return values / total if total > 0 else np.ones_like(values)
 
 
+def contours(
+  image: np.ndarray, saliency: np.ndarray, shares: Sequence[float]
+) -> np.ndarray:
+  """Outlines the smallest areas that hold these shares of the gaze.
+
+  Args:
+    image: u8 [h, w, 3].
+    saliency: [h, w] >= 0, any scale; a flat map has no outlines.
+    shares: shares in (0, 1).
+
+  Returns:
+    u8 [h, w, 3], lines white with a dark rim.
+  """
+  from scipy import ndimage
+
+  plots.check(image, saliency)
+  values, image = np.sort(saliency, None)[::-1].astype(np.float64), image.copy()
+  if not shares or values[0] == values[-1]:
+    return image
+  total, width = np.cumsum(values), 1 + min(saliency.shape) // 400
+  masks = [
+    saliency >= values[np.searchsorted(total, share * total[-1])]
+    for share in shares
+  ]
+  for grey, reach in ((40, 2 * width), (255, width)):
+    for mask in masks:
+      rim = ndimage.binary_dilation(mask, iterations=reach - width + 1)
+      image[rim & ~ndimage.binary_erosion(mask, iterations=reach)] = grey
+  return image
+
+
 def diverging(
   image: np.ndarray, change: np.ndarray, *, top: float
 ) -> np.ndarray:

@@ -64,6 +64,7 @@ class StagePredictor:
     pairs: Iterable[tuple[Any, str]],
     *,
     read: Callable[[Any], np.ndarray] | None = None,
+    check: Callable[[str], None] | None = None,
     return_errors: bool = False,
   ) -> Iterator[np.ndarray | Exception]:
     """Yields the map f32 [h, w] >= 0 of each image and sentence, in order.
@@ -71,6 +72,7 @@ class StagePredictor:
     Args:
       pairs: images u8 [h, w, 3] of any sizes, and sentences; '' for none.
       read: function that makes u8 [h, w, 3] of an image, called in threads.
+      check: function that raises ValueError for a sentence.
       return_errors: yield the error of an image in place of its map. By default
         it is raised, after the maps before it.
 
@@ -84,6 +86,8 @@ class StagePredictor:
       image, text = pair
       if not isinstance(text, str):
         raise TypeError(f'A sentence is a str, found {type(text).__name__}.')
+      if check:
+        check(text)
       row = {'image': read(image) if read else image, 'text': text}
       row |= {'condition': '', 'image_id': ''}
       return batches.Prepare([row], self._ops, finish)(0, None)

@@ -6,9 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import special
 
 from salflax import cli
 from salflax.cli import predict
+from salflax.predict import inputs
 from salflax.predict import predictor as predictor_lib
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
@@ -17,11 +19,16 @@ COLOUR = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
 class Red:
   """A predictor whose map is the red channel, plus the sentence's length."""
 
-  def predict(self, pairs, *, batch_size):
-    pairs = list(pairs)  # as a batch is read before its maps come
-    for image, text in pairs:
-      bad = np.nan if text == 'nan' else 0
-      yield image[..., 0] + np.float32(len(text) + bad)
+  def predict(self, pairs, *, batch_size, return_errors):
+    assert return_errors
+    for path, text in pairs:
+      try:
+        image = predictor_lib.read_image(path)
+      except (ValueError, OSError) as e:
+        yield e
+        continue
+      bad = ValueError(f'{path}: not finite')
+      yield bad if text == 'nan' else image[..., 0] + np.float32(len(text))
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +45,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(*argv):
-  return cli.call(
-    predict.define_flags, predict.execute, ['predict', '--run=r', *argv]
-  )
+  return cli.call(predict.define_flags, predict.execute, ['predict', *argv])
 
 
 def predictions(out='predictions'):
@@ -89,7 +94,8 @@ def test_a_broken_image_fails_alone(capsys):
     f'{stem}_text{k}' for stem in ('b', 'c, d', 'a') for k in (0, 1)
   ]
   err = capsys.readouterr().err
-  assert '1 images failed:\nin/bad.jpg' in err
+  assert '2 of 8 failed:\nin/bad.jpg' in err
+  assert err.count('bad.jpg') == 1
   expected = COLOUR[..., 0] + np.float32(3)
   np.testing.assert_array_equal(np.load('predictions/b_text1.npy'), expected)
 
@@ -98,7 +104,7 @@ def test_a_map_that_is_not_finite_is_not_written(capsys):
   assert run('--image=a.jpg', '--text=nan', '--text=red') == 1
   assert [row['text'] for row in predictions()] == ['red']
   assert not pathlib.Path('predictions/a_text0.png').exists()
-  assert 'a.jpg: the map is not finite' in capsys.readouterr().err
+  assert 'a.jpg: not finite' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('stem', ['x' * 236, 'ü' * 120])
@@ -120,11 +126,90 @@ def test_a_name_that_is_not_utf8(capsys):
 
 def test_equal_names_stay_apart():
   paths = [pathlib.Path(p) for p in ('x/a.png', 'y/a.png', 'a-2.png')]
-  assert predict.map_names(paths, 1) == [['a'], ['a-2'], ['a-2-2']]
+  assert inputs.names(paths) == ['a', 'a-2', 'a-2-2']
 
 
 def test_a_name_with_a_comma():
-  assert predict.image_files(['in/c, d.png']) == [pathlib.Path('in/c, d.png')]
+  jobs = inputs.collect(['in/c, d.png'], [])
+  assert jobs.pairs == [(pathlib.Path('in/c, d.png'), '')]
+
+
+def test_plain_arguments_are_images_then_sentences():
+  assert run('a.jpg', 'the red umbrella') == 0
+  assert run('a.jpg', 'in/*.png', 'one', 'two', '--out=more') == 0
+  assert [row['text'] for row in predictions()] == ['the red umbrella']
+  assert [(r['image'], r['text']) for r in predictions('more')] == [
+    (image, text)
+    for image in ('a.jpg', 'in/b.png', 'in/c, d.png')
+    for text in ('one', 'two')
+  ]
+
+
+TABLES = {
+  'pairs.csv': 'Image,sentence\nb.png,"red, or"\na.jpg,\nb.png\nno.png,x\n',
+  'pairs.jsonl': '{"image": "b.png", "sentence": "red, or"}\n'
+  '{"image": "a.jpg"}\n\nno json\n{"image": "no.png", "text": "x"}\n',
+}
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_a_table_of_images_and_sentences(name, capsys):
+  pathlib.Path('in', name).write_text(TABLES[name])
+  # Images beside the table, or from where the command runs.
+  assert run(f'in/{name}') == 1
+  assert [(r['image'], r['text']) for r in predictions()] == [
+    ('in/b.png', 'red, or'),
+    ('a.jpg', ''),
+  ]
+  err = capsys.readouterr().err
+  assert '2 of 4 failed' in err and f'in/{name}, line 4: ' in err
+  assert 'No such image: no.png' in err
+
+
+def test_a_table_has_its_own_sentences(capsys):
+  pathlib.Path('pairs.csv').write_text('image,text\na.jpg,red\n')
+  assert run('pairs.csv', 'blue') == 1
+  assert 'has its own sentences' in capsys.readouterr().err
+  pathlib.Path('pairs.csv').write_text('picture,text\na.jpg,red\n')
+  assert run('pairs.csv') == 1
+  assert "pairs.csv: no column ['image']" in capsys.readouterr().err
+
+
+def test_what_is_written_is_chosen():
+  assert run('a.jpg', '--write=logdensity,png') == 0
+  assert sorted(p.name for p in pathlib.Path('predictions').iterdir()) == [
+    'a.png',
+    'a_logdensity.npy',
+    'predictions.json',
+  ]
+  values = np.load('predictions/a_logdensity.npy')
+  assert values.shape == (30, 40) and values.dtype == np.float32
+  assert abs(special.logsumexp(values.astype(np.float64))) < 1e-6
+
+
+def test_the_overlay_has_its_looks():
+  assert run('a.jpg') == run('a.jpg', '--out=other', '--opacity=0') == 0
+  assert run('a.jpg', '--out=lines', '--opacity=0', '--contours=50') == 0
+  plain, other, lines = (
+    np.asarray(Image.open(f'{out}/a_overlay.png'))
+    for out in ('predictions', 'other', 'lines')
+  )
+  image = predictor_lib.read_image('a.jpg')
+  np.testing.assert_array_equal(other, image)
+  assert (plain != image).any() and (lines == 255).all(-1).any()
+
+
+@pytest.mark.parametrize(
+  'option, message',
+  [
+    ('--write=npz', "Did you mean 'npy'"),
+    ('--colours=turboo', "Did you mean 'turbo'"),
+    ('--contours=120', "percentages, found '120'"),
+  ],
+)
+def test_looks_that_do_not_exist(option, message, capsys):
+  assert run('a.jpg', option) == 1
+  assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -154,6 +239,6 @@ def test_no_image_is_overwritten(capsys):
   assert pathlib.Path('in/b.png').read_bytes() == before
 
 
-def test_images_and_a_run_are_asked_for(capsys):
+def test_an_image_is_asked_for(capsys):
   assert run() == 2
-  assert 'Give --run and --image.' in capsys.readouterr().err
+  assert 'Give an image and a sentence' in capsys.readouterr().err

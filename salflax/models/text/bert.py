@@ -264,6 +264,13 @@ def _blip_sizes(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
   }
 
 
+def variables_of(
+  state: Mapping[str, np.ndarray], module: Bert
+) -> dict[str, Any]:
+  """Converts the tensors of a published file; none is compared or missed."""
+  return pretrained.convert(_text_only(state, module))
+
+
 def _text_only(
   state: Mapping[str, np.ndarray], module: Bert
 ) -> dict[str, np.ndarray]:
