@@ -21,6 +21,7 @@ COMMANDS = {
   'train': 'salflax.main',
   'evaluate': 'salflax.cli.evaluate',
   'predict': 'salflax.cli.predict',
+  'compare': 'salflax.cli.compare',
   'report': 'salflax.cli.report',
   'bench': 'salflax.cli.bench',
 }

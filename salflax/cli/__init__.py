@@ -1,7 +1,7 @@
 """The commands: flags in, one library call, an exit code.
 
 0 done; 1 the input or the environment is wrong, or some rows failed; 2 usage;
-3 the training diverged; 130 interrupted.
+3 the training diverged; 4 a condition of compare holds; 130 interrupted.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-DONE, FAILED, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, USAGE, DIVERGED, GATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 UsageError = app.UsageError
 # What errors of these kinds say is written for a user.
 _PLAIN = (
@@ -130,6 +130,8 @@ def _execute(define_flags, execute, argv) -> int:
 def _parse(values, argv) -> None:
   """Sets the flags; the config's file and keys are checked before.
 
+  What is no option is an image, for a command that takes images.
+
   Raises:
     UsageError: an argument is unknown or has a value that does not fit.
     FileNotFoundError, ValueError: the config's file is absent or wrong.
@@ -138,15 +140,26 @@ def _parse(values, argv) -> None:
     from salflax.cli import config_file
 
     config_file.check(argv)
+  values.set_gnu_getopt('image' in values)
   try:
-    surplus = values(argv)[1:]
+    surplus = values([_spelling(a, values) for a in argv])[1:]
   except Exception as e:
     raise UsageError(str(e)) from e
-  if surplus:
+  if surplus and 'image' in values:
+    values.image = [*(values.image or ()), *surplus]
+  elif surplus:
     raise UsageError(
       f'Unexpected arguments: {" ".join(surplus)}. Options are written '
       '--name=value.'
     )
+
+
+def _spelling(argument: str, values) -> str:
+  """Writes an option's name as it is defined: --fail-if is --fail_if."""
+  name, equals, value = argument.partition('=')
+  plain = name.removeprefix('--').replace('-', '_')
+  fits = name.startswith('--') and plain in values
+  return f'--{plain}{equals}{value}' if fits else argument
 
 
 def _options(values) -> str:

@@ -1,12 +1,14 @@
 """What changes between two maps: another sentence, or another image."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from salflax.metrics import distribution
 from salflax.metrics.arrays import as_density, as_map
 from salflax.metrics.location import FLOOR
+from salflax.predict import areas as areas_lib
 
 GRID = 32  # blocks along the longer side on which gaze is moved
 
@@ -73,3 +75,81 @@ def moved(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
     pixels = distribution.emd(after, before, cell=cell) * cell
     result['emd'] = {'pixels': pixels, 'diagonal': pixels / diagonal}
   return result
+
+
+class View(NamedTuple):
+  """An image as seen with one sentence.
+
+  Attributes:
+    name: name of the view, such as 'text2' or 'image1.text2'.
+    image: name of the image.
+    text: sentence; '' is free viewing.
+    density: f64 [h, w] that sums to 1.
+    areas: areas of the image; may be none.
+  """
+
+  name: str
+  image: str
+  text: str
+  density: np.ndarray
+  areas: Sequence[areas_lib.Area] = ()
+
+
+def _plain(node: Any) -> Any:
+  """Rounds numbers to six digits and nine decimals, beyond round-off."""
+  if isinstance(node, dict):
+    return {k: _plain(v) for k, v in node.items()}
+  if isinstance(node, list):
+    return [_plain(v) for v in node]
+  # Adding 0 makes -0 positive.
+  return round(float(f'{node:.6g}'), 9) + 0.0 if type(node) is float else node
+
+
+def compare(
+  views: Sequence[View],
+  pairs: Sequence[tuple[int, int]],
+  *,
+  fixations: int = 3,
+) -> dict[str, Any]:
+  """Measures views and what changes between pairs of them.
+
+  Args:
+    views: views, each of another name.
+    pairs: places of the views before and after.
+    fixations: first fixations of `areas.attention`.
+
+  Returns:
+    Plain dicts and lists as docs/comparison.schema.json describes them; the
+    same arguments make the same.
+
+  Raises:
+    ValueError: an area lies outside its image.
+  """
+  rows = []
+  for view in views:
+    height, width = view.density.shape
+    y, x = centre(view.density)
+    rows.append(
+      {
+        'name': view.name,
+        'image': view.image,
+        'text': view.text,
+        'width': width,
+        'height': height,
+        'centre': {'x': x, 'y': y},
+        'areas': areas_lib.attention(view.density, view.areas, fixations),
+      }
+    )
+  changes = []
+  for first, second in pairs:
+    measures = moved(views[first].density, views[second].density)
+    shares = {row['name']: row['share'] for row in rows[first]['areas']}
+    gains = [
+      {'name': row['name'], 'share': row['share'] - shares[row['name']]}
+      for row in rows[second]['areas']
+      if row['name'] in shares
+    ]
+    about = {'before': views[first].name, 'after': views[second].name}
+    changes.append(about | measures | {'areas': gains})
+  tree = {'version': 1, 'fixations': fixations, 'views': rows}
+  return _plain(tree | {'changes': changes})
