@@ -1,7 +1,7 @@
 """A comparison of sentences or images: overlays, tables and one page."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from salflax.report import figures, page
 from salflax.report.tables import Table
 
 LETTERS = 48  # of a sentence in a table
+LEAST_SIDE = 640  # pixels of the longer side of an overlay
 
 
 def outline(
@@ -24,22 +25,27 @@ def outline(
     polygons: corners (x, y) of an area's polygons, by its label.
 
   Returns:
-    u8 [h, w, 3].
+    u8 [k h, k w, 3]; k is above 1 for small images, whose labels would hide
+    what they name.
   """
+  scale = -(-LEAST_SIDE // max(image.shape))
+  image = image.repeat(scale, axis=0).repeat(scale, axis=1)
   drawn = Image.fromarray(image)
-  draw = ImageDraw.Draw(drawn)
-  side = max(drawn.size)
-  width, font = max(1, side // 400), ImageFont.load_default(max(10, side // 45))
+  draw, side = ImageDraw.Draw(drawn), max(drawn.size)
+  width, height = max(1, side // 320), max(11, side // 34)
+  font = ImageFont.load_default(height)
   for label, parts in polygons.items():
     for part in parts:
       # Pillow's coordinates are those of the pixels' centres.
-      line = [(x - 0.5, y - 0.5) for x, y in (*part, part[0])]
+      line = [(scale * x - 0.5, scale * y - 0.5) for x, y in (*part, part[0])]
       # White on black is seen on any colour.
       draw.line(line, 'black', 3 * width, 'curve')
       draw.line(line, 'white', width, 'curve')
-    left = min(max(0, min(x for x, _ in parts[0])), drawn.width - 1)
-    top = min(max(0, min(y for _, y in parts[0])), drawn.height - 1)
-    place = (left + 2 * width, top + 2 * width)
+    left, top = (scale * min(values) for values in zip(*parts[0]))
+    room = drawn.width - draw.textlength(label, font) - 4
+    # Above the area, or inside where that would be outside the image.
+    top = top - 1.4 * height if top > 1.4 * height else top + 2 * width
+    place = (max(2, min(left, room)), min(top, drawn.height - 1.4 * height))
     draw.text(place, label, 'white', font, stroke_width=2, stroke_fill='black')
   return np.asarray(drawn)
 
@@ -78,10 +84,9 @@ def _short(text: str) -> str:
   return text if len(text) <= LETTERS else text[: LETTERS - 1] + '…'
 
 
-def sentence(view: Mapping[str, Any]) -> str:
-  """Writes image and sentence of a view in a few words."""
-  text = f'"{_short(view["text"])}"' if view['text'] else 'no sentence'
-  return f'{_short(view["image"])}, {text}'
+def _sentence(view: Mapping[str, Any], short: Callable[[str], str] = str):
+  text = f'"{short(view["text"])}"' if view['text'] else 'no sentence'
+  return f'{short(view["image"])}, {text}'
 
 
 def tables(comparison: Mapping[str, Any]) -> list[Table]:
@@ -91,7 +96,7 @@ def tables(comparison: Mapping[str, Any]) -> list[Table]:
     comparison: see docs/comparison.schema.json.
   """
   views = comparison['views']
-  rows = [[view['name'], sentence(view)] for view in views]
+  rows = [[view['name'], _sentence(view, _short)] for view in views]
   result = [Table('Views', ('view', 'image and sentence'), rows)]
   rows, gains = [], {}
   for change in comparison['changes']:
@@ -109,7 +114,7 @@ def tables(comparison: Mapping[str, Any]) -> list[Table]:
     for row in change['areas']:
       gains[change['after'], row['name']] = f'{100 * row["share"]:+.1f}'
   head = (
-    *('what moved', 'gain, bits', 'CC', 'EMD, px'),
+    *('views', 'gain, bits', 'CC', 'EMD, px'),
     *('centre moved by x, y px', '% of diagonal'),
   )
   result.append(Table('What moved', head, rows, digits=2))
@@ -148,7 +153,7 @@ def left_out(comparison: Mapping[str, Any]) -> list[str]:
 
 def _summary(view: Mapping[str, Any]) -> str:
   shares = [f'{r["name"]} {100 * r["share"]:.1f} %' for r in view['areas']]
-  return '; '.join([f'{view["name"]}: {sentence(view)}', *shares])
+  return '; '.join([f'{view["name"]}: {_sentence(view)}', *shares])
 
 
 def html(
@@ -185,7 +190,7 @@ def html(
   return page.render(
     'comparison.html',
     blocks=blocks,
-    tables=tables(comparison),
+    tables=tables(comparison)[1:],  # the captions name the views
     notes=[*notes, *left_out(comparison)],
     failures=[failure(f) for f in comparison['failures']],
     model=comparison['model'],

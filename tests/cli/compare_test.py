@@ -94,8 +94,8 @@ def test_the_difference_is_red_where_gaze_goes():
   assert run(*TWO[:3]) == cli.DONE
   path = 'comparison/text1_text2_difference.png'
   red, _, blue = np.asarray(Image.open(path), float).transpose(2, 0, 1)
-  more = red - blue
-  assert more[:, 20:].mean() > 50 and more[:, :20].mean() < -50
+  left, right = np.split(red - blue, 2, axis=1)
+  assert right.mean() > 50 and left.mean() < -50
 
 
 def test_the_file_follows_its_schema():

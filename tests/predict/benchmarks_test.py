@@ -185,7 +185,10 @@ class TestPysaliency:
     numbers = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
     y, x = np.concatenate(rows).T
     fixations = pysaliency.Fixations.create_without_history(x, y, numbers)
-    return pysaliency, stimuli, fixations
+    with pytest.MonkeyPatch.context() as patch:
+      # pysaliency 0.2.22 calls it by a name that NumPy 2.4 has dropped.
+      patch.setattr(np, 'trapz', np.trapezoid, raising=False)
+      yield pysaliency, stimuli, fixations
 
   def scores(self, toy, predicted):
     """Computes AUC and NSS over all fixations, as pysaliency averages."""
@@ -214,10 +217,8 @@ class TestPysaliency:
   def test_negative_saliency_is_raised(self, toy, world):
     pysaliency, _, _ = world
     model = pysaliency.GaussianSaliencyMapModel()
-    shifted = pysaliency.LambdaSaliencyMapModel([model], lambda x: x[0] - 5.0)
-    (saliency,) = benchmarks.PysaliencyPredictor(shifted).predict(
-      [(toy.rows[0]['image'], '')]
-    )
+    predictor = benchmarks.PysaliencyPredictor(model - model - model)
+    (saliency,) = predictor.predict([(toy.rows[0]['image'], '')])
     assert saliency.min() == 0 < saliency.max()
 
   def test_our_model_scores_there_as_here(self, toy, world):
@@ -240,19 +241,16 @@ class TestPysaliency:
       Image.fromarray(row['image']).save(path)
       paths.append(str(path))
     stimuli = pysaliency.FileStimuli(paths)
+    positive = [s + 0.01 for s in saliency]
     file = tmp_path / 'maps.hdf5'
-    benchmarks.write_tuebingen(file, named(toy, saliency, '.png'))
+    benchmarks.write_tuebingen(file, named(toy, positive, '.png'))
     model = pysaliency.HDF5Model(stimuli, str(file))
     gain = model.information_gain(
       stimuli, fixations, baseline_model=pysaliency.UniformModel()
     )
+    # All images have as many fixations.
     gains = [
-      location.ig(s, r['fixations'], np.ones(s.shape), eps=0, floor=0)
-      for s, r in zip(saliency, toy.rows, strict=True)
+      location.ig(p, row['fixations'], np.ones(p.shape), eps=0, floor=0)
+      for p, row in zip(positive, toy.rows, strict=True)
     ]
-    finite = np.isfinite(gains)
-    assert finite.any() and gain <= np.mean(np.array(gains)[finite]) + 1e-3
-    log = model.log_density(stimuli[1])
-    np.testing.assert_allclose(
-      log, benchmarks.log_density(saliency[1]), atol=1e-5
-    )
+    assert gain == pytest.approx(np.mean(gains), abs=1e-5)
