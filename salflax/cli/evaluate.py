@@ -27,7 +27,12 @@ _TEXT, _LIST, _BOOL = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_bool
 _WHAT = (
   (_TEXT, 'run', None, 'Folder of a run, to score its model.'),
   (_TEXT, 'stage', '', 'Its stage; the last by default.'),
-  (_TEXT, 'maps', None, 'Folder of maps, to score them.'),
+  (
+    _TEXT,
+    'maps',
+    None,
+    'Folder of maps, or an .hdf5 of log-densities, to score them.',
+  ),
   (_TEXT, 'data', '', "Name of a prepared data set; a run's own by default."),
   (_TEXT, 'data_dir', '', 'Where prepared data sets are.'),
   (

@@ -1,7 +1,7 @@
 """A comparison of sentences or images: overlays, tables and one page."""
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 from salflax.report import figures, page
 from salflax.report.tables import Table
 
-LETTERS = 48  # of a sentence in a table
 LEAST_SIDE = 640  # pixels of the longer side of an overlay
 
 
@@ -80,13 +79,14 @@ def difference(
   return figures.diverging(image, change, top=float(np.abs(change).max()))
 
 
-def _short(text: str) -> str:
-  return text if len(text) <= LETTERS else text[: LETTERS - 1] + '…'
+def _short(text: str, letters: int) -> str:
+  return text if len(text) <= letters else text[: letters - 1] + '…'
 
 
-def _sentence(view: Mapping[str, Any], short: Callable[[str], str] = str):
-  text = f'"{short(view["text"])}"' if view['text'] else 'no sentence'
-  return f'{short(view["image"])}, {text}'
+def _about(view: Mapping[str, Any], letters: int) -> str:
+  """Writes image and sentence of a view, at most so many letters of each."""
+  text = f'"{_short(view["text"], letters)}"' if view['text'] else 'no sentence'
+  return f'{_short(pathlib.PurePath(view["image"]).name, letters)}, {text}'
 
 
 def tables(comparison: Mapping[str, Any]) -> list[Table]:
@@ -96,7 +96,7 @@ def tables(comparison: Mapping[str, Any]) -> list[Table]:
     comparison: see docs/comparison.schema.json.
   """
   views = comparison['views']
-  rows = [[view['name'], _sentence(view, _short)] for view in views]
+  rows = [[view['name'], _about(view, 48)] for view in views]
   result = [Table('Views', ('view', 'image and sentence'), rows)]
   rows, gains = [], {}
   for change in comparison['changes']:
@@ -153,7 +153,7 @@ def left_out(comparison: Mapping[str, Any]) -> list[str]:
 
 def _summary(view: Mapping[str, Any]) -> str:
   shares = [f'{r["name"]} {100 * r["share"]:.1f} %' for r in view['areas']]
-  return '; '.join([f'{view["name"]}: {_sentence(view)}', *shares])
+  return '; '.join([f'{view["name"]}: {_about(view, 400)}', *shares])
 
 
 def html(

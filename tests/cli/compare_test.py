@@ -297,11 +297,11 @@ def test_the_plan_of_one_image_and_many():
 
 
 @pytest.mark.slow
-def test_a_trained_run(monkeypatch, tiny_run):
+def test_a_trained_run(tmp_path, monkeypatch, tiny_run):
   monkeypatch.undo()
-  image = pathlib.Path('scene.png')
-  Image.fromarray(
-    np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-  ).save(image)
-  options = (f'--run={tiny_run}', '--text=the red', '--out=out')
-  assert run(str(image.resolve()), *options) == cli.DONE
+  monkeypatch.chdir(tmp_path)
+  assert run('a.png', f'--run={tiny_run}', '--text=the red') == cli.DONE
+  first = pathlib.Path('comparison/comparison.json').read_bytes()
+  assert run('a.png', f'--run={tiny_run}', '--text=the red') == cli.DONE
+  assert pathlib.Path('comparison/comparison.json').read_bytes() == first
+  assert result()['changes'][0]['information_gain'] > 0
