@@ -22,6 +22,7 @@ COMMANDS = {
   'evaluate': 'salflax.cli.evaluate',
   'predict': 'salflax.cli.predict',
   'release': 'salflax.cli.release',
+  'compare': 'salflax.cli.compare',
   'report': 'salflax.cli.report',
   'bench': 'salflax.cli.bench',
 }

@@ -53,10 +53,12 @@ WITHOUT_JAX = (
 # What is slow to import, or that not everybody has; with who may ask for it
 # when imported.
 HEAVY = {
+  'h5py': (),
   'jinja2': (),
   'matplotlib': (),
   'openpyxl': (),
   'ot': (),
+  'pysaliency': (),
   'tensorboardX': (),
   'tensorflow': (),
   'tensorflow_datasets': ('data.builder', 'data.prepare'),

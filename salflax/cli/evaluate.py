@@ -58,7 +58,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     values,
     (text, 'run', None, 'Folder of a run, to score its model.'),
     (text, 'stage', '', 'Its stage; the last by default.'),
-    (text, 'maps', None, 'Folder of maps, to score them.'),
+    (text, 'maps', None, 'Folder of maps, or an .hdf5 of log-densities.'),
     (text, 'data', '', f'Name of a prepared data set; {own}.'),
     (text, 'data_dir', '', 'Where prepared data sets are.'),
     (text, 'split', '', f'Split to score; {own}, test for --maps.'),

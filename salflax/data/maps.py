@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from salflax.data import images
+from salflax.data import densities, images
 from salflax.data.problems import Dropped
 
 LOSSLESS_TYPES = ('.png', '.bmp', '.tif', '.tiff')
@@ -106,7 +106,9 @@ def default_sigma(size: tuple[int, int]) -> float:
 
 
 def _values(path: pathlib.Path) -> np.ndarray:
-  """Reads numbers [h, w] or [h, w, C] of an array or an image."""
+  """Reads numbers [h, w] or [h, w, C] of an array, an image or an HDF5."""
+  if file := densities.holder(path):
+    return densities.read(file, path.relative_to(file).as_posix())
   if path.suffix.lower() == '.npy':
     images.check_regular(path)
     # Mapped, so that a head that asks for more than there is fails at once.
@@ -139,7 +141,8 @@ def read_map(
   """Reads a saliency map as f32 [h, w] >= 0, of any scale.
 
   Args:
-    path: .npy of [h, w] or [h, w, 1]; or a grey image of 8 or 16 bits.
+    path: .npy of [h, w] or [h, w, 1]; a grey image of 8 or 16 bits; or an
+      HDF5 file of log-densities with an image's name below it.
     allow_flat: take maps that are the same everywhere, zero or not.
 
   Raises:

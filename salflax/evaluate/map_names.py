@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from salflax.core import files
 from salflax.core.types import Example
-from salflax.data import batches
+from salflax.data import batches, densities
 
 # Of two files of one name, the earlier type counts.
 SUFFIXES = ('.npy', '.png', '.tif', '.tiff', '.bmp', '.jpg', '.jpeg')
@@ -103,7 +103,15 @@ class _Names:
 
 
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Lists the maps in a folder by path without suffix, best type first."""
+  """Lists the maps in a folder or an HDF5 file by path without suffix.
+
+  Of several types the best one counts.
+  """
+  if folder.suffix.lower() in densities.TYPES and folder.is_file():
+    keys = densities.names(folder)
+    if not keys:
+      raise FileNotFoundError(f'{folder} holds no map.')
+    return {densities.stem(key): folder / key for key in keys}
   if not folder.is_dir():
     raise FileNotFoundError(f'No such folder of maps: {folder}')
   paths: dict[str, pathlib.Path] = {}
@@ -193,7 +201,8 @@ def match(folder: str | os.PathLike, source: Sequence[Example]) -> Matched:
   A file that could be of two images is taken for neither.
 
   Args:
-    folder: folder with the maps; folders in it are looked into.
+    folder: folder with the maps, folders in it are looked into; or an HDF5
+      file of log-densities.
     source: rows.
 
   Raises:

@@ -119,13 +119,18 @@ def emd(pred, saliency, *, cell=32) -> float:
   return _transport(p, s)
 
 
+def has_solver() -> bool:
+  """Tells whether POT, which `emd` needs, is installed."""
+  return importlib.util.find_spec('ot') is not None
+
+
 def require_solver() -> None:
   """Checks that POT, which `emd` needs, is installed.
 
   Raises:
     ImportError: it is not.
   """
-  if importlib.util.find_spec('ot') is None:
+  if not has_solver():
     raise ImportError(
       "emd needs POT: pip install 'salflax[emd]', or leave emd out."
     )

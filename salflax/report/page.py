@@ -63,6 +63,27 @@ def _code(text: str) -> Any:
   return markupsafe.Markup('').join(marked)
 
 
+def render(name: str, **values: Any) -> str:
+  """Fills a template of this folder.
+
+  Args:
+    name: file of the template.
+    **values: what it uses; all of it is there, and text is escaped.
+  """
+  import jinja2
+  import markupsafe
+
+  folder = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
+  page = jinja2.Environment(
+    autoescape=True, undefined=jinja2.StrictUndefined, loader=folder
+  )
+  page.filters['code'] = _code
+  page.filters['image'] = _image
+  # A table escapes its own cells.
+  page.filters['element'] = lambda table: markupsafe.Markup(table.html())
+  return page.get_template(name).render(values)
+
+
 def html(
   paper: Paper,
   sections: Sequence[Section],
@@ -77,20 +98,11 @@ def html(
     forests: plots, by the key of their table.
     extras: what belongs to all of them.
   """
-  import jinja2
-  import markupsafe
-
-  runs = runs_of([r for s in sections for r in s.results])
-  page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-  page.filters['code'] = _code
-  page.filters['image'] = _image
-  # A table escapes its own cells.
-  page.filters['element'] = lambda table: markupsafe.Markup(table.html())
-  template = pathlib.Path(__file__).with_name('page.html')
-  return page.from_string(template.read_text(encoding='utf-8')).render(
+  return render(
+    'page.html',
     paper=paper,
     sections=sections,
     forests=forests,
     extras=extras,
-    runs=runs,
+    runs=runs_of([r for s in sections for r in s.results]),
   )
