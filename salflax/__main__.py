@@ -21,6 +21,7 @@ COMMANDS = {
   'train': 'salflax.main',
   'evaluate': 'salflax.cli.evaluate',
   'predict': 'salflax.cli.predict',
+  'serve': 'salflax.cli.serve',
   'report': 'salflax.cli.report',
   'bench': 'salflax.cli.bench',
 }

@@ -1,0 +1,135 @@
+"""Runs the application: socket, connections, signals."""
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import Callable
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_IDLE_SECONDS = 30  # of a connection on which no request begins
+_STOP_SECONDS = 90  # for what has begun when the server is asked to stop
+
+
+class _Connection(H11Protocol):
+  """A connection that ends where no whole request head arrives."""
+
+  def connection_made(self, transport):
+    super().connection_made(transport)
+    self._watch()
+
+  def on_response_complete(self):
+    super().on_response_complete()
+    self._watch()
+
+  def _watch(self):
+    self.loop.call_later(_IDLE_SECONDS, self._end_idle, self.cycle)
+
+  def _end_idle(self, cycle):
+    idle = cycle is None or cycle.response_complete
+    if idle and self.cycle is cycle and not self.transport.is_closing():
+      self.transport.close()
+
+  def send_400_response(self, msg):
+    """Answers what is no HTTP, in JSON as all else."""
+    body = json.dumps({'error': msg, 'status': 400}).encode()
+    headers = [
+      ('content-type', 'application/json'),
+      ('content-length', str(len(body))),
+      ('connection', 'close'),
+    ]
+    try:
+      for event in (
+        h11.Response(status_code=400, headers=headers, reason=b'Bad Request'),
+        h11.Data(data=body),
+        h11.EndOfMessage(),
+      ):
+        self.transport.write(self.conn.send(event))
+    except h11.LocalProtocolError:
+      pass  # in the middle of an answer, which ends here
+    self.transport.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+  """Opens the socket, before a network is loaded for nothing.
+
+  Args:
+    host: name or address.
+    port: port; 0 for any that is free.
+
+  Raises:
+    OSError: the port is in use, or the address is not of this machine.
+  """
+  try:
+    family, *_, address = socket.getaddrinfo(
+      host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return socket.create_server(address[:2], family=family)
+  except OSError as e:
+    raise OSError(
+      f'Cannot listen on --host={host} --port={port}: {e.strerror or e}. '
+      '--port=0 takes a port that is free.'
+    ) from e
+
+
+def url(server_socket: socket.socket) -> str:
+  """Writes the address that a browser takes."""
+  host, port = server_socket.getsockname()[:2]
+  return f'http://{f"[{host}]" if ":" in host else host}:{port}/'
+
+
+def run(
+  app: ASGIApp,
+  server_socket: socket.socket,
+  *,
+  ready: Callable[[], None] = lambda: None,
+) -> None:
+  """Serves until SIGTERM or Ctrl-C, and finishes what has begun.
+
+  Args:
+    app: the application.
+    server_socket: see `listen`.
+    ready: called when requests are answered.
+
+  Raises:
+    KeyboardInterrupt: after Ctrl-C.
+  """
+  server = uvicorn.Server(
+    uvicorn.Config(
+      app,
+      http=_Connection,
+      ws='none',
+      lifespan='on',
+      log_config=None,
+      access_log=False,
+      server_header=False,
+      timeout_keep_alive=_IDLE_SECONDS,
+      timeout_graceful_shutdown=_STOP_SECONDS,
+    )
+  )
+  signals = []
+
+  def stop(number):
+    server.force_exit = bool(signals)
+    server.should_exit = True
+    signals.append(number)
+
+  async def serve():
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+      loop.add_signal_handler(number, stop, number)
+    # Not `serve`, which ends the process by the same signal again.
+    serving = asyncio.ensure_future(server._serve([server_socket]))
+    while not server.started and not serving.done():
+      await asyncio.sleep(0.02)
+    if server.started:
+      ready()
+    await serving
+
+  asyncio.run(serve())
+  if signal.SIGINT in signals:
+    raise KeyboardInterrupt
