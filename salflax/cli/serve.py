@@ -70,7 +70,7 @@ def execute(options: Any) -> int:
       limits=limits.Limits(
         file_bytes=round(options.max_mb * 1e6),
         pixels=pixels,
-        held_pixels=max(limits.Limits().held_pixels, 4 * pixels),
+        held_pixels=max(limits.DEFAULTS.held_pixels, 4 * pixels),
         text_length=options.max_text,
         texts=options.max_texts,
         seconds=options.max_seconds,

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import salflax
 from salflax.serve import answers, uploads
 from salflax.serve.batcher import Batcher
-from salflax.serve.limits import Limits, Refusal
+from salflax.serve.limits import DEFAULTS, Limits, Refusal
 
 _LOG = logging.getLogger('salflax')
 _PAGE = pathlib.Path(__file__).parent / 'page'
@@ -296,7 +296,7 @@ def make(
   predictor: Any,
   *,
   model: str = 'salflax',
-  limits: Limits = Limits(),
+  limits: Limits = DEFAULTS,
   batch_size: int = 8,
 ) -> Starlette:
   """Makes the application.

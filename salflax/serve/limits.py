@@ -43,3 +43,6 @@ class Limits(NamedTuple):
   queue: int = 64
   per_client: int = 16
   held_pixels: int = 100_000_000
+
+
+DEFAULTS = Limits()

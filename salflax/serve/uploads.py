@@ -269,7 +269,7 @@ async def read_order(request: Request, limits: Limits) -> Order:
     most = limits.held_pixels // (size[0] * size[1]) - 1
     raise Refusal(
       413,
-      f'{len(texts)} sentences are too many for an image of {size[1]}x{size[0]} '
-      f'pixels; allowed are {most}.',
+      f'{len(texts)} sentences are too many for an image of '
+      f'{size[1]}x{size[0]} pixels; allowed are {most}.',
     )
   return order

@@ -84,6 +84,7 @@ def test_an_answer_is_what_the_library_computes(client):
       sentence['areas'],
       areas_lib.attention(density, areas),
     )
+    assert area.pop('name') == expected.pop('name')
     assert area == pytest.approx(expected, rel=1e-6)
     np.testing.assert_allclose(read_map(sentence['map']), density, rtol=1e-5)
   (difference,) = answer['differences']
