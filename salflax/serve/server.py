@@ -105,6 +105,7 @@ def run(
       ws='none',
       lifespan='on',
       log_config=None,
+      log_level='error',
       access_log=False,
       server_header=False,
       timeout_keep_alive=_IDLE_SECONDS,

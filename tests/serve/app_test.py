@@ -11,13 +11,11 @@ import time
 import fakes
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 from starlette.testclient import TestClient
 
 from salflax.predict import areas as areas_lib
 from salflax.predict import compare
-from salflax.predict.predictor import Predictor
 from salflax.serve import app as app_lib
 from salflax.serve import uploads
 from salflax.serve.batcher import Batcher
@@ -352,7 +350,7 @@ def test_the_end_waits_for_what_was_asked_for():
 
 
 def test_a_real_network():
-  predictor = Predictor(tiny.red_predictor())
+  predictor = fakes.network()
   file = fakes.png()
   with serving(predictor, batch_size=2) as client:
     response = post(client, file, text='red', format='npy')

@@ -7,6 +7,7 @@ Prints the address; ends as `salflax serve` does.
 
 import contextlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -21,10 +22,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 @contextlib.contextmanager
 def running(name, **values):
   """Starts a server; gives (process, URL) and ends it if it still runs."""
-  path = f'{ROOT}:{ROOT / "tests" / "serve"}'
+  path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
   process = subprocess.Popen(
     [sys.executable, __file__, name, json.dumps(values)],
-    env={'PYTHONPATH': path, 'PATH': '', 'JAX_PLATFORMS': 'cpu'},
+    env=os.environ | {'PYTHONPATH': path},
     cwd=ROOT,
     stdout=subprocess.PIPE,
     text=True,

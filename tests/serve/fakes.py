@@ -53,6 +53,15 @@ class Slow(Red):
     )
 
 
+def network():
+  """Makes a predictor of a real network without parameters, `tiny.Red`."""
+  import tiny
+
+  from salflax.predict.predictor import Predictor
+
+  return Predictor(tiny.red_predictor())
+
+
 class Colours:
   """A predictor that looks at the colour a sentence names, and the centre."""
 

@@ -53,7 +53,7 @@ export function difference(before, after) {
   const [least, most] = range(values);
   const top = Math.max(-least, most) || 1;
   return paint(after, values, (v) =>
-    [v < 0 ? LESS : MORE, Math.sqrt(Math.abs(v) / top)]);
+    [v < 0 ? LESS : MORE, Math.abs(v) / top]);
 }
 
 /** Makes share(box) of a map; boxes are in pixels of an image of that size. */

@@ -72,7 +72,7 @@ function choose(chosen) {
   $('preview').hidden = !file;
   if (file) {
     $('preview').src = preview;
-    $('file-label').textContent = file.name;
+    $('file-name').textContent = file.name;
     $('status').textContent = `${file.name} chosen.`;
   }
 }
@@ -149,25 +149,26 @@ function figure(text, ...buttons) {
   return {canvas, stage, element: make('figure', {}, stage, caption)};
 }
 
-/** Draws the image, grey if need be, and a layer of an opacity. */
-function draw(canvas, layer, filter = 'none') {
+/** Draws the image, pale and grey if need be, and a layer over it. */
+function draw(canvas, layer, {pale = false} = {}) {
   const context = canvas.getContext('2d');
   const {width, height} = canvas;
-  context.globalAlpha = 1;
-  context.fillStyle = '#777';
+  context.fillStyle = pale ? '#ccc' : '#777';
   context.fillRect(0, 0, width, height);
-  context.filter = filter;
+  context.filter = pale ? 'grayscale(1)' : 'none';
+  context.globalAlpha = pale ? 0.4 : 1;
   if (result.image) context.drawImage(result.image, 0, 0, width, height);
   context.filter = 'none';
   context.globalAlpha = $('opacity').value / 100;
   context.drawImage(layer, 0, 0);
+  context.globalAlpha = 1;
 }
 
 function redraw() {
   $('opacity-value').textContent = `${$('opacity').value} %`;
   for (const {canvas, layer} of result.figures) draw(canvas, layer);
   const {canvas, layer} = result.difference;
-  if (layer) draw(canvas, layer, 'grayscale(1) brightness(0.8)');
+  if (layer) draw(canvas, layer, {pale: true});
 }
 
 function show() {
@@ -216,9 +217,9 @@ function moved({information_gain: gain, cc, emd, shift}) {
   const rows = [
     ['Information gain', `${gain.toFixed(2)} bits per fixation`],
     ['Correlation', cc.toFixed(2)],
-    ['Distance moved', emd && `${emd.pixels.toFixed(0)} pixels, ${percent(emd.diagonal)} of the diagonal`],
-    ['Centre of gaze', `${Math.abs(shift.dx).toFixed(0)} pixels ${shift.dx < 0 ? 'left' : 'right'}, ` +
-      `${Math.abs(shift.dy).toFixed(0)} ${shift.dy < 0 ? 'up' : 'down'}`],
+    ['Distance moved', emd && `${emd.pixels.toFixed(0)} px, ${percent(emd.diagonal)} of the diagonal`],
+    ['Centre of gaze', `${Math.abs(shift.dx).toFixed(0)} px ${shift.dx < 0 ? 'left' : 'right'}, ` +
+      `${Math.abs(shift.dy).toFixed(0)} px ${shift.dy < 0 ? 'up' : 'down'}`],
   ];
   return rows.filter(([, text]) => text).flatMap(([name, text]) =>
     [make('dt', {textContent: name}), make('dd', {textContent: text})]);
