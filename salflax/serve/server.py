@@ -16,23 +16,39 @@ _STOP_SECONDS = 90  # for what has begun when the server is asked to stop
 
 
 class _Connection(H11Protocol):
-  """A connection that ends where no whole request head arrives."""
+  """A connection that ends where no whole request arrives, or none is read."""
+
+  _timer = None
 
   def connection_made(self, transport):
     super().connection_made(transport)
     self._watch()
 
+  def connection_lost(self, exc):
+    self._timer.cancel()
+    super().connection_lost(exc)
+
   def on_response_complete(self):
     super().on_response_complete()
     self._watch()
 
-  def _watch(self):
-    self.loop.call_later(_IDLE_SECONDS, self._end_idle, self.cycle)
+  def _watch(self, unsent=0):
+    if self._timer:
+      self._timer.cancel()
+    self._timer = self.loop.call_later(
+      _IDLE_SECONDS, self._end_idle, self.cycle, unsent
+    )
 
-  def _end_idle(self, cycle):
-    idle = cycle is None or cycle.response_complete
-    if idle and self.cycle is cycle and not self.transport.is_closing():
-      self.transport.close()
+  def _end_idle(self, cycle, before):
+    if self.cycle is not cycle or not (
+      cycle is None or cycle.response_complete
+    ):
+      return  # a request is under way, which has limits of its own
+    unsent = self.transport.get_write_buffer_size()
+    if unsent and unsent != before:
+      self._watch(unsent)  # the client reads its answer, slowly
+    else:
+      self.transport.abort()
 
   def send_400_response(self, msg):
     """Answers what is no HTTP, in JSON as all else."""

@@ -11,16 +11,19 @@ import python_multipart as python_multipart  # says what to install if absent
 from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from salflax.core import spec
 from salflax.data import images
 from salflax.predict import areas as areas_lib
 from salflax.serve.limits import Limits, Refusal
 
-# A file of another kind is named by how it begins.
-TYPES = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'TIFF')
+# No TIFF: a small one may unpack tiles larger than the image, and browsers show
+# none. A file of another kind is named by how it begins.
+TYPES = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF')
 _OTHERS = {
+  b'II*\0': 'a TIFF image',
+  b'MM\0*': 'a TIFF image',
   b'%PDF': 'a PDF',
   b'<svg': 'an SVG drawing',
   b'<?xml': 'an SVG drawing or another XML file',
@@ -32,6 +35,8 @@ _OTHERS = {
 FORMATS = ('json', 'npy', 'png')
 FIELDS = ('image', 'text', 'areas', 'format', 'map_side')
 MAX_MAP_SIDE = 1024
+# Each decodes the whole JPEG again, in a few bytes of the file.
+_MAX_SCANS = 64
 # Names and values of the fields beside the image, in bytes.
 _REST = 1_000_000
 
@@ -112,6 +117,8 @@ async def read_form(request: Request, limits: Limits) -> FormData:
     raise Refusal(
       408, f'The request did not arrive within {limits.upload_seconds:g} s.'
     ) from None
+  except ClientDisconnect as e:  # nobody reads it, but it counts
+    raise Refusal(400, 'The request ended before it was complete.') from e
   except MultiPartException as e:
     raise Refusal(400, f'The form cannot be read: {e.message}') from e
 
@@ -120,10 +127,15 @@ def image_size(file: bytes, limits: Limits) -> tuple[int, int]:
   """Reads (height, width) of an image from its header, decoding nothing.
 
   Raises:
-    Refusal: it is no image of an allowed type, or has too many pixels.
+    Refusal: it is no image of an allowed type, has too many pixels, or would
+      take too long to decode.
   """
   if not file:
     raise Refusal(422, 'The image file is empty (0 bytes).')
+  if file[:2] == b'\xff\xd8' and file.count(b'\xff\xda') > _MAX_SCANS:
+    raise Refusal(
+      422, f'The JPEG has more than {_MAX_SCANS} scans; save it anew.'
+    )
   try:
     size = _webp_size(file)
     if size is None:
@@ -132,11 +144,15 @@ def image_size(file: bytes, limits: Limits) -> tuple[int, int]:
   except Image.DecompressionBombError:
     size = None
   except Exception:  # Pillow raises many kinds for a broken file.
-    kind = next((v for k, v in _OTHERS.items() if k in file[:300]), 'no image')
+    head, brand = file[:300].lstrip(), file[4:12]
+    kind = next(
+      (v for k, v in _OTHERS.items() if head.startswith(k) or brand == k),
+      'no image',
+    )
     raise Refusal(
       415,
-      f'The file is {kind} that can be read here. Allowed are '
-      f'{", ".join(TYPES)}, whatever the name ends in.',
+      f'The file is {kind}, whatever its name ends in. Allowed are '
+      f'{", ".join(TYPES)}.',
     ) from None
   if size is None or size[0] * size[1] > limits.pixels:
     shape = f'{size[1]}x{size[0]}' if size else 'far too many'
