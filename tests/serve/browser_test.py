@@ -272,6 +272,41 @@ def test_bad_files_keep_what_is_shown(page, image, tmp_path):
   assert page.text('#error') == ''
 
 
+def test_a_file_is_dropped_anywhere(page):
+  page.run(
+    """
+    const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([bytes], 'dropped.png'));
+    for (const type of ['dragover', 'drop']) {
+      document.querySelector('header').dispatchEvent(new DragEvent(
+        type, {dataTransfer, bubbles: true, cancelable: true}));
+    }
+    """,
+    base64.b64encode(fakes.png()).decode(),
+  )
+  assert page.text('#file-name') == 'dropped.png'
+  page.one('#predict').click()
+  page.wait(lambda: page.text('#status') == 'Done.')
+  assert page.one('#figures canvas').get_property('width') == 40
+
+
+def test_opacity(page, image):
+  from selenium.webdriver import Keys
+
+  page.predict(image, TEXTS[:2])
+  canvas = page.one('#figures canvas')
+  pixels = lambda: page.run('return arguments[0].toDataURL()', canvas)
+  before = pixels()
+  page.one('#opacity').send_keys(Keys.HOME)
+  assert page.text('#opacity-value') == '0 %' and pixels() != before
+  data = page.run(
+    'return [...arguments[0].getContext("2d").getImageData(9, 9, 1, 1).data]',
+    canvas,
+  )
+  assert data[:3] == list(Image.open(image).getpixel((9, 9)))
+
+
 def test_no_image(page):
   page.one('#predict').click()
   assert page.text('#error') == 'Choose an image first.'

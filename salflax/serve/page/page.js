@@ -68,13 +68,11 @@ function choose(chosen) {
   file = chosen;
   fail('');
   if (preview) URL.revokeObjectURL(preview);
-  preview = file && URL.createObjectURL(file);
-  $('preview').hidden = !file;
-  if (file) {
-    $('preview').src = preview;
-    $('file-name').textContent = file.name;
-    $('status').textContent = `${file.name} chosen.`;
-  }
+  preview = URL.createObjectURL(file);
+  $('preview').src = preview;
+  $('preview').hidden = false;
+  $('file-name').textContent = file.name;
+  $('status').textContent = `${file.name} chosen.`;
 }
 
 function fail(message) {
@@ -297,7 +295,9 @@ async function download(fields, k, ending) {
 
 function listen() {
   $('add-text').addEventListener('click', () => addText().focus());
-  $('file').addEventListener('change', () => choose($('file').files[0] || null));
+  // A dialog that was cancelled leaves what was chosen before.
+  $('file').addEventListener('change', () => $('file').files[0] && choose($('file').files[0]));
+  $('preview').addEventListener('error', () => { $('preview').hidden = true; });
   $('form').addEventListener('submit', (event) => {
     event.preventDefault();
     if (!$('predict').disabled) predict();
