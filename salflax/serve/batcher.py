@@ -42,13 +42,16 @@ class Batcher:
     self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
     self._thread = threading.Thread(target=self._run, daemon=True)
 
-  def start(self) -> None:
-    """Compiles the network for each size of batch, and starts the thread."""
+  def warm(self) -> None:
+    """Compiles the network for each size of batch."""
     image, size = np.full((96, 128, 3), 128, np.uint8), 1
     while size < 2 * self._batch_size:
       pairs = [(image, '')] * size
       list(self._predictor.predict(pairs, batch_size=size, return_errors=True))
       size *= 2
+
+  def start(self) -> None:
+    """Starts the thread."""
     self._thread.start()
 
   def submit(

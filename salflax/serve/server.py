@@ -1,6 +1,7 @@
 """Runs the application: socket, connections, signals."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -70,6 +71,14 @@ class _Connection(H11Protocol):
     self.transport.close()
 
 
+class _Server(uvicorn.Server):
+  """A server that does not end its process by the signal it was sent."""
+
+  @contextlib.contextmanager
+  def capture_signals(self):
+    yield
+
+
 def listen(host: str, port: int) -> socket.socket:
   """Opens the socket, before a network is loaded for nothing.
 
@@ -114,7 +123,7 @@ def run(
   Raises:
     KeyboardInterrupt: after Ctrl-C.
   """
-  server = uvicorn.Server(
+  server = _Server(
     uvicorn.Config(
       app,
       http=_Connection,
@@ -139,8 +148,7 @@ def run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
       loop.add_signal_handler(number, stop, number)
-    # Not `serve`, which ends the process by the same signal again.
-    serving = asyncio.ensure_future(server._serve([server_socket]))
+    serving = asyncio.ensure_future(server.serve([server_socket]))
     while not server.started and not serving.done():
       await asyncio.sleep(0.02)
     if server.started:

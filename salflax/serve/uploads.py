@@ -67,19 +67,12 @@ class Order(NamedTuple):
 
 
 async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
-  """Yields the body; one that is too large is read on, but not kept.
-
-  Many clients read no answer before they have sent everything.
-  """
-  most, size = limits.file_bytes + _REST, 0
+  size = 0
   async for chunk in request.stream():
     size += len(chunk)
-    if size > 8 * most:
-      break
-    if size <= most:
-      yield chunk
-  if size > most:
-    raise _too_large(limits)
+    if size > limits.file_bytes + _REST:
+      raise _too_large(limits)
+    yield chunk
 
 
 def _too_large(limits: Limits) -> Refusal:

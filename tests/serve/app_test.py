@@ -341,6 +341,7 @@ def test_an_answer_that_takes_too_long():
 def test_the_end_waits_for_what_was_asked_for():
   predictor = fakes.Red()
   batcher = Batcher(predictor, batch_size=2)
+  batcher.warm()
   batcher.start()
   predictor.gate.clear()
   image = np.zeros((4, 5, 3), np.uint8)

@@ -56,6 +56,14 @@ def test_a_slow_client_is_told_so(url):
   assert head.startswith(b'HTTP/1.1 408') and b'0.5 s' in body
 
 
+def test_a_large_body_is_read_to_the_end_before_it_is_refused(url):
+  answer = httpx.post(f'{url}api/predict', json={'image': 'x' * 20_000_000})
+  assert answer.status_code == 415 and 'curl' in answer.json()['error']
+  files = {'image': bytes(40_000_000)}
+  answer = httpx.post(f'{url}api/predict', files=files, timeout=30)
+  assert answer.status_code == 413 and '16,000,000' in answer.json()['error']
+
+
 def test_those_who_leave_do_no_harm(url):
   request = httpx.Request('POST', url, files={'image': fakes.png()})
   body = request.read()
@@ -104,6 +112,16 @@ def test_a_port_in_use_stops_before_anything_is_loaded(capsys):
   assert f'--port={port}' in err and 'in use' in err
   assert run('--host=no.such.host.invalid', '--run=nothing') == 1
   assert run('--port=70000') == 2
+
+
+def test_a_network_that_fails_is_named(monkeypatch, capsys):
+  class Broken:
+    def predict(self, pairs, **options):
+      raise ValueError('no memory for the weights')
+
+  monkeypatch.setattr(predictor_lib.Predictor, 'load', lambda *a, **k: Broken())
+  assert run('--port=0', '--run=x') == 1
+  assert 'no memory for the weights' in capsys.readouterr().err
 
 
 def test_the_command_makes_the_application(monkeypatch, capsys):
