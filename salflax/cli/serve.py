@@ -53,7 +53,11 @@ def define_flags(values: flags.FlagValues) -> None:
 def execute(options: Any) -> int:
   """Serves until it is asked to stop."""
   from salflax.predict.predictor import Predictor
-  from salflax.serve import app, limits, server
+
+  try:
+    from salflax.serve import app, limits, server
+  except ModuleNotFoundError as e:
+    raise ImportError(f"{e}: pip install 'salflax[serve]'") from e
 
   listening = server.listen(options.host, options.port)
   with listening:

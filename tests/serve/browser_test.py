@@ -3,9 +3,8 @@
     pytest -m nightly tests/serve/browser_test.py
 
 Needs Debian's chromium and chromium-driver, and the extra `browser`.
-SALFLAX_SCREENSHOTS=docs writes
-the screenshots of the docs, of embedded scenes and a predictor that looks at
-the colour that is named.
+SALFLAX_SCREENSHOTS=docs writes the screenshots of the docs: an embedded scene
+under a predictor that looks at the colour that is named.
 """
 
 import base64
