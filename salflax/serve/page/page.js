@@ -143,6 +143,8 @@ function figure(text, ...buttons) {
   const canvas = make('canvas', {width: result.maps[0].width, height: result.maps[0].height});
   canvas.setAttribute('role', 'img');
   const stage = make('div', {className: 'stage'}, canvas);
+  // A tall image fits on the screen.
+  stage.style.maxWidth = `calc(80vh * ${canvas.width / canvas.height})`;
   const caption = make('figcaption', {}, make('span', {}, text), ...buttons);
   return {canvas, stage, element: make('figure', {}, stage, caption)};
 }
