@@ -23,6 +23,7 @@ COMMANDS = {
   'predict': 'salflax.cli.predict',
   'release': 'salflax.cli.release',
   'compare': 'salflax.cli.compare',
+  'serve': 'salflax.cli.serve',
   'report': 'salflax.cli.report',
   'bench': 'salflax.cli.bench',
 }
