@@ -21,6 +21,7 @@ STAGE = {
   'lr': (0, 1e3),
   'clip': (0, 1e9),
   'batch_size': (1, 10**6),
+  'rows_per_image': (1, 1000),
   'epochs': (0, 1e5),
   'steps': (0, 10**9),
   'eval_epochs': (0, 1e5),

@@ -28,7 +28,7 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Keys that a stage takes as its section, or the run, has them.
 _AS_WRITTEN = (
   *('loss', 'pp', 'eval_pp', 'batch_size', 'score', 'patience', 'init'),
-  'lr_scale',
+  *('lr_scale', 'rows_per_image'),
 )
 _OF_RUN = ('log_every', 'seed', 'threads', 'workers')
 
@@ -202,7 +202,9 @@ def _stage(
   sources = (None, None)
   if with_data:
     sources = _sources(node, data_dir(config['data_dir']))
-  rows = len(sources[0]) if with_data else node['batch_size']
+  rows = node['batch_size']
+  if with_data:
+    rows = batches.count_rows(sources[0], node['rows_per_image'])
   steps, epoch = _length(node, rows)
   cache = config['cache_dir'] or os.path.join(workdir, 'cache')
   stage = Stage(
@@ -310,6 +312,11 @@ def _check_pp(node: Mapping, size: tuple[int, ...]) -> None:
       )
   if pp.is_random(node['eval_pp']):
     raise ValueError(f'eval_pp must not draw: {node["eval_pp"]!r}.')
+  if pp.shrink_factor(node['eval_pp']) > 1:
+    raise ValueError(
+      f"eval_pp must not shrink: scores are measured at the image's own size; "
+      f'found {node["eval_pp"]!r}.'
+    )
   targets = losses.targets(node['loss'])
   if 'fixations' in targets and 'rasterize' not in node['pp']:
     raise ValueError(f'loss {node["loss"]!r} needs rasterize in pp.')

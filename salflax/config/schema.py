@@ -83,6 +83,10 @@ STAGE = dict(
   lr_scale=(),
   # Rows of a batch over all devices; length in epochs or in steps.
   batch_size=8,
+  # Above 1, that many rows of an image stand together in a batch, flipped
+  # alike: losses such as 'difference' compare them. An epoch is then all
+  # images.
+  rows_per_image=1,
   epochs=0.0,
   steps=0,
   # Epochs between evaluations, each followed by a checkpoint.

@@ -32,6 +32,8 @@ KEYS = (
   'index',
   'image_number',
 )
+# What the rows of an image have in common, in a batch by image.
+SHARED = ('image', 'taps')
 
 
 class Prepare:
@@ -45,10 +47,21 @@ class Prepare:
   ):
     self.source, self.pp, self.finish = source, pp, tuple(finish)
 
-  def __call__(self, index: int, rng: np.random.Generator | None) -> Batch:
-    """Prepares the keys of `KEYS` that the row has after pp and `finish`."""
+  def __call__(
+    self,
+    index: int,
+    rng: np.random.Generator | None,
+    texts: Sequence[str] = (),
+  ) -> Batch:
+    """Prepares the keys of `KEYS` that the row has after pp and `finish`.
+
+    Args:
+      index: row of the source.
+      rng: draws what pp draws.
+      texts: sentences of all rows that must be drawn alike.
+    """
     try:
-      example = dict(self.source[index])
+      example = dict(self.source[index], texts=texts)
       seen = example['image'] if 'image' in example else example['saliency']
       example['size'] = np.array(np.shape(seen)[:2], np.int32)
       example = self.pp(example, rng)
@@ -63,6 +76,58 @@ class Prepare:
     if np.asarray(example.get('fixations', 0.0)).dtype.kind != 'f':
       del example['fixations']  # points: pp does not rasterize
     return {k: example[k] for k in KEYS if example.get(k) is not None}
+
+
+class PrepareImage:
+  """Turns image `number` into rows that share its features and its draws.
+
+  Args:
+    prepare: makes a row.
+    rows: number of rows; an image with fewer repeats them, of one with more
+      some are drawn.
+  """
+
+  def __init__(self, prepare: Prepare, rows: int):
+    self.prepare, self.rows, self._images = prepare, rows, {}
+    self._texts = []
+    for index in range(len(prepare.source)):
+      row = meta(prepare.source, index)
+      self._images.setdefault(image_key(row), []).append(index)
+      self._texts.append(str(row['text']))
+    self._images = list(self._images.values())
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def __call__(self, number: int, rng: np.random.Generator) -> Batch:
+    """Prepares a batch of one image and `rows` of everything else."""
+    own = rng.permutation(self._images[number])
+    texts = [self._texts[i] for i in own]
+    seed = rng.integers(2**63)
+    rows = [
+      self.prepare(int(own[i % len(own)]), np.random.default_rng(seed), texts)
+      for i in range(self.rows)
+    ]
+    shared = {k: v for k, v in rows[0].items() if k in SHARED}
+    return shared | {
+      k: np.stack([row[k] for row in rows]) for k in rows[0] if k not in SHARED
+    }
+
+
+def count_rows(source: Sequence[Example], rows_per_image: int) -> int:
+  """Counts the rows of an epoch: all rows, or so many of each image."""
+  if rows_per_image == 1:
+    return len(source)
+  metas = (meta(source, i) for i in range(len(source)))
+  return rows_per_image * len({image_key(row) for row in metas})
+
+
+def join_images(batch: Batch) -> Batch:
+  """Makes rows [N * R, ...] of a batch of images of `PrepareImage`."""
+  return {
+    k: v if k in SHARED else v.reshape(-1, *v.shape[2:])
+    for k, v in batch.items()
+  }
 
 
 def meta(source: Sequence[Example], index: int) -> dict[str, Any]:
@@ -183,8 +248,8 @@ class Joined:
 def _check_batch_size(batch_size: int, count: int) -> None:
   if batch_size < 1 or batch_size % count:
     raise ValueError(
-      f'batch_size {batch_size} does not divide over {count} processes; use a '
-      f'multiple of {count}.'
+      f'batch_size {batch_size} does not divide over {count} processes, or '
+      f'processes and rows of an image; use a multiple of {count}.'
     )
 
 
@@ -199,6 +264,7 @@ def train_batches(
   finish: Sequence[Callable[[Example], Example]] = (),
   threads: int = 2,
   workers: int = 0,
+  rows_per_image: int = 1,
 ) -> grain.IterDataset:
   """Makes endless batches, shuffled anew every epoch.
 
@@ -212,14 +278,22 @@ def train_batches(
     finish: applied to the example after pp, e.g. the tokenizer.
     threads: number that read and preprocess where there are no workers.
     workers: number of processes that read and preprocess; 0 = threads.
+    rows_per_image: above 1, makes batches by image: `batch_size` over it images,
+      whose `image` or `taps` come once, with that many rows of each.
   """
   index, count = shard
-  _check_batch_size(batch_size, count)
+  _check_batch_size(batch_size, count * rows_per_image)
   if not len(source):
     raise ValueError('The training split is empty.')
-  rows = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-  rows = rows.random_map(Prepare(source, pp, finish))
-  rows = rows[index::count].batch(batch_size // count)[start:]
+  prepare, number = Prepare(source, pp, finish), len(source)
+  if rows_per_image > 1:
+    prepare = PrepareImage(prepare, rows_per_image)
+    number = len(prepare)
+  rows = grain.MapDataset.range(number).seed(seed).shuffle().repeat()
+  rows = rows.random_map(prepare)[index::count]
+  rows = rows.batch(batch_size // count // rows_per_image)[start:]
+  if rows_per_image > 1:
+    rows = rows.map(join_images)
   read = grain.ReadOptions(
     num_threads=0 if workers else threads, prefetch_buffer_size=2
   )

@@ -82,11 +82,16 @@ def _points(example: Example) -> np.ndarray:
   return points
 
 
+def _map_size(example: Example) -> tuple[int, ...]:
+  """Computes (h, w) of maps and box: the image's, unless they were shrunk."""
+  factor = example.get('shrunk', 1)
+  return tuple(n // factor for n in example['image'].shape[:2])
+
+
 def _is_map(example: Example) -> bool:
   """Tells whether the fixations are a map already, not points."""
   fixations = np.asarray(example['fixations'])
-  size = example['image'].shape[:2]
-  return fixations.dtype.kind == 'f' and fixations.shape == size
+  return fixations.dtype.kind == 'f' and fixations.shape == _map_size(example)
 
 
 def resize_pad(
@@ -146,12 +151,14 @@ def flip(
   """Mirrors the example left to right, with a probability.
 
   An example whose sentence names a side ('the cup on the left') stays as it
-  is: mirrored, the sentence would be wrong.
+  is: mirrored, the sentence would be wrong. So do the other rows of its image
+  in a batch by image.
   """
   if rng is None:
     raise ValueError('flip is random: it belongs in pp, not in eval_pp.')
   wanted = rng.random() < probability
-  if not wanted or _SIDES.search(str(example.get('text', ''))):
+  texts = example.get('texts') or [str(example.get('text', ''))]
+  if not wanted or any(map(_SIDES.search, texts)):
     return example
   return mirror(example)
 
@@ -159,7 +166,7 @@ def flip(
 def mirror(example: Example, rng: np.random.Generator | None = None) -> Example:
   """Mirrors the example left to right, and notes it in `mirrored`."""
   del rng
-  width = example['image'].shape[1]
+  width = _map_size(example)[1]
   out = dict(example, mirrored=not example.get('mirrored', False))
   out['image'] = np.ascontiguousarray(example['image'][:, ::-1])
   if example.get('saliency') is not None:
@@ -191,6 +198,40 @@ def rasterize(
   return dict(example, fixations=out)
 
 
+def shrink(
+  example: Example, rng: np.random.Generator | None, factor: int
+) -> Example:
+  """Shrinks the maps, not the image: the loss then compares in blocks.
+
+  Saliency is averaged, fixations are added up, in blocks of `factor` x `factor`
+  pixels; `box` is counted in blocks, those that it touches.
+
+  Raises:
+    ValueError: for fixation points (rasterize goes first) and for a frame that
+      is no whole number of blocks.
+  """
+  del rng
+  size = example['image'].shape[:2]
+  if size[0] % factor or size[1] % factor:
+    raise ValueError(
+      f'shrink({factor}): a frame of {size[0]} x {size[1]} is no whole number '
+      'of blocks.'
+    )
+  blocks = (size[0] // factor, factor, size[1] // factor, factor)
+  out = dict(example, shrunk=factor)
+  if example.get('saliency') is not None:
+    out['saliency'] = example['saliency'].reshape(blocks).mean((1, 3))
+  if example.get('fixations') is not None:
+    if not _is_map(example):
+      raise ValueError('shrink works on fixation maps: rasterize goes first.')
+    out['fixations'] = example['fixations'].reshape(blocks).sum((1, 3))
+  top, left, height, width = (int(v) for v in example['box'])
+  bottom, right = -(-(top + height) // factor), -(-(left + width) // factor)
+  top, left = top // factor, left // factor
+  out['box'] = np.array([top, left, bottom - top, right - left], np.int32)
+  return out
+
+
 def normalize(
   example: Example, rng: np.random.Generator | None, name: str
 ) -> Example:
@@ -204,11 +245,13 @@ def normalize(
   return dict(example, image=np.ascontiguousarray(image, np.float32))
 
 
+_ONCE = ('resize_pad', 'shrink', 'normalize')
 OPS: dict[str, Callable] = {
   'resize_pad': resize_pad,
   'flip': flip,
   'mirror': mirror,
   'rasterize': rasterize,
+  'shrink': shrink,
   'normalize': normalize,
 }
 
@@ -232,7 +275,7 @@ def _calls(text: str) -> dict[str, dict[str, Any]]:
     call = spec.parse(part)
     op = spec.lookup('op', OPS, call.name)
     spec.check_call(op, call, takes=2)
-    if call.name in calls and call.name in ('resize_pad', 'normalize'):
+    if call.name in calls and call.name in _ONCE:
       raise ValueError(f'{call.name} goes once; found twice in {text!r}.')
     bound = inspect.signature(op).bind(None, None, *call.args, **call.kwargs)
     calls[call.name] = bound.arguments
@@ -246,7 +289,7 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
     if not good:
       raise ValueError(f'{name}: {key}={options[key]!r} is not {what}.')
 
-  for key in ('height', 'width'):
+  for key in ('height', 'width', 'factor'):
     if key in options:
       good = isinstance(options[key], int) and options[key] > 0
       require(good, key, 'a number of pixels')
@@ -295,6 +338,11 @@ def normalization(text: str) -> tuple[str, tuple, tuple]:
   if options := _calls(text).get('normalize'):
     return NORMALIZATIONS[options['name']]
   raise ValueError(f'No normalize in {text!r}.')
+
+
+def shrink_factor(text: str) -> int:
+  """Reads by how much a pp string shrinks maps, 1 for not."""
+  return _calls(text).get('shrink', {}).get('factor', 1)
 
 
 def is_random(text: str) -> bool:

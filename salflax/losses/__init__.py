@@ -17,6 +17,7 @@ from jax import Array
 from salflax.core import spec
 from salflax.core.types import Batch
 from salflax.losses import (
+  between,
   binary,
   distribution,
   location,
@@ -35,7 +36,8 @@ class Loss(NamedTuple):
     fn: `fn(pred, target, *, where=None, **options) -> [B]`.
     target: key of the batch it compares with, 'saliency', 'fixations' or
       'center'. Fixed here, so that NSS cannot meet a blurred map.
-    needs: what `make_loss` has to pass on: 'vgg', a fixed network, or ''.
+    needs: what `make_loss` has to pass on: 'vgg', a fixed network; 'rows', how
+      many rows of an image stand together; or ''.
   """
 
   fn: Callable[..., Array]
@@ -78,6 +80,12 @@ LOSSES |= {
   for name in ('mse', 'cc', 'sim', 'nss')
 }
 
+# Of maps of one image, seen with one sentence or another: see `between`.
+BETWEEN = {
+  'difference': Loss(between.difference, needs='rows'),
+  'sentence': Loss(between.sentence, needs='rows'),
+}
+
 # Sums that have a name. The additive constant b of the text-guided model's
 # eq. 5 has no gradient, hence no place here; neither have the constants by
 # which 1 - CC and 1 - SIM differ from the -CC and -SIM that were published.
@@ -107,14 +115,19 @@ def parse(text: str) -> list[spec.Term]:
   """
   if isinstance(text, str) and text.strip().isidentifier():
     text = PRESETS.get(text.strip(), text.strip())
-    if text.isidentifier() and text not in LOSSES:
-      raise spec.unknown('loss', text, [*LOSSES, *PRESETS])
-  return spec.weighted_sum(LOSSES, text, takes=2)
+    if text.isidentifier() and text not in {**LOSSES, **BETWEEN}:
+      raise spec.unknown('loss', text, [*LOSSES, *BETWEEN, *PRESETS])
+  return spec.weighted_sum({**LOSSES, **BETWEEN}, text, takes=2)
 
 
 def targets(text: str) -> tuple[str, ...]:
   """Lists the batch keys that the losses of a spec compare with, sorted."""
   return tuple(sorted({term.entry.target for term in parse(text)}))
+
+
+def between_sentences(text: str) -> list[str]:
+  """Lists the terms of a spec that compare the sentences of an image."""
+  return [t.name for t in parse(text) if t.entry.needs == 'rows']
 
 
 def make_loss(text: str, *, vgg: perceptual.Features | None = None) -> LossFn:
@@ -131,7 +144,9 @@ def make_loss(text: str, *, vgg: perceptual.Features | None = None) -> LossFn:
     training map, [B, H, W]) as far as the terms need them; batch['box'], where
     present, so that padding weighs zero; and batch['mask'], where present, so
     that filling rows weigh zero. An image without ground truth for a term (no
-    fixation; a saliency map of zeros) is left out of that term's mean.
+    fixation; a saliency map of zeros) is left out of that term's mean. Where
+    the targets are smaller than `pred`, by whole factors, it is averaged in
+    blocks to their size.
 
   Raises:
     ValueError: here for a bad spec, an option out of its range, or a missing
@@ -142,6 +157,9 @@ def make_loss(text: str, *, vgg: perceptual.Features | None = None) -> LossFn:
     _check_options(term)
 
   def loss_fn(pred, batch):
+    targets = {term.entry.target for term in terms} & batch.keys()
+    for key in sorted(targets)[:1]:
+      pred = maps.shrunk(pred, jnp.shape(batch[key]))
     where = _valid_pixels(batch, jnp.shape(pred))
     values = {t.name: _batch_mean(t, pred, batch, where) for t in terms}
     return sum(t.weight * values[t.name] for t in terms), values
@@ -174,10 +192,11 @@ def box_pixels(box: Array, shape: tuple[int, ...]) -> Array:
 def _with_network(term, **networks):
   """Adds the fixed network that a term needs to its options."""
   needs = term.entry.needs
-  if not needs:
+  for name in ('rows', 'index') if needs == 'rows' else (needs,):
+    if name in term.kwargs:
+      raise ValueError(f'{name} is not written in a spec: {term.name!r}.')
+  if needs not in networks:
     return term
-  if needs in term.kwargs:
-    raise ValueError(f'{needs} is not written in a spec: {term.name!r}.')
   return term._replace(kwargs={**term.kwargs, needs: networks[needs]})
 
 
@@ -188,6 +207,8 @@ def _check_options(term):
     # Any network will do; a large one takes seconds.
     pooled = lambda x: [x[:, : x.shape[1] // 2 * 2 : 2, ::2, None]]
     small = {term.entry.needs: pooled}
+  elif term.entry.needs == 'rows':
+    small = dict(rows=1, index=jnp.zeros(1, jnp.int32))
   elif not term.kwargs and not term.entry.needs:
     return
   fn = functools.partial(term.entry.fn, **{**term.kwargs, **small})
@@ -215,6 +236,18 @@ def _batch_mean(term, pred, batch, where):
       f'The loss {term.name!r} needs {key!r}; the batch has {sorted(batch)}.'
     )
   pred, target, valid = maps.prepare(pred, batch[key], where)
-  values = term.entry.fn(pred, target, where=valid, **term.kwargs)
-  rows = maps.has_truth(target, valid)[:, 0, 0]
+  if term.entry.needs == 'rows':
+    group = dict(rows=_rows_per_image(batch, len(pred)), index=batch['index'])
+    values, rows = term.entry.fn(
+      pred, target, where=valid, **group, **term.kwargs
+    )
+  else:
+    values = term.entry.fn(pred, target, where=valid, **term.kwargs)
+    rows = maps.has_truth(target, valid)[:, 0, 0]
   return jnp.where(rows, values, 0).sum() / jnp.maximum(rows.sum(), 1)
+
+
+def _rows_per_image(batch, maps_in_batch):
+  """Counts the maps of each image of a batch by image."""
+  inputs = jax.tree.leaves(batch['taps' if 'taps' in batch else 'image'])
+  return maps_in_batch // len(inputs[0])

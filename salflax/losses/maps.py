@@ -139,6 +139,20 @@ def truth_density(x: Array, valid: Array, *, minmax: bool = False) -> Array:
   return density(x, valid, minmax=minmax) * has_truth(x, valid)
 
 
+def shrunk(x: Array, shape: tuple[int, ...]) -> Array:
+  """Averages blocks of maps [B, H, W], so that they have `shape`.
+
+  Maps that have it already, or no whole number of blocks, stay as they are.
+  """
+  if len(shape) != 3 or x.ndim != 3 or x.shape == shape:
+    return x
+  (_, height, width), (rows, columns) = x.shape, shape[1:]
+  if not rows or not columns or height % rows or width % columns:
+    return x
+  x = x.reshape(len(x), rows, height // rows, columns, width // columns)
+  return x.mean((2, 4))
+
+
 def has_truth(target: Array, valid: Array) -> Array:
   """Marks the images with any ground truth inside `valid`, [B, 1, 1]."""
   return (valid & (target > 0)).any(IMAGE_AXES, keepdims=True)

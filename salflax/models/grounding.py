@@ -252,8 +252,19 @@ class SentenceHead(nn.Module):
   def __call__(
     self, cells: Cells, words: Words, names: np.ndarray, *, train: bool
   ) -> jax.Array:
-    """Computes logits f32 [B, h, w]; names [K, D]."""
-    features, logits = cells.features, cells.logits[..., None]
+    """Computes logits f32 [R, h, w]; names [K, D].
+
+    Args:
+      cells: of B images.
+      words: of R sentences, R / B for each image, one image after another.
+      names: f32 [K, D].
+      train: whether channels and words are left out.
+    """
+    each = len(words.mask) // len(cells.logits)
+    features, logits = (
+      jnp.repeat(x, each, axis=0)
+      for x in (cells.features, cells.logits[..., None])
+    )
     # Slopes of 10 and 20 for each grid and temperature.
     named = 2 * len(cells.posteriors)
     both = jnp.concatenate([unit(words.context), _LOUDER * words.alone], -1)
@@ -318,8 +329,10 @@ class SentenceHead(nn.Module):
     for i in range(2 * count):
       alike = nn.sigmoid(slopes[i] * (cosine - places[i]))
       alike = jnp.einsum('blk,bl->bk', alike, shares[..., i])
-      x = jnp.einsum('bhwk,bk->bhw', cells.posteriors[i // 2], alike)
-      x = contrasted(x[..., None])
+      x = cells.posteriors[i // 2]
+      alike = alike.reshape(len(x), -1, alike.shape[-1])
+      x = jnp.einsum('bhwk,brk->brhw', x, alike)
+      x = contrasted(x.reshape(-1, *x.shape[2:], 1))
       maps.append(resized(x, cells.logits.shape[1:]))
     return maps
 

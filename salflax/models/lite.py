@@ -66,6 +66,9 @@ class Lite(base.Saliency):
   word_dropout: float = 0.2
   dtype: Any = jnp.float32
 
+  # An image may have several sentences: R rows of tokens for B images.
+  shares_images = True
+
   @nn.compact
   def __call__(
     self, image, tokens=None, token_mask=None, *, train: bool
@@ -76,7 +79,9 @@ class Lite(base.Saliency):
       image: f32 [B, H, W, 3], or features {level: [B, h, w, C]} from
         `encode_image`, of any float type.
       tokens: i32 [B, L]; the first and the last real one of a row frame the
-        sentence. Or `TextFeatures` from `encode_text`; None for no text.
+        sentence. Or `TextFeatures` from `encode_text`; None for no text. Where
+        there are R = n B rows, the first n are of the first image, and so on;
+        maps are then [R, H, W].
       token_mask: bool [B, L], True for real word pieces; None means all are.
       train: whether channels and words are left out.
 
@@ -164,7 +169,8 @@ class Lite(base.Saliency):
         name=f'sentence_{number}',
       )(cells, words, names, train=train)
       some = words.mask.any(-1)[:, None, None]
-      logits = jnp.where(some, with_text, logits)
+      each = len(with_text) // len(logits)
+      logits = jnp.where(some, with_text, jnp.repeat(logits, each, axis=0))
     rows = logits.reshape(len(logits), -1)
     return (jax.nn.softmax(rows, -1) * rows.shape[1]).reshape(logits.shape)
 

@@ -36,6 +36,8 @@ class Stage:
     train_source, eval_source: rows; None for a stage that only predicts.
     pp, eval_pp: pp strings.
     batch_size: rows of the global batch.
+    rows_per_image: rows of an image that stand together in a batch, see
+      `batches.train_batches`.
     steps: steps of the stage.
     epoch: steps of one epoch.
     eval_every: steps between evaluations, each followed by a checkpoint.
@@ -68,6 +70,7 @@ class Stage:
   pp: str
   eval_pp: str
   batch_size: int
+  rows_per_image: int
   steps: int
   epoch: int
   eval_every: int
@@ -250,12 +253,33 @@ def _check_score(stage: Stage) -> None:
       )
 
 
+def _check_batch(stage: Stage) -> None:
+  """Raises ValueError where a batch does not divide, or lacks whole images."""
+  rows, mesh = stage.rows_per_image, parallel.make_mesh()
+  parallel.check_batch_size(stage.batch_size, mesh)
+  if stage.batch_size % rows:
+    raise ValueError(
+      f'batch_size {stage.batch_size} is no multiple of rows_per_image {rows}.'
+    )
+  parallel.check_batch_size(stage.batch_size // rows, mesh)
+  names = losses.between_sentences(stage.loss)
+  if names and rows < 2:
+    raise ValueError(
+      f'The loss {names[0]!r} compares the sentences of an image: set '
+      'rows_per_image to 2 or more.'
+    )
+  if rows > 1 and stage.contrast_fn is not None:
+    raise ValueError(
+      'A contrast needs each row with its own image: set rows_per_image to 1.'
+    )
+
+
 def check(stage: Stage) -> None:
   """Raises ValueError where batch, score, freeze patterns or weights misfit.
 
   Takes a second or two: shapes are compared, nothing is computed.
   """
-  parallel.check_batch_size(stage.batch_size, parallel.make_mesh())
+  _check_batch(stage)
   if stage.eval_source is not None:
     _check_score(stage)
   abstract = abstract_state(stage)
@@ -324,8 +348,12 @@ def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
     mean = center.mean_map(source, threads=stage.threads)
     finish.append(center.Center(mean))
   if 'backbone' in stage.stored and not contrast:
-    source = features.WithoutImages(source)
-    text = features.without(text, 'normalize')
+    before, after = features.before_draws(features.without(text, 'normalize'))
+    if pp.shrink_factor(before) > 1:
+      source, text = features.WithoutImages(source, pp.make(before)), after
+    else:
+      source = features.WithoutImages(source)
+      text = features.without(text, 'normalize')
   return batches.train_batches(
     source,
     pp.make(text),
@@ -336,6 +364,7 @@ def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
     finish=finish,
     threads=stage.threads,
     workers=stage.workers,
+    rows_per_image=stage.rows_per_image,
   )
 
 

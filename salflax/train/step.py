@@ -81,9 +81,19 @@ def forward(
     **options: of `model.apply`.
   """
   image, tokens, mask = model_inputs(batch)
+  if tokens is None or not getattr(model, 'shares_images', False):
+    image = _one_each(image, batch)
   if round_taps and not isinstance(image, dict):
     image = encode_image(model, variables, image)
   return model.apply(variables, image, tokens, mask, train=train, **options)
+
+
+def _one_each(image: Any, batch: Batch) -> Any:
+  """Repeats the images of a batch by image, one for each of its rows."""
+  images, rows = len(jax.tree.leaves(image)[0]), len(batch.get('index', ()))
+  if rows <= images:
+    return image
+  return jax.tree.map(lambda x: jnp.repeat(x, rows // images, axis=0), image)
 
 
 def encode_image(model: nn.Module, variables: Variables, image: Any) -> Any:
