@@ -278,8 +278,8 @@ def train_batches(
     finish: applied to the example after pp, e.g. the tokenizer.
     threads: number that read and preprocess where there are no workers.
     workers: number of processes that read and preprocess; 0 = threads.
-    rows_per_image: above 1, makes batches by image: `batch_size` over it images,
-      whose `image` or `taps` come once, with that many rows of each.
+    rows_per_image: above 1, makes batches by image: that many rows of each
+      image, whose `image` or `taps` come once.
   """
   index, count = shard
   _check_batch_size(batch_size, count * rows_per_image)

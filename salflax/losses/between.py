@@ -6,9 +6,9 @@ as people's gaze does, not only that it be right by itself.
 
 All take `pred`, predicted saliency P, and `target`, the saliency map S, both
 >= 0, of any scale, [B, H, W]; `where`, see `maps.prepare`; `rows`, of which B
-is a multiple; and `index`, i32 [B], equal where a row is repeated. They return
-the loss f32 [B] and which rows count, bool [B]: those with ground truth whose
-image has another row with ground truth.
+is a multiple; and `index`, i32 [B], equal where a row is repeated, None where
+none is. They return the loss f32 [B] and which rows count, bool [B]: those with
+ground truth whose image has another row with ground truth.
 """
 
 import jax
@@ -25,6 +25,7 @@ def _grouped(pred, target, where, rows, index):
   if rows < 1 or len(pred) % rows:
     raise ValueError(f'{len(pred)} maps are no groups of {rows}.')
   some = maps.has_truth(target, valid)[:, 0, 0].reshape(-1, rows)
+  index = jnp.arange(len(pred)) if index is None else index
   index = index.reshape(-1, rows)
   pairs = index[:, :, None] != index[:, None]
   pairs = pairs & some[:, :, None] & some[:, None]
@@ -46,8 +47,8 @@ def difference(
   target: Array,
   *,
   where: Array | None = None,
-  rows: int,
-  index: Array,
+  rows: int = 1,
+  index: Array | None = None,
 ) -> tuple[Array, Array]:
   """Computes one minus the correlation of differences of maps.
 
@@ -73,8 +74,8 @@ def sentence(
   target: Array,
   *,
   where: Array | None = None,
-  rows: int,
-  index: Array,
+  rows: int = 1,
+  index: Array | None = None,
   scale: float = 8.0,
 ) -> tuple[Array, Array]:
   """Computes how hard it is to tell which map goes with which sentence.
@@ -86,14 +87,14 @@ def sentence(
     scale: factor of CC before the softmax.
 
   Returns:
-    [B], at least 0; 2 ln(rows) where all maps of an image are alike; and which
+    [B], at least 0; 2 ln(rows) where the predictions are flat; and which
     rows count.
   """
   spec.check_number('sentence: scale', scale, 0, 1e3)
   p, s, pairs, valid = _grouped(pred, target, where, rows, index)
   p, s = _unit(p, valid), _unit(s, valid)
   scores = scale * jnp.einsum('nahw,nbhw->nab', p, s)
-  own = jnp.eye(rows, dtype=bool)
+  own = jnp.eye(rows, dtype=bool)[None]
   scores = jnp.where(pairs | own, scores, -jnp.inf)
   values = sum(
     -jnp.diagonal(jax.nn.log_softmax(scores, axis), axis1=1, axis2=2)

@@ -1,9 +1,10 @@
 """Where an image shows what a sentence names: the heads of `lite`.
 
 Every cell of an image has posteriors over ImageNet's classes, every class has
-a name, and every name a vector of the text encoder. So a word is where those
-classes are whose names it resembles. Free low-rank maps between features and
-words learn beside it what ImageNet lacks, such as people.
+names, its own and those of what it is a kind of, and every name a vector of
+the text encoder. So a word is where those classes are whose names it
+resembles. Free low-rank maps between features and words learn beside it what
+ImageNet lacks, such as people.
 
 `B` images, `h x w` cells, `K` classes, `L` words, `D` width of a word's vector.
 """
@@ -21,12 +22,15 @@ import numpy as np
 
 from salflax.models import layers
 
-# Names: torchvision (BSD 3-Clause). Vectors: all-MiniLM-L6-v2 (Apache 2.0).
+# Names: torchvision (BSD 3-Clause). Lemmas: WordNet 3.0 (WordNet License).
+# Vectors: all-MiniLM-L6-v2 (Apache 2.0).
 NAMES_FILE = pathlib.Path(__file__).parent / 'imagenet_names.npz'
 FAR = -1e9
 # Word vectors have length 1; times this, their values are near 1.
 _LOUDER = 8.0
 _NAME_WIDTH = 24
+# A likeness to a class's hypernym counts this much, for each step up.
+_STEP_UP = 0.95
 _small = nn.initializers.normal(0.05)
 
 
@@ -38,12 +42,33 @@ class Words(NamedTuple):
     alone: f32 [B, L, D], vectors of length 1 of the words on their own.
     mask: bool [B, L], True for words.
     sentence: f32 [B, D], vectors of length 1.
+    likeness: f32 [B, L, K], of the words to the classes, see `likeness`.
   """
 
   context: jax.Array
   alone: jax.Array
   mask: jax.Array
   sentence: jax.Array
+  likeness: jax.Array
+
+
+class ClassNames(NamedTuple):
+  """What the classes are called, by themselves and as one kind of a thing.
+
+  Attributes:
+    names: K names.
+    vectors: f32 [K, D], of length 1.
+    lemmas: M names of the classes and of what they are a kind of.
+    lemma_vectors: f32 [M, D], of length 1.
+    entries: i32 [E, 3], class, lemma and steps up to it, in order of classes;
+      every class has one or more.
+  """
+
+  names: tuple[str, ...]
+  vectors: np.ndarray
+  lemmas: tuple[str, ...]
+  lemma_vectors: np.ndarray
+  entries: np.ndarray
 
 
 class Cells(NamedTuple):
@@ -61,23 +86,52 @@ class Cells(NamedTuple):
 
 
 @functools.cache
-def class_names(
-  path: str | os.PathLike = NAMES_FILE,
-) -> tuple[tuple[str, ...], np.ndarray]:
-  """Loads class names in order, [K], and their vectors, f32 [K, D].
+def class_names(path: str | os.PathLike = NAMES_FILE) -> ClassNames:
+  """Loads the names of classes, in their order.
 
   Args:
-    path: .npz of `names` and `vectors`; ImageNet's 1000 classes by default.
+    path: .npz of `names` and `vectors`, and of `lemmas`, `lemma_vectors` and
+      `entries`, without which a class has its name alone; ImageNet's 1000
+      classes by default.
   """
   with np.load(path, allow_pickle=False) as archive:
-    names, vectors = archive['names'], archive['vectors']
-  return tuple(names.tolist()), vectors.astype(np.float32)
+    names, vectors = archive['names'], archive['vectors'].astype(np.float32)
+    if 'entries' in archive:
+      lemmas, lemma_vectors = archive['lemmas'], archive['lemma_vectors']
+      entries = archive['entries'].astype(np.int32)
+    else:
+      lemmas, lemma_vectors = names, vectors
+      own = np.arange(len(names))
+      entries = np.stack([own, own, np.zeros_like(own)], 1)
+  return ClassNames(
+    tuple(names.tolist()),
+    vectors,
+    tuple(lemmas.tolist()),
+    lemma_vectors.astype(np.float32),
+    entries,
+  )
 
 
-def principal(vectors: np.ndarray, rank: int) -> np.ndarray:
-  """Computes the leading directions f32 [D, rank] of vectors f32 [K, D]."""
-  centred = vectors - vectors.mean(0, keepdims=True)
-  return np.linalg.svd(centred, full_matrices=False)[2][:rank].T
+def likeness(words: jax.Array, names: ClassNames) -> jax.Array:
+  """Compares words with classes and with what the classes are a kind of.
+
+  'Dog' is like every breed of dog, since WordNet lists it above them: the
+  largest cosine over a class's lemmas, times .95 for each step up.
+
+  Args:
+    words: f32 [..., D], of length 1.
+    names: K classes.
+
+  Returns:
+    f32 [..., K].
+  """
+  classes, lemmas, steps = names.entries.T
+  cosine = names.lemma_vectors @ words.reshape(-1, words.shape[-1]).T
+  share = np.float32(_STEP_UP**steps)[:, None]
+  most = jax.ops.segment_max(
+    cosine[lemmas] * share, classes, len(names.names), indices_are_sorted=True
+  )
+  return most.T.reshape(*words.shape[:-1], -1)
 
 
 class Dense(layers.Dense):
@@ -233,7 +287,6 @@ class SentenceHead(nn.Module):
   """Where people look with a sentence: where the things are that it names.
 
   Attributes:
-    rank: width in which words and class names are compared.
     heads: number of free maps between words and cells.
     head_dim: width of each.
     hidden: channels of the last layers.
@@ -241,7 +294,6 @@ class SentenceHead(nn.Module):
     word_dropout: share of words that are left out in training.
   """
 
-  rank: int = 64
   heads: int = 4
   head_dim: int = 16
   hidden: int = 32
@@ -249,15 +301,12 @@ class SentenceHead(nn.Module):
   word_dropout: float = 0.2
 
   @nn.compact
-  def __call__(
-    self, cells: Cells, words: Words, names: np.ndarray, *, train: bool
-  ) -> jax.Array:
-    """Computes logits f32 [R, h, w]; names [K, D].
+  def __call__(self, cells: Cells, words: Words, *, train: bool) -> jax.Array:
+    """Computes logits f32 [R, h, w].
 
     Args:
       cells: of B images.
       words: of R sentences, R / B for each image, one image after another.
-      names: f32 [K, D].
       train: whether channels and words are left out.
     """
     each = len(words.mask) // len(cells.logits)
@@ -270,7 +319,7 @@ class SentenceHead(nn.Module):
     both = jnp.concatenate([unit(words.context), _LOUDER * words.alone], -1)
     both = dropped(self, both, self.dropout, train=train)
     shares = self._importance(both, words.mask, named + self.heads, train)
-    maps = self._by_name(cells, words, names, shares[..., :named])
+    maps = self._by_name(cells, words, shares[..., :named])
     maps.append(self._freely(features, both, shares[..., named:]))
     maps = jnp.concatenate(maps, -1)
     sentence = dropped(
@@ -307,27 +356,17 @@ class SentenceHead(nn.Module):
     x = Dense(count, name='importance_2')(x)
     return jax.nn.softmax(jnp.where(mask[..., None], x, FAR), axis=1)
 
-  def _by_name(self, cells, words, names, shares):
-    start = principal(names, self.rank)
-
-    def near(name, x):
-      start_map = self.param(name, lambda key: jnp.asarray(start))
-      x = (x - names.mean(0).reshape(*(1,) * (x.ndim - 1), -1)) @ start_map
-      return x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-9)
-
-    cosine = jnp.einsum(
-      'kr,blr->blk', near('names_map', names), near('words_map', words.alone)
-    )
+  def _by_name(self, cells, words, shares):
     count = len(cells.posteriors)
     slopes = self.param(
       'slope', lambda key: jnp.tile(jnp.array([10.0, 20]), count)
     )
     places = self.param(
-      'place', lambda key: jnp.tile(jnp.array([0.4, 0.6]), count)
+      'place', lambda key: jnp.tile(jnp.array([0.55, 0.75]), count)
     )
     maps = []
     for i in range(2 * count):
-      alike = nn.sigmoid(slopes[i] * (cosine - places[i]))
+      alike = nn.sigmoid(slopes[i] * (words.likeness - places[i]))
       alike = jnp.einsum('blk,bl->bk', alike, shares[..., i])
       x = cells.posteriors[i // 2]
       alike = alike.reshape(len(x), -1, alike.shape[-1])

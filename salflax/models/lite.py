@@ -95,14 +95,17 @@ class Lite(base.Saliency):
         f'Grounding needs the level {CLASSES!r}, the class logits of each '
         f'cell; the backbone gives {sorted(features)}.'
       )
-    names = grounding.class_names(self.names or grounding.NAMES_FILE)[1]
+    names = self._names()
     text = self.text_features(tokens, token_mask)
-    words = None if text is None else _words(text, names.shape[1])
+    words = None if text is None else _words(text, names.vectors)
     maps = [
-      self._member(i, features, words, names, train)
+      self._member(i, features, words, names.vectors, train)
       for i in range(self.members)
     ]
     return self.enlarged(sum(maps)[..., None] / self.members)
+
+  def _names(self) -> grounding.ClassNames:
+    return grounding.class_names(self.names or grounding.NAMES_FILE)
 
   def features(self, image, *, train: bool) -> dict:
     """Returns {level: [B, h, w, C]} of an image, or of stored features."""
@@ -125,12 +128,15 @@ class Lite(base.Saliency):
     return fine
 
   def encode_text(self, tokens, token_mask=None) -> TextFeatures:
-    """Computes words in their sentence beside words alone, [B, L, 2 D].
+    """Computes words in their sentence, alone, and their likeness to classes.
 
     Args:
       tokens: i32 [B, L]; the first and the last real one of a row frame the
         sentence and are no words.
       token_mask: bool [B, L], True for real word pieces; None means all are.
+
+    Returns:
+      Words f32 [B, L, D + D + K] and sentences [B, D].
 
     Raises:
       ValueError: if the network has no text encoder.
@@ -146,8 +152,11 @@ class Lite(base.Saliency):
     alone = jnp.stack([start, tokens, end], -1).reshape(-1, 3)
     alone = self.text(alone, jnp.ones(alone.shape, bool)).sentence
     alone = alone.reshape(*tokens.shape, -1)
-    both = jnp.concatenate([text.tokens, alone], -1)
-    return TextFeatures(both, text.mask, text.sentence)
+    names = self._names()
+    _check_width(names.vectors, text.sentence)
+    alike = grounding.likeness(alone, names)
+    words = jnp.concatenate([text.tokens, alone, alike], -1)
+    return TextFeatures(words, text.mask, text.sentence)
 
   def _member(self, number, features, words, names, train) -> jax.Array:
     grid = features['1/16'].shape[1:3]
@@ -167,7 +176,7 @@ class Lite(base.Saliency):
         dropout=self.dropout,
         word_dropout=self.word_dropout,
         name=f'sentence_{number}',
-      )(cells, words, names, train=train)
+      )(cells, words, train=train)
       some = words.mask.any(-1)[:, None, None]
       each = len(with_text) // len(logits)
       logits = jnp.where(some, with_text, jnp.repeat(logits, each, axis=0))
@@ -175,16 +184,26 @@ class Lite(base.Saliency):
     return (jax.nn.softmax(rows, -1) * rows.shape[1]).reshape(logits.shape)
 
 
-def _words(text: TextFeatures, width: int) -> grounding.Words:
-  if text.tokens.shape[-1] != 2 * width or text.sentence.shape[-1] != width:
+def _words(text: TextFeatures, names: Any) -> grounding.Words:
+  classes, width = names.shape
+  _check_width(names, text.sentence)
+  if text.tokens.shape[-1] != 2 * width + classes:
     raise ValueError(
-      f'Class names have vectors of {width} values, so words need twice as '
-      f'many and sentences as many: found {text.tokens.shape[-1]} and '
-      f'{text.sentence.shape[-1]}. Use all-MiniLM-L6-v2, or set `names`.'
+      f'Words have {text.tokens.shape[-1]} values, not {2 * width + classes}: '
+      'they are not text features of this network.'
     )
-  context, alone = jnp.split(text.tokens.astype(jnp.float32), 2, axis=-1)
-  sentence = text.sentence.astype(jnp.float32)
+  words = text.tokens.astype(jnp.float32)
+  context, alone, likeness = jnp.split(words, [width, 2 * width], axis=-1)
   place = jnp.arange(text.mask.shape[1])[None]
   last = text.mask.sum(-1, keepdims=True) - 1
   mask = text.mask & (place > 0) & (place < last)
-  return grounding.Words(context, alone, mask, sentence)
+  sentence = text.sentence.astype(jnp.float32)
+  return grounding.Words(context, alone, mask, sentence, likeness)
+
+
+def _check_width(names: Any, vectors: jax.Array) -> None:
+  if vectors.shape[-1] != names.shape[1]:
+    raise ValueError(
+      f'Class names have vectors of {names.shape[1]} values, sentences of '
+      f'{vectors.shape[-1]}. Use all-MiniLM-L6-v2, or set `names`.'
+    )

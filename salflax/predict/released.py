@@ -34,7 +34,7 @@ WEIGHTS = 'model.safetensors'
 PATTERNS = ('config.json', WEIGHTS, 'README.md', '*/text/*.json')
 FORMAT = 1
 # Files of weights, by the part of the network that pip packages have.
-_PARTS = {'backbone': network.BACKBONE_FILES, 'text': bert.WEIGHT_FILES}
+_PARTS = {'backbone': network.BACKBONE_FILES, 'text': pretrained.WEIGHT_FILES}
 # Parameters of a member of `models.lite.Lite`.
 _MEMBER = re.compile(r'(image|sentence)_(\d+)')
 

@@ -42,8 +42,12 @@ def _unit(x):
 
 def _text(b=3, length=9):
   rng = np.random.default_rng(1)
-  tokens = rng.normal(size=(b, length, 768)).astype(np.float32)
-  tokens[..., 384:] = _unit(tokens[..., 384:])
+  names = grounding.class_names()
+  some = names.vectors[rng.integers(0, 1000, (b, length))]
+  alone = _unit(some + rng.normal(size=some.shape).astype(np.float32) / 40)
+  alike = grounding.likeness(alone, names)
+  context = rng.normal(size=alone.shape).astype(np.float32)
+  tokens = np.concatenate([context, alone, np.asarray(alike)], -1)
   mask = np.arange(length)[None] < np.array([9, 0, 3])[:b, None]
   sentence = _unit(rng.normal(size=(b, 384)).astype(np.float32))
   return TextFeatures(*map(jnp.asarray, (tokens, mask, sentence)))
@@ -100,12 +104,12 @@ def test_padding_and_what_frames_a_sentence_change_nothing():
 
 def test_a_word_is_where_the_classes_are_that_it_names():
   """Holds untrained: names and words are compared as their vectors are."""
-  names, vectors = grounding.class_names()
-  assert len(names) == len(vectors) == 1000
+  names = grounding.class_names()
+  assert len(names.names) == len(names.vectors) == 1000
   logits = np.zeros((1, 4, 6, 1000), np.float32)
   place = {'umbrella': (0, 1), 'laptop': (3, 4)}
   for name, cell in place.items():
-    logits[(0, *cell, names.index(name))] = 12
+    logits[(0, *cell, names.names.index(name))] = 12
   posteriors = jax.nn.softmax(jnp.asarray(logits))
   cells = grounding.Cells(
     jnp.zeros((1, 4, 6, 8)), (posteriors,), jnp.zeros((1, 4, 6))
@@ -113,11 +117,12 @@ def test_a_word_is_where_the_classes_are_that_it_names():
   head = grounding.SentenceHead()
   key = jax.random.key(0)
   for name, cell in place.items():
-    vector = jnp.asarray(vectors[names.index(name)])[None]
+    vector = jnp.asarray(names.vectors[names.names.index(name)])[None]
+    alike = grounding.likeness(vector[None], names)
     words = grounding.Words(
-      vector[None], vector[None], jnp.ones((1, 1), bool), vector
+      vector[None], vector[None], jnp.ones((1, 1), bool), vector, alike
     )
-    args = (cells, words, jnp.asarray(vectors))
+    args = (cells, words)
     variables = head.init(key, *args, train=False)
     x = np.asarray(head.apply(variables, *args, train=False))[0]
     assert np.unravel_index(x.argmax(), x.shape) == cell, name
@@ -125,13 +130,14 @@ def test_a_word_is_where_the_classes_are_that_it_names():
 
 def test_training_leaves_channels_out_and_reaches_every_parameter():
   network, variables = _trained()
+  text = _text()
 
   @jax.jit
   def loss(params, key):
     pred = network.apply(
       {**variables, 'params': params},
       _features(),
-      _text(),
+      text,
       train=True,
       rngs={'dropout': key},
     )
@@ -157,7 +163,7 @@ def test_two_sizes_of_an_image_give_the_levels():
   assert {k: v.shape[1:] for k, v in shapes.items()} == LEVELS
 
 
-def test_words_are_encoded_in_their_sentence_and_alone():
+def test_words_are_encoded_in_their_sentence_and_alone(tmp_path):
   text = bert.Bert(
     vocab_size=50,
     hidden_dim=8,
@@ -167,7 +173,10 @@ def test_words_are_encoded_in_their_sentence_and_alone():
     pool='mean',
     normalize=True,
   )
-  network = _network(text=text)
+  names = tmp_path / 'names.npz'
+  vectors = _unit(np.random.default_rng(0).normal(size=(4, 8)))
+  np.savez(names, names=list('abcd'), vectors=vectors)
+  network = _network(text=text, names=str(names))
   tokens = jnp.asarray([[1, 7, 9, 2, 0], [1, 2, 0, 0, 0], [0, 0, 0, 0, 0]])
   mask = jnp.asarray([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0] * 5], bool)
   features, variables = network.init_with_output(
@@ -177,7 +186,10 @@ def test_words_are_encoded_in_their_sentence_and_alone():
   params = {'params': variables['params']['text']}
   alone = text.apply(params, jnp.asarray([[1, 9, 2]]), jnp.ones((1, 3), bool))
   np.testing.assert_allclose(
-    features.tokens[0, 2, 8:], alone.sentence[0], atol=1e-6
+    features.tokens[0, 2, 8:16], alone.sentence[0], atol=1e-6
+  )
+  np.testing.assert_allclose(
+    features.tokens[0, 2, 16:], alone.sentence[0] @ vectors.T, atol=1e-6
   )
   whole = text.apply(params, tokens, mask)
   np.testing.assert_allclose(
@@ -194,11 +206,36 @@ def test_names_are_the_text_encoders_vectors():
     pytest.skip(str(e))
   from salflax.data.tokenizer import Tokenizer
 
-  names, vectors = grounding.class_names()
-  some = (0, 340, 999)
-  ids, mask = Tokenizer(folder, 16)([names[i] for i in some])
-  got = module.apply(variables, ids, mask).sentence
-  np.testing.assert_allclose(got, vectors[list(some)], atol=1e-3)
+  names = grounding.class_names()
+  some = [0, 340, 999]
+  texts = [(names.names, names.vectors), (names.lemmas, names.lemma_vectors)]
+  for written, vectors in texts:
+    ids, mask = Tokenizer(folder, 16)([written[i] for i in some])
+    got = module.apply(variables, ids, mask).sentence
+    np.testing.assert_allclose(got, vectors[some], atol=1e-3)
+
+
+def test_a_word_is_like_the_kinds_of_what_it_names():
+  names = grounding.class_names()
+  vector = names.lemma_vectors[names.lemmas.index('dog')]
+  alike = np.asarray(grounding.likeness(jnp.asarray(vector), names))
+  pug, hammer = (names.names.index(x) for x in ('pug', 'hammer'))
+  steps = [
+    step
+    for kind, lemma, step in names.entries
+    if kind == pug and names.lemmas[lemma] == 'dog'
+  ]
+  np.testing.assert_allclose(alike[pug], 0.95 ** steps[0], atol=1e-3)
+  assert alike[hammer] < 0.6
+  assert set(names.entries[:, 0]) == set(range(1000))
+
+
+def test_names_alone_are_their_own_lemmas(tmp_path):
+  path = tmp_path / 'names.npz'
+  vectors = _unit(np.random.default_rng(0).normal(size=(3, 5)))
+  np.savez(path, names=['a', 'b', 'c'], vectors=vectors)
+  alike = grounding.likeness(jnp.asarray(vectors), grounding.class_names(path))
+  np.testing.assert_allclose(alike, vectors @ vectors.T, atol=1e-6)
 
 
 def test_what_does_not_fit_is_refused():
@@ -211,7 +248,7 @@ def test_what_does_not_fit_is_refused():
     network.apply(
       variables,
       _features(),
-      text._replace(tokens=text.tokens[..., :500]),
+      text._replace(sentence=text.sentence[:, :100]),
       train=False,
     )
   with pytest.raises(ValueError, match='no text encoder'):
