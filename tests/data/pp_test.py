@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salflax.data import pp
+from salflax.data import frames, pp
 
 FRAMES = ((48, 64), (64, 48), (32, 32))
 # Heights and widths of images, extreme ones among them.
@@ -94,7 +94,7 @@ def test_letterbox_and_back_is_the_identity_up_to_resampling(size, frame):
   example = _example(size, saliency=smooth.astype(np.float32))
   out = pp.resize_pad(example, None, *frame)
   assert out['image'].shape == (*frame, 3)
-  back = pp.unletterbox(out['saliency'], out['box'], size)
+  back = frames.unletterbox(out['saliency'], out['box'], size)
   assert back.shape == size and back.dtype == np.float32
   top, left, h, w = out['box']
   # A side that shrank to s cells is known to a cell: |slope| <= 180 a side.
@@ -109,7 +109,7 @@ def test_letterbox_and_back_is_the_identity_up_to_resampling(size, frame):
   frame=st.tuples(st.integers(1, 500), st.integers(1, 500)),
 )
 def test_the_box_is_centred_fills_one_side_and_keeps_the_aspect(size, frame):
-  top, left, h, w = pp.fit(size, frame)
+  top, left, h, w = frames.fit(size, frame)
   assert 1 <= h <= frame[0] and 1 <= w <= frame[1]
   assert h == frame[0] or w == frame[1]
   assert 0 <= frame[0] - h - 2 * top <= 1 and 0 <= frame[1] - w - 2 * left <= 1
@@ -120,9 +120,9 @@ def test_the_box_is_centred_fills_one_side_and_keeps_the_aspect(size, frame):
 
 
 def test_boxes_of_common_pictures():
-  assert pp.fit((480, 640), (288, 384)) == (0, 0, 288, 384)
-  assert pp.fit((640, 480), (288, 384)) == (0, 84, 288, 216)
-  assert pp.fit((600, 1200), (288, 384)) == (48, 0, 192, 384)
+  assert frames.fit((480, 640), (288, 384)) == (0, 0, 288, 384)
+  assert frames.fit((640, 480), (288, 384)) == (0, 84, 288, 216)
+  assert frames.fit((600, 1200), (288, 384)) == (48, 0, 192, 384)
 
 
 def test_the_padding_has_the_mean_colour_and_an_empty_map():
