@@ -331,3 +331,55 @@ def test_is_random_and_pickling():
 def test_ops_that_go_once_are_not_there_twice(text):
   with pytest.raises(ValueError, match='goes once'):
     pp.make(text)
+
+
+def test_shrunk_maps_are_blocks_of_the_frame():
+  text = 'resize_pad(16, 24)|rasterize'
+  example = _example((20, 24), saliency=np.ones((20, 24), np.float32))
+  example['fixations'] = np.array([[0, 0], [19, 23], [10, 12]], np.int32)
+  whole = pp.make(text)(dict(example), None)
+  small = pp.make(f'{text}|shrink(8)')(dict(example), None)
+  assert small['image'].shape == (16, 24, 3)
+  blocks = whole['saliency'].reshape(2, 8, 3, 8)
+  np.testing.assert_allclose(small['saliency'], blocks.mean((1, 3)), rtol=1e-6)
+  assert small['fixations'].sum() == whole['fixations'].sum() == 3
+  # The box holds every block that the image touches.
+  top, left, height, width = small['box']
+  outside = np.ones((2, 3), bool)
+  outside[top : top + height, left : left + width] = False
+  assert not small['saliency'][outside].any()
+
+
+def test_shrinking_and_flipping_go_in_any_order():
+  text, flip = 'resize_pad(16, 24)|rasterize', 'flip(1.0)'
+  example = _example((16, 24), saliency=np.ones((16, 24), np.float32))
+  example['saliency'] = np.random.default_rng(0).random((16, 24), np.float32)
+  example['fixations'] = np.array([[3, 2], [9, 21]], np.int32)
+  rng = np.random.default_rng(0)
+  a = pp.make(f'{text}|shrink(4)|{flip}')(dict(example), rng)
+  b = pp.make(f'{text}|{flip}|shrink(4)')(dict(example), rng)
+  for key in ('saliency', 'fixations', 'box', 'image'):
+    np.testing.assert_allclose(a[key], b[key], rtol=1e-5, err_msg=key)
+
+
+def test_what_does_not_shrink():
+  example = _example((16, 24), saliency=np.ones((16, 24), np.float32))
+  example['fixations'] = np.array([[3, 2]], np.int32)
+  with pytest.raises(ValueError, match='whole number of blocks'):
+    pp.make('resize_pad(16, 24)|rasterize|shrink(5)')(dict(example), None)
+  with pytest.raises(ValueError, match='rasterize goes first'):
+    pp.make('resize_pad(16, 24)|shrink(4)')(dict(example), None)
+  with pytest.raises(ValueError, match='factor=0'):
+    pp.make('resize_pad(16, 24)|rasterize|shrink(0)')
+
+
+def test_an_image_flips_only_if_none_of_its_sentences_has_a_side():
+  example = _example((16, 24), saliency=np.ones((16, 24), np.float32))
+  example['text'] = 'a dog'
+  image = example['image'].copy()
+  rng = np.random.default_rng(0)
+  alone = pp.make('flip(1.0)')(dict(example), rng)
+  np.testing.assert_array_equal(alone['image'], image[:, ::-1])
+  texts = ['a dog', 'the dog on the left']
+  beside = pp.make('flip(1.0)')(dict(example, texts=texts), rng)
+  np.testing.assert_array_equal(beside['image'], image)
