@@ -2,19 +2,23 @@
 
     salflax prepare --dataset=sjtu_tis --raw=/data/SJTU-TIS
     salflax prepare --dataset=folder --name=mine --raw=/data/mine
+    salflax prepare --dataset=folder --name=mine --raw=/data/mine \
+      --tracker=tobii
 
 What there is and what is not used, each with its reason, is printed and
 stored beside the data as report.json and report.csv. docs/data.md shows the
-folders that are expected.
+folders that are expected, docs/own_data.md the tables of eye trackers.
 """
 
 import functools
+import re
 from typing import Any
 
 from absl import flags
 
 from salflax import cli, data
 from salflax.core import spec
+from salflax.data import gaze_layout, trackers
 
 _NEEDED = functools.partial(flags.DEFINE_string, required=True)
 _SIGMA = functools.partial(flags.DEFINE_float, lower_bound=0.1)
@@ -26,6 +30,56 @@ _BLUR = (
   'Blur of maps made of fixations, in pixels. Default: 24 for osie and '
   'mit1003, 19 for SALICON, 40 for cat2000, 3 % of the longer side for fiwi '
   'and folder. sjtu_tis has maps of its own.'
+)
+# Attributes of `gaze_layout.Layout`.
+_GAZE = (
+  (
+    'tracker',
+    flags.DEFINE_string,
+    'Read the tables of an eye tracker in place of fixations.csv: '
+    f'{", ".join(trackers.TRACKERS)}. Each option from here on asks for it, '
+    'too; plain is the tracker then.',
+  ),
+  (
+    'columns',
+    flags.DEFINE_list,
+    "Columns of the tables, 'image=NAME,x=NAME,y=NAME'; also "
+    f'{", ".join(trackers.ROLES[3:])}.',
+  ),
+  (
+    'units',
+    flags.DEFINE_string,
+    f'Units of positions: {", ".join(gaze_layout.UNITS)}. By default what the '
+    "columns' names say, else the tracker's.",
+  ),
+  (
+    'screen',
+    flags.DEFINE_string,
+    'Size of the screen, as 1920x1080, where positions are on a screen with '
+    'the image in its middle.',
+  ),
+  (
+    'fit',
+    flags.DEFINE_string,
+    'Size of the image on the screen: own, contain (as large as fits) or '
+    'stretch.',
+  ),
+  (
+    'detect',
+    flags.DEFINE_string,
+    'The tables hold samples: detect fixations by idt or ivt, with options as '
+    "in 'idt(dispersion=35, duration=100)' (pixels, ms). Needs pymovements.",
+  ),
+  (
+    'time',
+    flags.DEFINE_string,
+    f'Unit of the times of samples: {", ".join(trackers.MILLISECONDS)}.',
+  ),
+  (
+    'tables',
+    flags.DEFINE_string,
+    "Which tables below --raw, as 'gaze/*.tsv'; all by default.",
+  ),
 )
 
 
@@ -43,7 +97,46 @@ def define_flags(values: flags.FlagValues) -> None:
     (_SIGMA, 'sigma', None, _BLUR),
     (switch, 'keep_inside', False, _KEEP_INSIDE),
     (switch, 'overwrite', False, 'Replace what was prepared before.'),
+    *((kind, name, None, text) for name, kind, text in _GAZE),
   )
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+  """Reads 'x=NAME,y=NAME'."""
+  parts = [pair.partition('=') for pair in pairs]
+  if wrong := [p for p in parts if not (p[1] and p[2].strip())]:
+    raise ValueError(
+      f"--columns is 'image=NAME,x=NAME,y=NAME', found {wrong[0][0]!r} without "
+      'a name.'
+    )
+  return {role.strip(): name.strip() for role, _, name in parts}
+
+
+def _screen(text: str) -> list[int]:
+  """Reads '1920x1080'."""
+  match = re.fullmatch(r'\s*(\d{2,5})\s*[x,*\u00d7]\s*(\d{2,5})\s*', text)
+  if not match:
+    raise ValueError(f'--screen is as 1920x1080, found {text!r}.')
+  return [int(n) for n in match.groups()]
+
+
+def gaze_options(options: Any) -> dict | None:
+  """Reads how the tables of an eye tracker are; None where there are none.
+
+  Raises:
+    ValueError: an option does not fit.
+  """
+  values = {name: getattr(options, name) for name, *_ in _GAZE}
+  values = {name: value for name, value in values.items() if value}
+  if values and options.dataset != 'folder':
+    raise ValueError(
+      f'--{min(values)} is for --dataset=folder, not for {options.dataset}.'
+    )
+  for name, read in (('columns', _columns), ('screen', _screen)):
+    if name in values:
+      values[name] = read(values[name])
+  gaze_layout.Layout(**values)
+  return values or None
 
 
 def _check(dataset: str, name: str, sigma: float | None) -> None:
@@ -84,6 +177,7 @@ def execute(options: Any) -> None:
   from salflax.data import prepare
 
   _check(options.dataset, options.name, options.sigma)
+  gaze = gaze_options(options)
   done = prepare.prepare(
     data.DATASETS[options.dataset](),
     options.raw,
@@ -92,6 +186,7 @@ def execute(options: Any) -> None:
     overwrite=options.overwrite,
     keep_inside=options.keep_inside,
     sigma=options.sigma,
+    **({'gaze': gaze} if gaze else {}),
   )
   print(describe(done))
 

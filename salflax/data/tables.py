@@ -24,8 +24,13 @@ def read_lines(path: pathlib.Path) -> list[str]:
   return re.split('\r\n|\r|\n', text)
 
 
-def cells(line: str) -> tuple[list[str], str]:
-  """Splits a line of a CSV.
+def separator(head: str) -> str:
+  """Tells what separates the cells of a table by its first line."""
+  return next((s for s in '\t;' if s in head), ',')
+
+
+def cells(line: str, by: str = ',') -> tuple[list[str], str]:
+  """Splits a line of a CSV at commas, or another separator.
 
   Each line is split alone: a quote that is left open cannot swallow the lines
   that follow.
@@ -35,16 +40,22 @@ def cells(line: str) -> tuple[list[str], str]:
     wrong the cells are a guess, to say which image it was about.
   """
   try:
-    row, fault = next(csv.reader([line], strict=True), []), ''
+    row, fault = next(csv.reader([line], delimiter=by, strict=True), []), ''
   except csv.Error as e:
-    row, fault = line.replace('"', '').split(','), f'quotes do not match: {e}'
+    row, fault = line.replace('"', '').split(by), f'quotes do not match: {e}'
   return [cell.strip() for cell in row], fault
 
 
 def read_table(
-  path: pathlib.Path, required: Sequence[str], optional: Sequence[str] = ()
+  path: pathlib.Path,
+  required: Sequence[str],
+  optional: Sequence[str] = (),
+  *,
+  numbers: Sequence[str] = (),
 ) -> Iterator[tuple[int, dict[str, str], str]]:
   """Yields the rows of a CSV with a head, blank lines left out.
+
+  Commas, semicolons or tabs separate the cells.
 
   Names of columns are matched without regard to capitals and blanks.
 
@@ -52,6 +63,8 @@ def read_table(
     path: UTF-8 file.
     required: columns that must be there.
     optional: columns that may be; a misspelt one is an error.
+    numbers: columns whose decimal commas become points, where commas do not
+      separate the cells.
 
   Yields:
     Number of the line, cells by column, and what is wrong with the row or ''.
@@ -61,7 +74,8 @@ def read_table(
       with a column twice or with a column that is nearly an optional one.
   """
   lines = read_lines(path)
-  head, fault = cells(lines[0])
+  by = separator(lines[0])
+  head, fault = cells(lines[0], by)
   head = [column.lower() for column in head]
   if missing := [c for c in required if c not in head]:
     raise ValueError(f'{path}: no column {missing}; the first line is {head}.')
@@ -71,7 +85,7 @@ def read_table(
     for near in difflib.get_close_matches(column, head, cutoff=0.9):
       raise spec.unknown(f'column of {path}', near, [*required, *optional])
   for number, line in enumerate(lines[1:], start=2):
-    row, fault = cells(line)
+    row, fault = cells(line, by)
     while len(row) > len(head) and not row[-1]:
       row.pop()
     if not any(row):
@@ -79,7 +93,10 @@ def read_table(
     if not fault and len(row) != len(head):
       fault = f'{len(row)} cells under {len(head)} columns: {line.strip()!r}'
     row += [''] * (len(head) - len(row))
-    yield number, dict(zip(head, row)), fault
+    named = dict(zip(head, row))
+    if by != ',':
+      named |= {c: named[c].replace(',', '.') for c in numbers}
+    yield number, named, fault
 
 
 def number(cell: str) -> float | None:

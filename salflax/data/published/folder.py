@@ -1,26 +1,32 @@
 """Any folder of images and gaze, laid out as docs/data.md says."""
 
 import collections
-import pathlib
-from collections.abc import Mapping
 
 import numpy as np
 
 from salflax.core import spec
-from salflax.data import maps, pairing, problems, tables
+from salflax.data import (
+  gaze_cells,
+  gaze_layout,
+  gaze_tables,
+  maps,
+  pairing,
+  problems,
+  tables,
+)
 from salflax.data import raw as raw_lib
 
 Key = pairing.Key
-# How trackers write that they lost the eye.
-BLINKS = ('', '.', '-', 'na', 'n/a', 'nan', 'none', 'null')
 
 
-def samples(raw, report, *, sigma=None):
+def samples(raw, report, *, gaze=None, sigma=None):
   """Lists the samples.
 
   Args:
     raw: folder with images/ and one or more of maps/, fixations/ and
-      fixations.csv; texts.csv is optional.
+      fixations.csv, or tables of an eye tracker; texts.csv is optional.
+    gaze: options of `gaze_layout.Layout` for the tables of an eye tracker, in
+      place of fixations.csv.
     sigma: blur of maps made of fixations, in pixels; `maps.default_sigma` if
       None. Maps that exist are taken as they are.
   """
@@ -30,12 +36,14 @@ def samples(raw, report, *, sigma=None):
   has_points, has_texts = (
     pairing.is_file(raw / n) for n in ('fixations.csv', 'texts.csv')
   )
+  layout = gaze_layout.Layout(**gaze) if gaze else None
   if not pairing.is_folder(raw / 'images') or not (
-    has_maps or has_files or has_points
+    has_maps or has_files or has_points or layout
   ):
     raise FileNotFoundError(
       f'{raw}: expected images/ and at least one of maps/, fixations/ and '
       f'fixations.csv in it; found {sorted(p.name for p in raw.iterdir())[:9]}.'
+      ' Tables of an eye tracker are read with --tracker.'
     )
   images = pairing.files_by_stem(raw / 'images', report)
   report.counts['images'] = len(images)
@@ -47,29 +55,17 @@ def samples(raw, report, *, sigma=None):
   parts, fixations = {'image': (by_image, '{}.* in images/')}, {}
   if has_files:
     fixations = _files(raw / 'fixations', images, texts, report)
-  if has_points:
+  if layout:
+    fixations |= gaze_tables.read(raw, images, texts, layout, report)
+  elif has_points:
     fixations |= _read_points(raw / 'fixations.csv', images, texts, report)
   if has_maps:
     files = _files(raw / 'maps', images, texts, report)
     parts['map'] = files, '{}.* in maps/'
-  if has_files or has_points:
-    parts['fixations'] = fixations, '{} in fixations.csv or fixations/'
+  if has_files or has_points or layout:
+    where = 'the tables' if layout else 'fixations.csv'
+    parts['fixations'] = fixations, '{} in ' + f'{where} or fixations/'
   return pairing.pair(report, texts, parts, sigma=sigma, split_by='content')
-
-
-def _stem(name: str, images: Mapping) -> str | None:
-  """Finds the image that a CSV names with or without ending, or None."""
-  path = pathlib.PurePosixPath(pairing.nfc(name.strip().replace('\\', '/')))
-  if str(path) in images:
-    return str(path)
-  is_file = path.suffix.lower() in pairing.IMAGE_TYPES
-  stem = path.with_suffix('').as_posix() if is_file else None
-  return stem if stem in images else None
-
-
-def _condition(cell: str) -> str:
-  """Spells a condition as we do: 'Non-salient' is 'non_salient'."""
-  return cell.lower().replace('-', '_').replace(' ', '_')
 
 
 def _unknown(condition: str) -> str:
@@ -83,8 +79,8 @@ def _read_texts(path, images, report):
     path, ('image', 'text'), ('condition',)
   ):
     place, text = f'texts.csv line {line}', row['text']
-    condition = _condition(row.get('condition', '')) or 'whole'
-    stem = _stem(row['image'], images)
+    condition = gaze_tables.condition_of(row.get('condition', '')) or 'whole'
+    stem = gaze_cells.stem_of(row['image'], images)
     named.add(stem)
     if fault:
       report.drop(place, 'unreadable row', fault)
@@ -139,11 +135,11 @@ def _read_points(path, images, texts, report):
   positions, faults, broken = collections.defaultdict(list), {}, {}
   strays = collections.Counter()
   for line, row, fault in tables.read_table(
-    path, ('image', 'x', 'y'), ('condition',)
+    path, ('image', 'x', 'y'), ('condition',), numbers=('x', 'y')
   ):
     place = f'{path.name} line {line}'
-    stem = _stem(row['image'], images)
-    key = stem, _condition(row.get('condition', ''))
+    stem = gaze_cells.stem_of(row['image'], images)
+    key = stem, gaze_tables.condition_of(row.get('condition', ''))
     x, y = (tables.number(row[axis]) for axis in 'xy')
     if stem is None:
       strays[row['image'], 'missing image', 'no such file in images/'] += 1
@@ -153,7 +149,7 @@ def _read_points(path, images, texts, report):
       strays[stem, 'unknown condition', _unknown(key[1])] += 1
     elif key[1] and key not in texts:
       strays[stem, 'condition without text', f'condition {key[1]}'] += 1
-    elif row['x'].lower() in BLINKS and row['y'].lower() in BLINKS:
+    elif {row['x'].lower(), row['y'].lower()} <= {*gaze_cells.BLINKS}:
       positions[key].append((np.nan, np.nan))
     elif x is None or y is None:
       faults[key] = f'{place}: x={row["x"]!r}, y={row["y"]!r}'
