@@ -160,7 +160,7 @@ def numbers(cells, separator: str) -> tuple[np.ndarray, np.ndarray]:
 
   if separator != ',':
     cells = cells.str.replace(',', '.', regex=False)
-  values = pd.to_numeric(cells, errors='coerce').to_numpy(float)
+  values = np.array(pd.to_numeric(cells, errors='coerce'), float)
   values[~np.isfinite(values)] = np.nan
   wrong = np.isnan(values) & ~cells.str.lower().isin(BLINKS).to_numpy()
   return values, wrong
@@ -190,3 +190,10 @@ def stem_of(name: str, images: Mapping) -> str | None:
   is_file = path.suffix.lower() in pairing.IMAGE_TYPES
   stem = path.with_suffix('').as_posix() if is_file else None
   return stem if stem in images else None
+
+
+def trailing_stem_of(name: str, images: Mapping) -> str | None:
+  """Finds the image of a path as on another computer, or None."""
+  parts = name.replace('\\', '/').split('/')
+  stems = (stem_of('/'.join(parts[i:]), images) for i in range(len(parts)))
+  return next(filter(None, stems), None)

@@ -175,8 +175,8 @@ def _fixations(image, recordings, layout, detector, report):
     raise problems.Dropped(
       'implausible fixations',
       f'{off.sum()} of {len(off)} lie off the image of {size[1]} x {size[0]}: '
-      f'x is {x.min():.4g} to {x.max():.4g} and y {y.min():.4g} to {y.max():.4g} '
-      'in its pixels; --units and --screen say what positions mean',
+      f'x is {x.min():.4g} to {x.max():.4g} and y {y.min():.4g} to '
+      f'{y.max():.4g} in its pixels; --units and --screen say what they mean',
     )
   _count(report, 'off the image', off.sum())
   report.counts['fixations'] = report.counts.get('fixations', 0) + int(
@@ -198,9 +198,8 @@ def _keys(gaze, images, texts, strays) -> None:
 
   Rows of an image or a condition that is not there get no id.
   """
-  stems = {
-    name: gaze_cells.stem_of(name, images) for name in gaze['image'].unique()
-  }
+  names = gaze['image'].unique()
+  stems = {name: gaze_cells.trailing_stem_of(name, images) for name in names}
   gaze['stem'] = gaze['image'].map(stems)
   spelt = {c: condition_of(c) for c in gaze['condition'].unique()}
   gaze['condition'] = gaze['condition'].map(spelt)

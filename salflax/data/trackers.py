@@ -232,10 +232,9 @@ def misfit(head: Sequence[str], missing: Mapping[str, Sequence[str]]) -> str:
   parts = [f'columns there are {spec.some([repr(c) for c in head], limit=12)}']
   for role, names in missing.items():
     near = [n for n in (_near(name, head) for name in names) if n]
-    looked = f' ({spec.some(list(names), limit=4)})' if names else ''
-    parts.append(
-      f'none is {role}{looked}' + (f', the nearest is {near[0]!r}' * bool(near))
-    )
+    named = f' ({spec.some(list(names), limit=4)})' if names else ''
+    nearest = f', the nearest is {near[0]!r}' if near else ''
+    parts.append(f'none is {role}{named}{nearest}')
   if fits := fitting(head):
     parts.append(f'it fits {" or ".join(fits)}')
   roles = ','.join(f'{role}=NAME' for role in missing)

@@ -120,7 +120,8 @@ def test_a_row_of_texts_that_does_not_fit_is_named(tmp_path, line):
     ('fixations.csv', 'image,x,y\n\xe9,1,2', 'latin-1', 'fixations.csv is not'),
     ('texts.csv', 'image,text,text\na,b,c', 'utf-8', 'twice'),
     ('texts.csv', 'image,text,conditon\na,b,all', 'utf-8', "'condition'"),
-    ('fixations.csv', 'image;x;y\na;1;2', 'utf-8', 'no column'),
+    ('fixations.csv', 'image|x|y\na|1|2', 'utf-8', 'no column'),
+    ('fixations.csv', 'imag,x,y', 'utf-8', "nearest is 'imag'"),
   ],
 )
 def test_a_csv_that_cannot_be_trusted_is_an_error(
@@ -141,6 +142,18 @@ def test_a_byte_order_mark_and_capitals_change_nothing(tmp_path):
   samples, report = _samples(tmp_path)
   assert not report.problems
   assert samples['a/non_salient'].fixations.tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize('by', [';', '\t'])
+def test_other_separators_and_decimal_commas(tmp_path, by):
+  _images(tmp_path, 'a', 'b')
+  lines = ['image,x,y', 'a.png,1_6,4_2', 'b,3,5'] + ['b,1_0_2,5'] * (by == ';')
+  _csv(tmp_path, '\n'.join(lines).replace(',', by).replace('_', ','))
+  _csv(tmp_path, f'image{by}text\na{by}a dog, a cat\nb{by}b\n', 'texts.csv')
+  samples, report = _samples(tmp_path)
+  assert samples['a/whole'].fixations.tolist() == [[4, 2]]
+  assert samples['a/whole'].text == 'a dog, a cat'
+  assert ('b/whole' in samples) == (by == '\t')  # 1,0,2 is no number
 
 
 def test_conditions_of_fixations_are_checked(tmp_path):

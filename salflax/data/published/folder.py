@@ -13,6 +13,7 @@ from salflax.data import (
   pairing,
   problems,
   tables,
+  trackers,
 )
 from salflax.data import raw as raw_lib
 
@@ -130,8 +131,20 @@ def _files(folder, images, texts, report):
   return files
 
 
+def _check_head(path) -> None:
+  """Raises ValueError for a table of an eye tracker, with the option for it."""
+  line = tables.read_lines(path)[0]
+  head = tables.cells(line, tables.separator(line))[0]
+  there = {column.lower() for column in head}
+  if missing := {c: (c,) for c in ('image', 'x', 'y') if c not in there}:
+    raise ValueError(
+      f'{path}: no column {list(missing)}; {trackers.misfit(head, missing)}'
+    )
+
+
 def _read_points(path, images, texts, report):
   """Reads points [N, 2], or what is wrong with them, by image and condition."""
+  _check_head(path)
   positions, faults, broken = collections.defaultdict(list), {}, {}
   strays = collections.Counter()
   for line, row, fault in tables.read_table(
