@@ -258,7 +258,8 @@ def read(
       same = ['stem', 'condition', 'subject', 'number']
       gaze = gaze.groupby(same, sort=False)[['x', 'y']].mean().reset_index()
       gaze['time'] = 0.0
-    for key, rows in gaze.groupby(['stem', 'condition', 'subject'], sort=False):
+    views = ['stem', 'condition', *(['subject'] if detector else [])]
+    for key, rows in gaze.groupby(views, sort=False):
       xy, times = rows[['x', 'y']].to_numpy(), rows['time'].to_numpy()
       recordings[key[:2]].append((xy, times, units, interval))
   for (name, reason, detail), count in sorted(strays.items()):

@@ -86,7 +86,6 @@ TRACKERS = {
       'y': ('CURRENT_FIX_Y',),
       'time': ('CURRENT_FIX_START',),
       'subject': ('RECORDING_SESSION_LABEL',),
-      'condition': ('condition',),
     },
     {
       'x': ('AVERAGE_GAZE_X', 'RIGHT_GAZE_X', 'LEFT_GAZE_X'),
@@ -162,7 +161,6 @@ TRACKERS = {
       'y': ('average_gaze_y',),
       'time': ('time',),
       'subject': ('participant', 'session_id'),
-      'condition': ('condition',),
     },
     {
       'x': ('gaze_x', *(f'{eye}_x' for eye in _GAZE)),
@@ -178,7 +176,6 @@ TRACKERS = {
       'y': ('y', 'y_coordinate'),
       'time': ('onset', 'timestamp'),
       'subject': ('participant_id',),
-      'condition': ('condition',),
       'kind': ('trial_type',),
     },
     {'kind': ()},
