@@ -14,7 +14,10 @@ from salflax.core import files
 from salflax.evaluate import rows as rows_lib
 
 # Keys that may differ when a run goes on: none of them changes a number.
-FREE = ('data_dir', 'cache_dir', 'threads', 'workers', 'log_every', 'evaluate')
+FREE = (
+  *('data_dir', 'cache_dir', 'threads', 'workers', 'log_every', 'evaluate'),
+  *('remat', 'param_shards'),
+)
 
 
 def save(config: ml_collections.ConfigDict, workdir: str) -> None:

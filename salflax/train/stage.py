@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from salflax import losses
-from salflax.core import parallel
+from salflax.core import parallel, spec
 from salflax.core.types import Example
 from salflax.data import batches, center, pp
 from salflax.evaluate import references
@@ -38,6 +38,10 @@ class Stage:
     batch_size: rows of the global batch.
     rows_per_image: rows of an image that stand together in a batch, see
       `batches.train_batches`.
+    accumulate: parts of a batch that go through the network one after the
+      other.
+    remat: what the backward pass computes anew, of the table `step.REMAT`.
+    param_shards: devices that share one copy of the state.
     steps: steps of the stage.
     epoch: steps of one epoch.
     eval_every: steps between evaluations, each followed by a checkpoint.
@@ -71,6 +75,9 @@ class Stage:
   eval_pp: str
   batch_size: int
   rows_per_image: int
+  accumulate: int
+  remat: str
+  param_shards: int
   steps: int
   epoch: int
   eval_every: int
@@ -255,13 +262,25 @@ def _check_score(stage: Stage) -> None:
 
 def _check_batch(stage: Stage) -> None:
   """Raises ValueError where a batch does not divide, or lacks whole images."""
-  rows, mesh = stage.rows_per_image, parallel.make_mesh()
+  rows = stage.rows_per_image
+  mesh = parallel.make_mesh(shards=stage.param_shards)
   parallel.check_batch_size(stage.batch_size, mesh)
   if stage.batch_size % rows:
     raise ValueError(
       f'batch_size {stage.batch_size} is no multiple of rows_per_image {rows}.'
     )
   parallel.check_batch_size(stage.batch_size // rows, mesh)
+  if stage.batch_size // rows % (stage.accumulate * mesh.size):
+    raise ValueError(
+      f'accumulate {stage.accumulate} does not divide the '
+      f'{stage.batch_size // rows // mesh.size} images of a batch on each of '
+      f'{mesh.size} devices.'
+    )
+  if stage.accumulate > 1 and stage.contrast_fn is not None:
+    raise ValueError(
+      'A contrast compares all rows of a batch: set accumulate to 1.'
+    )
+  spec.lookup('remat', step.REMAT, stage.remat)
   names = losses.between_sentences(stage.loss)
   if names and rows < 2:
     raise ValueError(
@@ -331,6 +350,22 @@ def initial_state(
 def _only_in(variables: step.Variables, tree: step.Variables) -> list[str]:
   missing = set(optim.path_names(variables)) - set(optim.path_names(tree))
   return [re.escape(name) for name in missing]
+
+
+def train_step(stage: Stage, mesh: Mesh) -> Callable:
+  """Makes the jitted step of a stage, (state, batch, key) -> ...
+
+  Args:
+    stage: the stage.
+    mesh: mesh that the state of `initial_state` is on.
+  """
+  return step.make_train_step(
+    *(stage.model, stage.loss_fn, stage.make_tx(), mesh),
+    contrast_fn=stage.contrast_fn,
+    round_taps='backbone' in stage.stored,
+    accumulate=stage.accumulate,
+    remat=stage.remat,
+  )
 
 
 def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):

@@ -13,11 +13,23 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from salflax import losses
-from salflax.core import parallel
+from salflax.core import parallel, spec
 from salflax.core.types import Batch
 from salflax.models.layers import TextFeatures
 
 Variables = dict[str, Any]
+
+
+def _is_product(primitive, *_, **__) -> bool:
+  return primitive.name in ('conv_general_dilated', 'dot_general')
+
+
+# What the backward pass takes from the forward pass; the rest it computes anew.
+REMAT = {
+  'none': None,  # takes everything
+  'products': _is_product,  # of convolutions and matrix products
+  'blocks': jax.checkpoint_policies.save_only_these_names('block'),
+}
 
 
 @flax.struct.dataclass
@@ -198,13 +210,13 @@ def create_state(
   options = {'xla_backend_optimization_level': 0}
   make = jax.jit(
     draw,
-    out_shardings=parallel.replicated(mesh),
+    out_shardings=parallel.layout(jax.eval_shape(draw, key), mesh),
     compiler_options=options if jax.default_backend() == 'cpu' else None,
   )
   drawn, at, opt_state = make(key)
   variables = jax.tree.map(
-    lambda g, x: parallel.to_everywhere(g, mesh) if x is None else x,
-    *(start, drawn),
+    lambda g, x, where: parallel.place(g, where) if x is None else x,
+    *(start, drawn, parallel.layout(start, mesh)),
   )
   return TrainState(
     step=at,
@@ -247,6 +259,8 @@ def make_train_step(
   *,
   contrast_fn: Callable | None = None,
   round_taps: bool = False,
+  accumulate: int = 1,
+  remat: str = 'none',
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict]]:
   """Returns the jitted step (state, batch, key) -> (state, measures).
 
@@ -257,45 +271,46 @@ def make_train_step(
     model: network, of the table MODELS.
     loss_fn: (pred, batch) -> (scalar, terms).
     tx: the optimiser; what it freezes gets no gradient computed.
-    mesh: the mesh.
+    mesh: the mesh; one with an axis 'shard' wants a state as `create_state`
+      makes it there, and each step gathers the parameters first.
     contrast_fn: (what `compare` finds, batch) -> (scalar, terms, measures),
       added to the loss; None for none.
     round_taps: see `forward`.
+    accumulate: parts of the batch, computed one after the other; their mean
+      gradient makes the step.
+    remat: what the backward pass computes anew, of the table REMAT.
 
   Returns:
     A function that donates the state; `key` is u32 key data. Measures are
     'loss', 'loss/<term>', 'update_norm' and 'contrast/<measure>', replicated
     scalars.
   """
+  whole, rows = parallel.replicated(mesh), parallel.split(mesh)
+  compute = _loss_of(model, loss_fn, contrast_fn, round_taps, remat)
+  grad_fn = jax.value_and_grad(compute, has_aux=True)
+  sharded = 'shard' in mesh.shape
+
+  def laid_out(tree):
+    if not sharded:
+      return tree
+    return jax.lax.with_sharding_constraint(tree, parallel.layout(tree, mesh))
 
   def step_fn(state, batch, key):
     key = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
-
-    def compute(params):
-      variables = {'params': params, 'batch_stats': state.batch_stats}
-      pred, mutated = forward(
-        model,
-        variables,
-        batch,
-        train=True,
-        round_taps=round_taps,
-        mutable=['batch_stats'],
-        rngs={'dropout': key},
+    params = state.params
+    if sharded:
+      params = jax.lax.with_sharding_constraint(params, whole)
+    if accumulate == 1:
+      (loss, (measures, batch_stats)), grads = grad_fn(
+        params, state.batch_stats, batch, key
       )
-      loss, terms = loss_fn(pred, batch)
-      measures = {f'loss/{k}': v for k, v in terms.items()}
-      if contrast_fn is not None:
-        rngs = {'dropout': key}
-        output = compare(model, variables, pred, batch, train=True, rngs=rngs)
-        more, terms, seen = contrast_fn(output, batch)
-        loss += more
-        measures |= {f'loss/{k}': v for k, v in terms.items()}
-        measures |= {f'contrast/{k}': v for k, v in seen.items()}
-      return loss, (measures, mutated.get('batch_stats', state.batch_stats))
-
-    grad_fn = jax.value_and_grad(compute, has_aux=True)
-    (loss, (measures, batch_stats)), grads = grad_fn(state.params)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    else:
+      loss, measures, batch_stats, grads = _accumulated(
+        grad_fn, params, state.batch_stats, parts_of(batch, accumulate), key
+      )
+    updates, opt_state = tx.update(
+      laid_out(grads), state.opt_state, state.params
+    )
     measures['loss'] = loss
     # Of the updates, not of the gradients: frozen ones are then never formed.
     measures['update_norm'] = optax.tree.norm(updates)
@@ -305,15 +320,87 @@ def make_train_step(
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    return state, measures
+    return laid_out(state), measures
 
-  whole, rows = parallel.replicated(mesh), parallel.split(mesh)
+  place = None if sharded else whole
   return jax.jit(
     step_fn,
-    in_shardings=(whole, rows, whole),
-    out_shardings=(whole, whole),
+    in_shardings=(place, rows, whole),
+    out_shardings=(place, whole),
     donate_argnums=0,
   )
+
+
+def _loss_of(model, loss_fn, contrast_fn, round_taps, remat):
+  """Returns (params, batch_stats, batch, key) -> (loss, (measures, stats))."""
+  policy = spec.lookup('remat', REMAT, remat)
+
+  def compute(params, batch_stats, batch, key):
+    def apply(params):
+      return forward(
+        model,
+        {'params': params, 'batch_stats': batch_stats},
+        batch,
+        train=True,
+        round_taps=round_taps,
+        mutable=['batch_stats'],
+        rngs={'dropout': key},
+      )
+
+    if policy is not None:
+      apply = jax.checkpoint(apply, policy=policy)
+    pred, mutated = apply(params)
+    loss, terms = loss_fn(pred, batch)
+    measures = {f'loss/{k}': v for k, v in terms.items()}
+    if contrast_fn is not None:
+      variables = {'params': params, 'batch_stats': batch_stats}
+      rngs = {'dropout': key}
+      output = compare(model, variables, pred, batch, train=True, rngs=rngs)
+      more, terms, seen = contrast_fn(output, batch)
+      loss += more
+      measures |= {f'loss/{k}': v for k, v in terms.items()}
+      measures |= {f'contrast/{k}': v for k, v in seen.items()}
+    return loss, (measures, mutated.get('batch_stats', batch_stats))
+
+  return compute
+
+
+def parts_of(batch: Batch, count: int) -> Batch:
+  """Returns a batch [B, ...] as `count` parts, [count, B / count, ...].
+
+  A part takes every count-th image with all its rows: on each device as many,
+  and none moves to another device.
+  """
+  images = len(jax.tree.leaves(batch.get('taps', batch.get('image')))[0])
+
+  def split(x):
+    rest = x.shape[1:]
+    x = x.reshape(images // count, count, len(x) // images, *rest)
+    return jnp.moveaxis(x, 1, 0).reshape(count, -1, *rest)
+
+  return jax.tree.map(split, batch)
+
+
+def _accumulated(grad_fn, params, batch_stats, parts, key):
+  """Returns (loss, measures, batch_stats, grads): the means over the parts."""
+  count = len(jax.tree.leaves(parts)[0])
+
+  def add(carry, part):
+    batch_stats, total = carry
+    number, batch = part
+    (loss, (measures, batch_stats)), grads = grad_fn(
+      params, batch_stats, batch, jax.random.fold_in(key, number)
+    )
+    total = jax.tree.map(jnp.add, total, grads)
+    return (batch_stats, total), (loss, measures)
+
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  (batch_stats, total), measures = jax.lax.scan(
+    add, (batch_stats, zeros), (jnp.arange(count), parts)
+  )
+  loss, measures = jax.tree.map(lambda x: x.mean(0), measures)
+  grads = jax.tree.map(lambda x: x / count, total)
+  return loss, measures, batch_stats, grads
 
 
 def make_predict_fn(
