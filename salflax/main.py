@@ -93,14 +93,14 @@ def _stages(config, workdir):
     FileNotFoundError: something is missing; all of it is listed.
   """
   from salflax.config import missing, resolve, schema
-  from salflax.train import stage
+  from salflax.train import checks
 
   plain = schema.plain(config)
   schema.check(plain)
   missing.check(plain)
   stages = resolve.resolve(config, workdir)
   for s in stages:
-    stage.check(s)
+    checks.check(s)
   return stages
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from salflax.data import pp
+from salflax.data import frames
 
 CONDITIONS = ('pure', 'all', 'non_salient', 'salient')
 SIZES = ((40, 60), (48, 48), (61, 37))
@@ -62,4 +62,4 @@ class Reader:
     for image, text in pairs:
       row = self.by_text.get(text) or self.free[image.tobytes()]
       saliency = row['saliency'][..., 0].astype(np.float32)
-      yield pp.resize(saliency, image.shape[:2])
+      yield frames.resize(saliency, image.shape[:2])

@@ -1,7 +1,7 @@
 """A config becomes stages: names, arguments and cross-checks, once.
 
 Nothing below this module sees a config. Everything that can be wrong is
-checked here or in `stage.check`, before anything is built.
+checked here or in `checks.check`, before anything is built.
 """
 
 import functools

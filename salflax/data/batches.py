@@ -34,6 +34,8 @@ KEYS = (
 )
 # What the rows of an image have in common, in a batch by image.
 SHARED = ('image', 'taps')
+# Epochs; Grain's own endless repetition cannot be cut into batches of 1.
+_ENDLESS = 2**31
 
 
 class Prepare:
@@ -289,7 +291,7 @@ def train_batches(
   if rows_per_image > 1:
     prepare = PrepareImage(prepare, rows_per_image)
     number = len(prepare)
-  rows = grain.MapDataset.range(number).seed(seed).shuffle().repeat()
+  rows = grain.MapDataset.range(number).seed(seed).shuffle().repeat(_ENDLESS)
   rows = rows.random_map(prepare)[index::count]
   rows = rows.batch(batch_size // count // rows_per_image)[start:]
   if rows_per_image > 1:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from salflax.core.types import Example
-from salflax.data import pp
+from salflax.data import frames
 
 # Maps are averaged on this grid, whatever the size of the images.
 GRID = (288, 384)
@@ -32,7 +32,7 @@ def mean_map(
 
   def read(index):
     saliency = np.asarray(source[index]['saliency'], np.float32)
-    grid = pp.resize(saliency.reshape(saliency.shape[:2]), GRID)
+    grid = frames.resize(saliency.reshape(saliency.shape[:2]), GRID)
     return grid / grid.max() if grid.max() > 0 else None
 
   total, count = np.zeros(GRID), 0
@@ -62,5 +62,5 @@ class Center:
     """Adds `center`, 0 outside of the box."""
     center = np.zeros(np.shape(example['saliency']), np.float32)
     top, left, h, w = (int(v) for v in example['box'])
-    center[top : top + h, left : left + w] = pp.resize(self.mean, (h, w))
+    center[top : top + h, left : left + w] = frames.resize(self.mean, (h, w))
     return dict(example, center=center)

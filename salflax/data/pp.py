@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from salflax.core import spec
 from salflax.core.types import Example
+from salflax.data import frames
 
 # RGB means and deviations of pixel values 0..255, or BGR means for weights
 # that came from Caffe. Pixels are channel-ordered, then (x - mean) / std.
@@ -37,36 +37,6 @@ NORMALIZATIONS = {
 _SIDES = re.compile(
   r'\b(left|right)(most|hand|handed|side|wards?)?\b', re.IGNORECASE
 )
-
-
-def fit(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, ...]:
-  """Computes the box (top, left, height, width) of an image in a frame.
-
-  The image keeps its aspect and is centred, as in TranSalNet's test path.
-
-  Args:
-    size: (h, w) of the image.
-    frame: (H, W) of the frame.
-  """
-  (h, w), (H, W) = size, frame
-  if h / H > w / W:
-    box_h, box_w = H, max(1, w * H // h)
-  else:
-    box_h, box_w = max(1, h * W // w), W
-  return (H - box_h) // 2, (W - box_w) // 2, box_h, box_w
-
-
-def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Resizes a map or image bilinearly; shrinking averages.
-
-  Args:
-    array: f32 [h, w] or u8 [h, w, 3].
-    size: (height, width) wanted.
-  """
-  if array.shape[:2] == tuple(size):
-    return array
-  image = Image.fromarray(array)
-  return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def _points(example: Example) -> np.ndarray:
@@ -118,12 +88,12 @@ def resize_pad(
       f'Expected an image u8 [h, w, 3], found {image.dtype} {image.shape}.'
     )
   size = image.shape[:2]
-  top, left, h, w = box = fit(size, (height, width))
+  top, left, h, w = box = frames.fit(size, (height, width))
   inside = np.s_[top : top + h, left : left + w]
   out = dict(example, box=np.array(box, np.int32))
   out['image'] = np.empty((height, width, 3), np.uint8)
   out['image'][:] = np.asarray(fill, np.uint8)
-  out['image'][inside] = resize(image, (h, w))
+  out['image'][inside] = frames.resize(image, (h, w))
   if example.get('saliency') is not None:
     saliency = np.asarray(example['saliency'], np.float32)
     if saliency.shape not in (size, (*size, 1)):
@@ -133,7 +103,7 @@ def resize_pad(
       )
     saliency = saliency.reshape(size)
     out['saliency'] = np.zeros((height, width), np.float32)
-    out['saliency'][inside] = resize(saliency, (h, w)).clip(min=0)
+    out['saliency'][inside] = frames.resize(saliency, (h, w)).clip(min=0)
   if example.get('fixations') is not None:
     if _is_map(example):
       raise ValueError('resize_pad moves points: it comes before rasterize.')
@@ -348,21 +318,3 @@ def shrink_factor(text: str) -> int:
 def is_random(text: str) -> bool:
   """Tells whether a pp string has an op that draws."""
   return 'flip' in _calls(text)
-
-
-def unletterbox(
-  pred: np.ndarray, box: Sequence[int], size: tuple[int, int]
-) -> np.ndarray:
-  """Cuts out the map of the image itself: the inverse of `resize_pad`.
-
-  Args:
-    pred: f32 [H, W], a map of the whole frame.
-    box: top, left, height, width of the image inside the frame.
-    size: (h, w) of the image.
-
-  Returns:
-    f32 [h, w]: the box, resized bilinearly.
-  """
-  top, left, h, w = (int(v) for v in box)
-  cut = np.asarray(pred, np.float32)[top : top + h, left : left + w]
-  return resize(np.ascontiguousarray(cut), tuple(size))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from salflax.core.types import Example
-from salflax.data import batches, pp
+from salflax.data import batches, frames
 from salflax.data.center import GRID
 from salflax.evaluate.scorer import size_of, threads_or_all
 
@@ -27,7 +27,7 @@ NAMES = ('centre', 'pure', 'others')
 def _density(example: Example, size: tuple[int, int]) -> np.ndarray | None:
   """Reads the human map f64 at `size`, summing to 1; None if empty."""
   saliency = np.asarray(example['saliency'], np.float32)
-  grid = pp.resize(saliency.reshape(size_of(example)), size)
+  grid = frames.resize(saliency.reshape(size_of(example)), size)
   total = grid.sum(dtype=np.float64)
   return grid.astype(np.float64) / total if total > 0 else None
 
@@ -101,7 +101,7 @@ class CentrePrior:
 
   def _resize(self, condition: str, size: tuple[int, int]) -> np.ndarray:
     grid = self._sums.get(condition, self._all)
-    density = pp.resize(grid, size).astype(np.float64)
+    density = frames.resize(grid, size).astype(np.float64)
     density /= density.sum()
     density.flags.writeable = False
     return density

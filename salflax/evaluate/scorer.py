@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from salflax import metrics
 from salflax.core import parallel
 from salflax.core.types import Example, GroundTruth
-from salflax.data import batches, pp
+from salflax.data import batches, frames
 from salflax.evaluate.rows import IDENTITY
 
 Protocols = Mapping[str, Sequence[metrics.BoundMetric]]
@@ -164,7 +164,7 @@ class Scorer:
       # Resizing is done in float32, which a map of any scale has to fit.
       top = pred.max()
       scale = 1.0 if 1e-30 < top < 1e30 else top or 1.0
-      pred = pp.resize((pred / scale).astype(np.float32), size_of(example))
+      pred = frames.resize((pred / scale).astype(np.float32), size_of(example))
       pred = pred.astype(np.float64)
     row = identity(example)
     for name, bound in self.protocols.items():

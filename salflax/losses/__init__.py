@@ -237,6 +237,7 @@ def _batch_mean(term, pred, batch, where):
     )
   pred, target, valid = maps.prepare(pred, batch[key], where)
   if term.entry.needs == 'rows':
+    target = jnp.where(_has_words(batch, len(pred)), target, 0)
     group = dict(rows=_rows_per_image(batch, len(pred)), index=batch['index'])
     values, rows = term.entry.fn(
       pred, target, where=valid, **group, **term.kwargs
@@ -245,6 +246,13 @@ def _batch_mean(term, pred, batch, where):
     values = term.entry.fn(pred, target, where=valid, **term.kwargs)
     rows = maps.has_truth(target, valid)[:, 0, 0]
   return jnp.where(rows, values, 0).sum() / jnp.maximum(rows.sum(), 1)
+
+
+def _has_words(batch, rows):
+  """Marks rows with a word between the pieces that frame it, [B, 1, 1]."""
+  mask = batch.get('token_mask')
+  some = jnp.ones(rows, bool) if mask is None else mask.sum(-1) > 2
+  return some[:, None, None]
 
 
 def _rows_per_image(batch, maps_in_batch):

@@ -8,7 +8,8 @@ All take `pred`, predicted saliency P, and `target`, the saliency map S, both
 >= 0, of any scale, [B, H, W]; `where`, see `maps.prepare`; `rows`, of which B
 is a multiple; and `index`, i32 [B], equal where a row is repeated, None where
 none is. They return the loss f32 [B] and which rows count, bool [B]: those with
-ground truth whose image has another row with ground truth.
+ground truth whose image has another row with ground truth. In a sum, rows
+without a word do not count either.
 """
 
 import jax

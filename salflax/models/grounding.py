@@ -9,9 +9,6 @@ ImageNet lacks, such as people.
 `B` images, `h x w` cells, `K` classes, `L` words, `D` width of a word's vector.
 """
 
-import functools
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,15 +19,10 @@ import numpy as np
 
 from salflax.models import layers
 
-# Names: torchvision (BSD 3-Clause). Lemmas: WordNet 3.0 (WordNet License).
-# Vectors: all-MiniLM-L6-v2 (Apache 2.0).
-NAMES_FILE = pathlib.Path(__file__).parent / 'imagenet_names.npz'
 FAR = -1e9
 # Word vectors have length 1; times this, their values are near 1.
 _LOUDER = 8.0
 _NAME_WIDTH = 24
-# A likeness to a class's hypernym counts this much, for each step up.
-_STEP_UP = 0.95
 _small = nn.initializers.normal(0.05)
 
 
@@ -42,7 +34,7 @@ class Words(NamedTuple):
     alone: f32 [B, L, D], vectors of length 1 of the words on their own.
     mask: bool [B, L], True for words.
     sentence: f32 [B, D], vectors of length 1.
-    likeness: f32 [B, L, K], of the words to the classes, see `likeness`.
+    likeness: f32 [B, L, K], of words to classes, by `class_names.likeness`.
   """
 
   context: jax.Array
@@ -50,25 +42,6 @@ class Words(NamedTuple):
   mask: jax.Array
   sentence: jax.Array
   likeness: jax.Array
-
-
-class ClassNames(NamedTuple):
-  """What the classes are called, by themselves and as one kind of a thing.
-
-  Attributes:
-    names: K names.
-    vectors: f32 [K, D], of length 1.
-    lemmas: M names of the classes and of what they are a kind of.
-    lemma_vectors: f32 [M, D], of length 1.
-    entries: i32 [E, 3], class, lemma and steps up to it, in order of classes;
-      every class has one or more.
-  """
-
-  names: tuple[str, ...]
-  vectors: np.ndarray
-  lemmas: tuple[str, ...]
-  lemma_vectors: np.ndarray
-  entries: np.ndarray
 
 
 class Cells(NamedTuple):
@@ -83,55 +56,6 @@ class Cells(NamedTuple):
   features: jax.Array
   posteriors: Sequence[jax.Array]
   logits: jax.Array
-
-
-@functools.cache
-def class_names(path: str | os.PathLike = NAMES_FILE) -> ClassNames:
-  """Loads the names of classes, in their order.
-
-  Args:
-    path: .npz of `names` and `vectors`, and of `lemmas`, `lemma_vectors` and
-      `entries`, without which a class has its name alone; ImageNet's 1000
-      classes by default.
-  """
-  with np.load(path, allow_pickle=False) as archive:
-    names, vectors = archive['names'], archive['vectors'].astype(np.float32)
-    if 'entries' in archive:
-      lemmas, lemma_vectors = archive['lemmas'], archive['lemma_vectors']
-      entries = archive['entries'].astype(np.int32)
-    else:
-      lemmas, lemma_vectors = names, vectors
-      own = np.arange(len(names))
-      entries = np.stack([own, own, np.zeros_like(own)], 1)
-  return ClassNames(
-    tuple(names.tolist()),
-    vectors,
-    tuple(lemmas.tolist()),
-    lemma_vectors.astype(np.float32),
-    entries,
-  )
-
-
-def likeness(words: jax.Array, names: ClassNames) -> jax.Array:
-  """Compares words with classes and with what the classes are a kind of.
-
-  'Dog' is like every breed of dog, since WordNet lists it above them: the
-  largest cosine over a class's lemmas, times .95 for each step up.
-
-  Args:
-    words: f32 [..., D], of length 1.
-    names: K classes.
-
-  Returns:
-    f32 [..., K].
-  """
-  classes, lemmas, steps = names.entries.T
-  cosine = names.lemma_vectors @ words.reshape(-1, words.shape[-1]).T
-  share = np.float32(_STEP_UP**steps)[:, None]
-  most = jax.ops.segment_max(
-    cosine[lemmas] * share, classes, len(names.names), indices_are_sorted=True
-  )
-  return most.T.reshape(*words.shape[:-1], -1)
 
 
 class Dense(layers.Dense):

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from salflax.models import base, grounding
+from salflax.models import base, class_names, grounding
 from salflax.models.backbones.efficientnet_lite import CLASSES
 from salflax.models.layers import TextFeatures
 
@@ -45,7 +45,7 @@ class Lite(base.Saliency):
     size: (H, W) of the image, multiples of 32.
     levels: taps of the backbone.
     names: .npz of class names and vectors of another text encoder, as
-      `grounding.class_names` reads it; '' for those of all-MiniLM-L6-v2.
+      `class_names.load` reads it; '' for those of all-MiniLM-L6-v2.
     members: heads, trained apart, whose maps are averaged.
     width: channels of a cell.
     dropout: share of channels that are left out in training.
@@ -104,8 +104,8 @@ class Lite(base.Saliency):
     ]
     return self.enlarged(sum(maps)[..., None] / self.members)
 
-  def _names(self) -> grounding.ClassNames:
-    return grounding.class_names(self.names or grounding.NAMES_FILE)
+  def _names(self) -> class_names.ClassNames:
+    return class_names.load(self.names or class_names.NAMES_FILE)
 
   def features(self, image, *, train: bool) -> dict:
     """Returns {level: [B, h, w, C]} of an image, or of stored features."""
@@ -154,7 +154,7 @@ class Lite(base.Saliency):
     alone = alone.reshape(*tokens.shape, -1)
     names = self._names()
     _check_width(names.vectors, text.sentence)
-    alike = grounding.likeness(alone, names)
+    alike = class_names.likeness(alone, names)
     words = jnp.concatenate([text.tokens, alone, alike], -1)
     return TextFeatures(words, text.mask, text.sentence)
 

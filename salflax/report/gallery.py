@@ -75,7 +75,7 @@ def blocks(
     NoMaps: no run of it kept its maps.
     FileNotFoundError: the data set is not there.
   """
-  from salflax.data import pp
+  from salflax.data import frames
   from salflax.data.maps import read_map
   from salflax.evaluate import map_folder
 
@@ -105,7 +105,9 @@ def blocks(
       if scores:
         caption += f', {name} {scores[k][image_id]:.3f}'
       if path := maps[k].get(places.get((image_id, row.condition))):
-        saliency = pp.resize(read_map(path, allow_flat=True), human.shape[:2])
+        saliency = frames.resize(
+          read_map(path, allow_flat=True), human.shape[:2]
+        )
         panels.append(plots.Panel(image, saliency, caption))
     result.append(panels)
   return result

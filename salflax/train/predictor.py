@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from salflax.core import parallel
 from salflax.core.types import Batch, Example
-from salflax.data import batches, pp
+from salflax.data import batches, frames, pp
 from salflax.train import features, step
 from salflax.train import stage as stages_lib
 from salflax.train.stage import Stage
@@ -165,7 +165,7 @@ def _failed(row: Any) -> bool:
 def _map(pred: np.ndarray, row: Batch, label: str) -> np.ndarray | ValueError:
   """Brings a map to its image's size; an error where it is not finite."""
   # Bilinear resizing stays within the range of the network's output.
-  saliency = pp.unletterbox(pred, row['box'], tuple(row['size']))
+  saliency = frames.unletterbox(pred, row['box'], tuple(row['size']))
   if count := np.count_nonzero(~np.isfinite(saliency)):
     return ValueError(
       f'{label}: {count} of {saliency.size} values of its map are not finite: '

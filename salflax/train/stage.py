@@ -12,10 +12,9 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from salflax import losses
-from salflax.core import parallel, spec
+from salflax.core import parallel
 from salflax.core.types import Example
 from salflax.data import batches, center, pp
-from salflax.evaluate import references
 from salflax.models.weights import pretrained
 from salflax.train import features, optim, step
 
@@ -40,7 +39,7 @@ class Stage:
       `batches.train_batches`.
     accumulate: parts of a batch that go through the network one after the
       other.
-    remat: what the backward pass computes anew, of the table `step.REMAT`.
+    remat: what the backward pass computes anew, of the table `gradient.REMAT`.
     param_shards: devices that share one copy of the state.
     steps: steps of the stage.
     epoch: steps of one epoch.
@@ -240,86 +239,6 @@ def frozen_parts(
   return frozenset(parts if still else parts - {'backbone'})
 
 
-def _check_score(stage: Stage) -> None:
-  """Raises ValueError where no evaluation row can have the stage's score."""
-  needs, source = stage.score_metric().needs, stage.eval_source
-  if 'baseline' in needs:
-    rest, _ = references.without_scored(stage.train_source, source)
-    if rest is None:
-      raise ValueError(
-        f'score {stage.score!r} needs training images that are not evaluated: '
-        'the splits are the same. Choose another score or eval_split.'
-      )
-  if 'other_fixations' in needs:
-    metas = [batches.meta(source, i) for i in range(len(source))]
-    images = {(m['condition'], batches.image_key(m)) for m in metas}
-    if len(images) == len({condition for condition, _ in images}):
-      raise ValueError(
-        f'score {stage.score!r} needs fixations of other images: eval_split '
-        'has one image in each condition. Choose another score or split.'
-      )
-
-
-def _check_batch(stage: Stage) -> None:
-  """Raises ValueError where a batch does not divide, or lacks whole images."""
-  rows = stage.rows_per_image
-  mesh = parallel.make_mesh(shards=stage.param_shards)
-  parallel.check_batch_size(stage.batch_size, mesh)
-  if stage.batch_size % rows:
-    raise ValueError(
-      f'batch_size {stage.batch_size} is no multiple of rows_per_image {rows}.'
-    )
-  parallel.check_batch_size(stage.batch_size // rows, mesh)
-  if stage.batch_size // rows % (stage.accumulate * mesh.size):
-    raise ValueError(
-      f'accumulate {stage.accumulate} does not divide the '
-      f'{stage.batch_size // rows // mesh.size} images of a batch on each of '
-      f'{mesh.size} devices.'
-    )
-  if stage.accumulate > 1 and stage.contrast_fn is not None:
-    raise ValueError(
-      'A contrast compares all rows of a batch: set accumulate to 1.'
-    )
-  spec.lookup('remat', step.REMAT, stage.remat)
-  names = losses.between_sentences(stage.loss)
-  if names and rows < 2:
-    raise ValueError(
-      f'The loss {names[0]!r} compares the sentences of an image: set '
-      'rows_per_image to 2 or more.'
-    )
-  if rows > 1 and stage.contrast_fn is not None:
-    raise ValueError(
-      'A contrast needs each row with its own image: set rows_per_image to 1.'
-    )
-
-
-def check(stage: Stage) -> None:
-  """Raises ValueError where batch, score, freeze patterns or weights misfit.
-
-  Takes a second or two: shapes are compared, nothing is computed.
-  """
-  _check_batch(stage)
-  if stage.eval_source is not None:
-    _check_score(stage)
-  abstract = abstract_state(stage)
-  if stage.freeze:
-    optim.frozen_names(abstract.params, stage.freeze)
-  for pattern, _ in stage.lr_scale:
-    optim.matches(abstract.params, pattern)
-  if 'backbone' in stage.stored:
-    features.variants(stage.pp)
-  for scope, load, skip in stage.weights:
-    pretrained.merge(abstract.variables, load(), at=scope, skip=skip)
-  if stage.origin is not None:
-    ours = abstract.variables
-    theirs = jax.tree.map(
-      lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape),
-      abstract_state(stage.origin).variables,
-    )
-    skip, source = _only_in(ours, theirs), f'init {stage.init!r}'
-    pretrained.merge(ours, theirs, skip=skip, source=source)
-
-
 def initial_state(
   stage: Stage, mesh: Mesh, start: step.Variables | None = None
 ) -> step.TrainState:
@@ -336,7 +255,7 @@ def initial_state(
   loaded = [(scope, load(), skip) for scope, load, skip in stage.weights]
   if start is not None:
     # A later stage may have more than an earlier one, never less.
-    loaded.append(('', start, _only_in(variables, start)))
+    loaded.append(('', start, only_in(variables, start)))
   for scope, tree, skip in loaded:
     variables = pretrained.merge(variables, tree, at=scope, skip=skip)
   return step.create_state(
@@ -347,7 +266,8 @@ def initial_state(
   )
 
 
-def _only_in(variables: step.Variables, tree: step.Variables) -> list[str]:
+def only_in(variables: step.Variables, tree: step.Variables) -> list[str]:
+  """Lists patterns of the names in `variables` that `tree` lacks."""
   missing = set(optim.path_names(variables)) - set(optim.path_names(tree))
   return [re.escape(name) for name in missing]
 

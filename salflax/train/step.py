@@ -16,20 +16,9 @@ from salflax import losses
 from salflax.core import parallel, spec
 from salflax.core.types import Batch
 from salflax.models.layers import TextFeatures
+from salflax.train import gradient
 
 Variables = dict[str, Any]
-
-
-def _is_product(primitive, *_, **__) -> bool:
-  return primitive.name in ('conv_general_dilated', 'dot_general')
-
-
-# What the backward pass takes from the forward pass; the rest it computes anew.
-REMAT = {
-  'none': None,  # takes everything
-  'products': _is_product,  # of convolutions and matrix products
-  'blocks': jax.checkpoint_policies.save_only_these_names('block'),
-}
 
 
 @flax.struct.dataclass
@@ -278,7 +267,8 @@ def make_train_step(
     round_taps: see `forward`.
     accumulate: parts of the batch, computed one after the other; their mean
       gradient makes the step.
-    remat: what the backward pass computes anew, of the table REMAT.
+    remat: what the backward pass computes anew, of the table
+      `gradient.REMAT`.
 
   Returns:
     A function that donates the state; `key` is u32 key data. Measures are
@@ -305,8 +295,8 @@ def make_train_step(
         params, state.batch_stats, batch, key
       )
     else:
-      loss, measures, batch_stats, grads = _accumulated(
-        grad_fn, params, state.batch_stats, parts_of(batch, accumulate), key
+      loss, measures, batch_stats, grads = gradient.accumulated(
+        grad_fn, params, state.batch_stats, batch, key, parts=accumulate
       )
     updates, opt_state = tx.update(
       laid_out(grads), state.opt_state, state.params
@@ -333,7 +323,7 @@ def make_train_step(
 
 def _loss_of(model, loss_fn, contrast_fn, round_taps, remat):
   """Returns (params, batch_stats, batch, key) -> (loss, (measures, stats))."""
-  policy = spec.lookup('remat', REMAT, remat)
+  policy = spec.lookup('remat', gradient.REMAT, remat)
 
   def compute(params, batch_stats, batch, key):
     def apply(params):
@@ -363,44 +353,6 @@ def _loss_of(model, loss_fn, contrast_fn, round_taps, remat):
     return loss, (measures, mutated.get('batch_stats', batch_stats))
 
   return compute
-
-
-def parts_of(batch: Batch, count: int) -> Batch:
-  """Returns a batch [B, ...] as `count` parts, [count, B / count, ...].
-
-  A part takes every count-th image with all its rows: on each device as many,
-  and none moves to another device.
-  """
-  images = len(jax.tree.leaves(batch.get('taps', batch.get('image')))[0])
-
-  def split(x):
-    rest = x.shape[1:]
-    x = x.reshape(images // count, count, len(x) // images, *rest)
-    return jnp.moveaxis(x, 1, 0).reshape(count, -1, *rest)
-
-  return jax.tree.map(split, batch)
-
-
-def _accumulated(grad_fn, params, batch_stats, parts, key):
-  """Returns (loss, measures, batch_stats, grads): the means over the parts."""
-  count = len(jax.tree.leaves(parts)[0])
-
-  def add(carry, part):
-    batch_stats, total = carry
-    number, batch = part
-    (loss, (measures, batch_stats)), grads = grad_fn(
-      params, batch_stats, batch, jax.random.fold_in(key, number)
-    )
-    total = jax.tree.map(jnp.add, total, grads)
-    return (batch_stats, total), (loss, measures)
-
-  zeros = jax.tree.map(jnp.zeros_like, params)
-  (batch_stats, total), measures = jax.lax.scan(
-    add, (batch_stats, zeros), (jnp.arange(count), parts)
-  )
-  loss, measures = jax.tree.map(lambda x: x.mean(0), measures)
-  grads = jax.tree.map(lambda x: x / count, total)
-  return loss, measures, batch_stats, grads
 
 
 def make_predict_fn(

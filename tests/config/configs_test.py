@@ -17,8 +17,8 @@ from configs import common
 from salflax.config import network, saved
 from salflax.config import resolve as config_lib
 from salflax.core import parallel
+from salflax.train import checks, step
 from salflax.train import stage as stages_lib
-from salflax.train import step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = sorted(
@@ -143,7 +143,7 @@ def test_configs_resolve_and_fit(name, argument, bert, vgg):
   stages = config_lib.resolve(node, with_data=False)
   assert [s.name for s in stages] == list(node['stages'])
   for stage in stages:
-    stages_lib.check(stage)
+    checks.check(stage)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -409,7 +409,7 @@ def test_what_is_wrong_is_named_within_seconds(case, bert, monkeypatch):
   start = time.process_time()
   with pytest.raises(ValueError, match=says):
     for stage in config_lib.resolve(node):
-      stages_lib.check(stage)
+      checks.check(stage)
   # Measured: under a second, and a few for the first to trace a network.
   assert time.process_time() - start < 20
 
@@ -417,7 +417,7 @@ def test_what_is_wrong_is_named_within_seconds(case, bert, monkeypatch):
 def test_the_config_that_those_change_is_sound(bert):
   for given in ('', bert):
     for stage in config_lib.resolve(tiny_config.get_config(f'bert={given}')):
-      stages_lib.check(stage)
+      checks.check(stage)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from salflax.losses import matching
 from salflax.models.contrast import Compared, Contrast, masked, visual_tokens
 from salflax.models.layers import TextFeatures, shrink
 from salflax.predict import trained
-from salflax.train import loop, optim, step
+from salflax.train import checks, loop, optim, step
 from salflax.train import stage as stages_lib
 
 SIZE = (16, 24)
@@ -364,7 +364,7 @@ def run(bert, tmp_path_factory):
   config.only.update(steps=8, eval_epochs=10.0)
   saved.save(config, str(folder))
   (stage,) = tiny.stages(config, folder)
-  stages_lib.check(stage)
+  checks.check(stage)
   start = jax.device_get(stages_lib.initial_state(stage, tiny.mesh()))
   loop.run([stage], str(folder))
   return folder, stage, start
@@ -399,7 +399,7 @@ def test_a_later_stage_may_do_without(bert, frozen, tmp_path):
   config.stages = ('only', 'second')
   stages = tiny.stages(config, tmp_path)
   for stage in stages:
-    stages_lib.check(stage)
+    checks.check(stage)
   params = {k: v for k, v in frozen[1].params.items() if k != 'contrast'}
   start = dict(frozen[1].variables, params=params)
   state = stages_lib.initial_state(stages[1], tiny.mesh(), start)
@@ -422,7 +422,7 @@ def test_a_tower_of_its_own_never_trains(bert, tmp_path):
   vision = dict(name='resnet', width=2, depths=(1, 1, 1, 1))
   config = configured(bert, kind='order', vision=vision)
   (stage,) = tiny.stages(config, tmp_path)
-  stages_lib.check(stage)
+  checks.check(stage)
   start = jax.device_get(stages_lib.initial_state(stage, tiny.mesh()))
   train_step = step.make_train_step(
     *(stage.model, stage.loss_fn, stage.make_tx(), tiny.mesh()),
@@ -545,12 +545,12 @@ def test_what_is_wrong_is_named(case, bert, toys):
   change(node)
   with pytest.raises(ValueError, match=says):
     for stage in config_lib.resolve(node):
-      stages_lib.check(stage)
+      checks.check(stage)
 
 
 def test_the_config_that_those_change_is_sound(bert, toys):
   (stage,) = config_lib.resolve(wrong_config(bert))
-  stages_lib.check(stage)
+  checks.check(stage)
   params = stages_lib.abstract_state(stage).params
   assert any(n.startswith('contrast/') for n in optim.path_names(params))
 

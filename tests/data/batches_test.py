@@ -291,3 +291,51 @@ def test_a_picture_is_the_same_in_a_row_and_in_what_is_told_of_it():
     batches_lib.Joined([source]),
   ):
     assert batches_lib.image_key(rows[0]) == batches_lib.image_key(rows.meta(0))
+
+
+def test_batches_by_image_hold_every_sentence_of_an_image():
+  source = Toy(6, conditions=('pure', 'salient', 'non_salient'))
+  options = dict(batch_size=8, seed=2, rows_per_image=4, threads=1)
+  batches = _take(batches_lib.train_batches(source, pp.make(PP), **options), 6)
+  images = []
+  for batch in batches:
+    assert batch['image'].shape == (2, 16, 24, 3)
+    assert batch['saliency'].shape == (8, 16, 24)
+    for rows in batch['index'].reshape(2, 4):
+      keys = {batches_lib.image_key(source.meta(int(i))) for i in rows}
+      assert len(keys) == 1 and len(set(rows.tolist())) == 3
+      images += keys
+  assert len(images) == 12 and set(images[:6]) == set(images[6:])
+  assert len(set(images)) == 6
+  assert batches_lib.count_rows(source, 4) == 24
+  assert batches_lib.count_rows(source, 1) == 18
+
+
+def test_rows_of_an_image_are_flipped_with_it():
+  source = Toy(4, conditions=('pure', 'salient'))
+  text = 'resize_pad(16, 24)|flip(0.5)|rasterize|normalize("unit")'
+  options = dict(batch_size=8, seed=0, rows_per_image=2, threads=1)
+  still = pp.make(EVAL_PP)
+  flips = []
+  for batch in _take(
+    batches_lib.train_batches(source, pp.make(text), **options), 4
+  ):
+    for k, index in enumerate(batch['index']):
+      row = still(dict(source[int(index)]), None)
+      flipped = not np.allclose(batch['image'][k // 2], row['image'])
+      saliency = row['saliency'][:, ::-1] if flipped else row['saliency']
+      np.testing.assert_allclose(batch['saliency'][k], saliency, atol=1e-4)
+      flips.append(flipped)
+  assert 0 < sum(flips) < len(flips)
+
+
+def test_more_rows_than_asked_are_drawn_anew():
+  source = Toy(2, conditions=('pure', 'salient', 'non_salient'))
+  options = dict(batch_size=2, seed=0, rows_per_image=2, threads=1)
+  batches = _take(batches_lib.train_batches(source, pp.make(PP), **options), 24)
+  pairs = {tuple(sorted(b['index'].tolist())) for b in batches}
+  assert len(pairs) == 2 * 3 and all(a != b for a, b in pairs)
+  with pytest.raises(ValueError, match='multiple of 2'):
+    batches_lib.train_batches(
+      source, pp.make(PP), batch_size=3, seed=0, rows_per_image=2
+    )

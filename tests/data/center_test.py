@@ -5,7 +5,7 @@ import pytest
 import tiny
 from toy_gaze import Toy
 
-from salflax.data import center, pp
+from salflax.data import center, frames, pp
 from salflax.train import stage as stages_lib
 
 
@@ -46,7 +46,7 @@ def test_it_lies_in_the_box():
     found = out['center']
     assert found.shape == (30, 40) and found.dtype == np.float32
     inside = found[top : top + h, left : left + w]
-    np.testing.assert_array_equal(inside, pp.resize(mean, (h, w)))
+    np.testing.assert_array_equal(inside, frames.resize(mean, (h, w)))
     assert inside.any() and np.count_nonzero(found) == np.count_nonzero(inside)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salflax.data import pp
+from salflax.data import frames, pp
 
 FRAMES = ((48, 64), (64, 48), (32, 32))
 # Heights and widths of images, extreme ones among them.
@@ -94,7 +94,7 @@ def test_letterbox_and_back_is_the_identity_up_to_resampling(size, frame):
   example = _example(size, saliency=smooth.astype(np.float32))
   out = pp.resize_pad(example, None, *frame)
   assert out['image'].shape == (*frame, 3)
-  back = pp.unletterbox(out['saliency'], out['box'], size)
+  back = frames.unletterbox(out['saliency'], out['box'], size)
   assert back.shape == size and back.dtype == np.float32
   top, left, h, w = out['box']
   # A side that shrank to s cells is known to a cell: |slope| <= 180 a side.
@@ -109,7 +109,7 @@ def test_letterbox_and_back_is_the_identity_up_to_resampling(size, frame):
   frame=st.tuples(st.integers(1, 500), st.integers(1, 500)),
 )
 def test_the_box_is_centred_fills_one_side_and_keeps_the_aspect(size, frame):
-  top, left, h, w = pp.fit(size, frame)
+  top, left, h, w = frames.fit(size, frame)
   assert 1 <= h <= frame[0] and 1 <= w <= frame[1]
   assert h == frame[0] or w == frame[1]
   assert 0 <= frame[0] - h - 2 * top <= 1 and 0 <= frame[1] - w - 2 * left <= 1
@@ -120,9 +120,9 @@ def test_the_box_is_centred_fills_one_side_and_keeps_the_aspect(size, frame):
 
 
 def test_boxes_of_common_pictures():
-  assert pp.fit((480, 640), (288, 384)) == (0, 0, 288, 384)
-  assert pp.fit((640, 480), (288, 384)) == (0, 84, 288, 216)
-  assert pp.fit((600, 1200), (288, 384)) == (48, 0, 192, 384)
+  assert frames.fit((480, 640), (288, 384)) == (0, 0, 288, 384)
+  assert frames.fit((640, 480), (288, 384)) == (0, 84, 288, 216)
+  assert frames.fit((600, 1200), (288, 384)) == (48, 0, 192, 384)
 
 
 def test_the_padding_has_the_mean_colour_and_an_empty_map():
@@ -331,3 +331,55 @@ def test_is_random_and_pickling():
 def test_ops_that_go_once_are_not_there_twice(text):
   with pytest.raises(ValueError, match='goes once'):
     pp.make(text)
+
+
+def test_shrunk_maps_are_blocks_of_the_frame():
+  text = 'resize_pad(16, 24)|rasterize'
+  example = _example((20, 24), saliency=np.ones((20, 24), np.float32))
+  example['fixations'] = np.array([[0, 0], [19, 23], [10, 12]], np.int32)
+  whole = pp.make(text)(dict(example), None)
+  small = pp.make(f'{text}|shrink(8)')(dict(example), None)
+  assert small['image'].shape == (16, 24, 3)
+  blocks = whole['saliency'].reshape(2, 8, 3, 8)
+  np.testing.assert_allclose(small['saliency'], blocks.mean((1, 3)), rtol=1e-6)
+  assert small['fixations'].sum() == whole['fixations'].sum() == 3
+  # The box holds every block that the image touches.
+  top, left, height, width = small['box']
+  outside = np.ones((2, 3), bool)
+  outside[top : top + height, left : left + width] = False
+  assert not small['saliency'][outside].any()
+
+
+def test_shrinking_and_flipping_go_in_any_order():
+  text, flip = 'resize_pad(16, 24)|rasterize', 'flip(1.0)'
+  example = _example((16, 24), saliency=np.ones((16, 24), np.float32))
+  example['saliency'] = np.random.default_rng(0).random((16, 24), np.float32)
+  example['fixations'] = np.array([[3, 2], [9, 21]], np.int32)
+  rng = np.random.default_rng(0)
+  a = pp.make(f'{text}|shrink(4)|{flip}')(dict(example), rng)
+  b = pp.make(f'{text}|{flip}|shrink(4)')(dict(example), rng)
+  for key in ('saliency', 'fixations', 'box', 'image'):
+    np.testing.assert_allclose(a[key], b[key], rtol=1e-5, err_msg=key)
+
+
+def test_what_does_not_shrink():
+  example = _example((16, 24), saliency=np.ones((16, 24), np.float32))
+  example['fixations'] = np.array([[3, 2]], np.int32)
+  with pytest.raises(ValueError, match='whole number of blocks'):
+    pp.make('resize_pad(16, 24)|rasterize|shrink(5)')(dict(example), None)
+  with pytest.raises(ValueError, match='rasterize goes first'):
+    pp.make('resize_pad(16, 24)|shrink(4)')(dict(example), None)
+  with pytest.raises(ValueError, match='factor=0'):
+    pp.make('resize_pad(16, 24)|rasterize|shrink(0)')
+
+
+def test_an_image_flips_only_if_none_of_its_sentences_has_a_side():
+  example = _example((16, 24), saliency=np.ones((16, 24), np.float32))
+  example['text'] = 'a dog'
+  image = example['image'].copy()
+  rng = np.random.default_rng(0)
+  alone = pp.make('flip(1.0)')(dict(example), rng)
+  np.testing.assert_array_equal(alone['image'], image[:, ::-1])
+  texts = ['a dog', 'the dog on the left']
+  beside = pp.make('flip(1.0)')(dict(example, texts=texts), rng)
+  np.testing.assert_array_equal(beside['image'], image)

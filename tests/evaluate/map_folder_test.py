@@ -12,7 +12,7 @@ from PIL import Image
 from toy_gaze import Reader, Toy
 
 from salflax import metrics
-from salflax.data import batches, pp
+from salflax.data import batches, frames
 from salflax.evaluate import map_folder, map_names
 from salflax.evaluate import scorer as scorer_lib
 
@@ -31,7 +31,7 @@ def fill(folder, toy, name, *, scale=1):
     h, w, _ = row['saliency'].shape
     values = row['saliency'][..., 0].astype(np.float32)
     number = map_names.NUMBERS.get(row['condition'])
-    values = pp.resize(values, (h * scale, w * scale))
+    values = frames.resize(values, (h * scale, w * scale))
     save(folder, name.format(number=number, **row), values)
 
 

@@ -111,6 +111,16 @@ def test_in_a_sum_rows_come_from_the_batch():
   np.testing.assert_allclose(total, terms['cc'] + 4 * terms['difference'])
 
 
+def test_in_a_sum_rows_without_a_word_do_not_count():
+  loss_fn = losses.make_loss('difference')
+  words = np.arange(5)[None] < np.array([[5], [3], [0], [2]])
+  batch = {'saliency': MAPS, 'index': INDEX, 'image': np.zeros((1, 6, 8, 3))}
+  pred = jnp.asarray(MAPS[::-1].copy())
+  _, terms = loss_fn(pred, batch | {'token_mask': jnp.asarray(words)})
+  values, _ = between.difference(pred[:2], MAPS[:2], rows=2, index=INDEX[:2])
+  np.testing.assert_allclose(terms['difference'], values.mean(), atol=1e-6)
+
+
 def test_smaller_targets_are_compared_in_blocks():
   loss_fn = losses.make_loss('cc + mse')
   small = MAPS.reshape(4, 3, 2, 4, 2).mean((2, 4))

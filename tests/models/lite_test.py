@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from salflax.models import grounding, lite
+from salflax.models import class_names, grounding, lite
 from salflax.models.backbones.efficientnet_lite import EfficientNetLite
 from salflax.models.layers import TextFeatures
 from salflax.models.text import bert
@@ -42,10 +42,10 @@ def _unit(x):
 
 def _text(b=3, length=9):
   rng = np.random.default_rng(1)
-  names = grounding.class_names()
+  names = class_names.load()
   some = names.vectors[rng.integers(0, 1000, (b, length))]
   alone = _unit(some + rng.normal(size=some.shape).astype(np.float32) / 40)
-  alike = grounding.likeness(alone, names)
+  alike = class_names.likeness(alone, names)
   context = rng.normal(size=alone.shape).astype(np.float32)
   tokens = np.concatenate([context, alone, np.asarray(alike)], -1)
   mask = np.arange(length)[None] < np.array([9, 0, 3])[:b, None]
@@ -104,7 +104,7 @@ def test_padding_and_what_frames_a_sentence_change_nothing():
 
 def test_a_word_is_where_the_classes_are_that_it_names():
   """Holds untrained: names and words are compared as their vectors are."""
-  names = grounding.class_names()
+  names = class_names.load()
   assert len(names.names) == len(names.vectors) == 1000
   logits = np.zeros((1, 4, 6, 1000), np.float32)
   place = {'umbrella': (0, 1), 'laptop': (3, 4)}
@@ -118,7 +118,7 @@ def test_a_word_is_where_the_classes_are_that_it_names():
   key = jax.random.key(0)
   for name, cell in place.items():
     vector = jnp.asarray(names.vectors[names.names.index(name)])[None]
-    alike = grounding.likeness(vector[None], names)
+    alike = class_names.likeness(vector[None], names)
     words = grounding.Words(
       vector[None], vector[None], jnp.ones((1, 1), bool), vector, alike
     )
@@ -206,7 +206,7 @@ def test_names_are_the_text_encoders_vectors():
     pytest.skip(str(e))
   from salflax.data.tokenizer import Tokenizer
 
-  names = grounding.class_names()
+  names = class_names.load()
   some = [0, 340, 999]
   texts = [(names.names, names.vectors), (names.lemmas, names.lemma_vectors)]
   for written, vectors in texts:
@@ -216,9 +216,9 @@ def test_names_are_the_text_encoders_vectors():
 
 
 def test_a_word_is_like_the_kinds_of_what_it_names():
-  names = grounding.class_names()
+  names = class_names.load()
   vector = names.lemma_vectors[names.lemmas.index('dog')]
-  alike = np.asarray(grounding.likeness(jnp.asarray(vector), names))
+  alike = np.asarray(class_names.likeness(jnp.asarray(vector), names))
   pug, hammer = (names.names.index(x) for x in ('pug', 'hammer'))
   steps = [
     step
@@ -234,7 +234,7 @@ def test_names_alone_are_their_own_lemmas(tmp_path):
   path = tmp_path / 'names.npz'
   vectors = _unit(np.random.default_rng(0).normal(size=(3, 5)))
   np.savez(path, names=['a', 'b', 'c'], vectors=vectors)
-  alike = grounding.likeness(jnp.asarray(vectors), grounding.class_names(path))
+  alike = class_names.likeness(jnp.asarray(vectors), class_names.load(path))
   np.testing.assert_allclose(alike, vectors @ vectors.T, atol=1e-6)
 
 

@@ -13,8 +13,7 @@ from salflax.config import saved
 from salflax.models.layers import TextFeatures
 from salflax.predict import trained
 from salflax.report import papers
-from salflax.train import loop, optim
-from salflax.train import stage as stages_lib
+from salflax.train import checks, loop, optim
 
 
 def section(row, **options):
@@ -118,7 +117,7 @@ def test_a_run_starts_from_another(tmp_path):
   second = config_lib.plain(tiny_config.get_config(f'bert={bert}'))
   second['only'].update(init=str(tmp_path / 'a'), steps=1, lr=1e-12)
   (stage,) = config_lib.resolve(second, str(tmp_path / 'b'))
-  stages_lib.check(stage)
+  checks.check(stage)
   saved.save(second, str(tmp_path / 'b'))
   loop.run([stage], str(tmp_path / 'b'))
   ours = trained.load(tmp_path / 'b').variables['params']
@@ -144,4 +143,4 @@ def test_another_network_is_no_start(tmp_path):
   node['model'].update(widths=(8, 16))
   (stage,) = config_lib.resolve(node)
   with pytest.raises(ValueError, match=r'(?s)init .*encoder'):
-    stages_lib.check(stage)
+    checks.check(stage)

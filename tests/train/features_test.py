@@ -15,8 +15,7 @@ from toy_gaze import Toy
 
 from salflax.data import batches, pp
 from salflax.models.layers import TextFeatures
-from salflax.train import features, step, store
-from salflax.train import stage as stages_lib
+from salflax.train import checks, features, step, store
 
 SIZE = (16, 24)
 PP = 'resize_pad(16, 24)|flip(0.5)|rasterize|normalize("unit")'
@@ -344,9 +343,9 @@ def test_an_image_of_several_forms_is_refused(base):
   with pytest.raises(ValueError, match='more than one flip.*store=False'):
     features.variants(text)
   stage = dataclasses.replace(base, pp=text)
-  stages_lib.check(stage)
+  checks.check(stage)
   with pytest.raises(ValueError, match='more than one flip'):
-    stages_lib.check(dataclasses.replace(stage, stored={'backbone'}))
+    checks.check(dataclasses.replace(stage, stored={'backbone'}))
 
 
 FLIPS = (
@@ -412,3 +411,33 @@ def test_images_with_stored_features_are_read_once(model, variables, tmp_path):
   plain = features.WithoutImages(kept)
   np.testing.assert_array_equal(plain[2]['image'], kept[2]['image'])
   assert len(plain) == 16 and plain.meta(5) == kept.meta(5)
+
+
+def test_shrunk_maps_are_read_once_and_stay_the_same(monkeypatch):
+  class Truths(_Counting):
+    truths = 0
+
+    def truth(self, index):
+      self.truths += 1
+      return super().truth(index)
+
+  source, kept = Truths(4), Toy(4)
+  text = 'resize_pad(16, 24)|rasterize|shrink(4)|flip(0.5)'
+  before, after = features.before_draws(text)
+  assert before == 'resize_pad(16, 24)|rasterize|shrink(4)'
+  assert after == 'flip(0.5)'
+  rows = features.WithoutImages(source, pp.make(before))
+  options = dict(batch_size=4, seed=1, threads=1)
+  stored = iter(batches.train_batches(rows, pp.make(after), **options))
+  whole = iter(batches.train_batches(kept, pp.make(text), **options))
+  for _ in range(12):  # three epochs
+    a, b = next(stored), next(whole)
+    for key in ('saliency', 'fixations', 'box', 'index'):
+      np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+  assert source.truths == len(source) and source.reads == 0
+  # Without room they are read anew.
+  monkeypatch.setattr(features, 'KEPT_BYTES', 0)
+  rows = features.WithoutImages(source, pp.make(before))
+  for _ in range(2):
+    np.testing.assert_array_equal(rows[1]['image'].shape, (16, 24, 3))
+  assert source.truths == len(source) + 2

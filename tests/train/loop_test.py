@@ -11,7 +11,7 @@ from toy_gaze import Toy
 
 from salflax.data import batches as batches_lib
 from salflax.data import pp
-from salflax.train import checkpoint, features, loop, step
+from salflax.train import checkpoint, checks, features, loop, step
 from salflax.train import stage as stages_lib
 
 
@@ -334,5 +334,5 @@ def test_a_score_that_needs_training_images_gets_them(tmp_path, score):
   for row in train.rows:
     row['image_id'] += ' of training'
   (stage,) = tiny.stages(config, tmp_path, train=train, held_out=held_out)
-  stages_lib.check(stage)
+  checks.check(stage)
   assert math.isfinite(go(stage, tmp_path)['best_score'])

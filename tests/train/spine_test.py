@@ -7,7 +7,7 @@ import tiny
 from flax import traverse_util
 from toy_gaze import Toy
 
-from salflax.train import loop
+from salflax.train import checks, loop
 from salflax.train import stage as stages_lib
 
 BACKBONES = {
@@ -34,7 +34,7 @@ def _stage(name, folder):
 @pytest.mark.parametrize('name', BACKBONES)
 def test_a_config_becomes_a_sound_stage(name, tmp_path):
   stage = _stage(name, tmp_path)
-  stages_lib.check(stage)
+  checks.check(stage)
   assert stage.stored == {
     'backbone',
     'text' if name == 'sam' else 'backbone',

@@ -1,0 +1,76 @@
+"""Gradients of a batch in parts, and what the backward pass computes anew."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from salflax.core.types import Batch
+
+
+def _is_product(primitive, *_, **__) -> bool:
+  return primitive.name in ('conv_general_dilated', 'dot_general')
+
+
+# What the backward pass takes from the forward pass; the rest it computes anew.
+REMAT = {
+  'none': None,  # takes everything
+  'products': _is_product,  # of convolutions and matrix products
+  'blocks': jax.checkpoint_policies.save_only_these_names('block'),
+}
+
+
+def parts_of(batch: Batch, count: int) -> Batch:
+  """Returns a batch [B, ...] as `count` parts, [count, B / count, ...].
+
+  A part takes every count-th image with all its rows: on each device as many,
+  and none moves to another device.
+  """
+  images = len(jax.tree.leaves(batch.get('taps', batch.get('image')))[0])
+
+  def split(x):
+    rest = x.shape[1:]
+    x = x.reshape(images // count, count, len(x) // images, *rest)
+    return jnp.moveaxis(x, 1, 0).reshape(count, -1, *rest)
+
+  return jax.tree.map(split, batch)
+
+
+def accumulated(
+  grad_fn: Callable,
+  params: Any,
+  batch_stats: Any,
+  batch: Batch,
+  key: jax.Array,
+  *,
+  parts: int,
+) -> tuple[jax.Array, dict[str, jax.Array], Any, Any]:
+  """Returns (loss, measures, batch_stats, grads): the means over the parts.
+
+  Args:
+    grad_fn: (params, batch_stats, batch, key) -> ((loss, (measures,
+      batch_stats)), grads).
+    params: parameters.
+    batch_stats: running statistics, handed from part to part.
+    batch: the whole batch.
+    key: key of the step; each part draws for itself.
+    parts: number of parts.
+  """
+
+  def add(carry, item):
+    batch_stats, total = carry
+    number, part = item
+    (loss, (measures, batch_stats)), grads = grad_fn(
+      params, batch_stats, part, jax.random.fold_in(key, number)
+    )
+    total = jax.tree.map(jnp.add, total, grads)
+    return (batch_stats, total), (loss, measures)
+
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  (batch_stats, total), measures = jax.lax.scan(
+    add, (batch_stats, zeros), (jnp.arange(parts), parts_of(batch, parts))
+  )
+  loss, measures = jax.tree.map(lambda x: x.mean(0), measures)
+  grads = jax.tree.map(lambda x: x / parts, total)
+  return loss, measures, batch_stats, grads
