@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from salflax.core import spec
 from salflax.core.types import Batch
 
 
@@ -19,6 +20,46 @@ REMAT = {
   'products': _is_product,  # of convolutions and matrix products
   'blocks': jax.checkpoint_policies.save_only_these_names('block'),
 }
+
+
+def loss_of(
+  forward: Callable,
+  compare: Callable,
+  loss_fn: Callable,
+  contrast_fn: Callable | None,
+  remat: str,
+) -> Callable:
+  """Returns (params, batch_stats, batch, key) -> (loss, (measures, stats)).
+
+  Args:
+    forward: (variables, batch, rngs) -> (pred, what has changed).
+    compare: (variables, pred, batch, rngs) -> what `contrast_fn` takes.
+    loss_fn: (pred, batch) -> (scalar, terms).
+    contrast_fn: (output, batch) -> (scalar, terms, measures); None for none.
+    remat: name in REMAT.
+  """
+  policy = spec.lookup('remat', REMAT, remat)
+
+  def compute(params, batch_stats, batch, key):
+    rngs = {'dropout': key}
+    apply = lambda params: forward(
+      {'params': params, 'batch_stats': batch_stats}, batch, rngs=rngs
+    )
+    if policy is not None:
+      apply = jax.checkpoint(apply, policy=policy)
+    pred, mutated = apply(params)
+    loss, terms = loss_fn(pred, batch)
+    measures = {f'loss/{k}': v for k, v in terms.items()}
+    if contrast_fn is not None:
+      variables = {'params': params, 'batch_stats': batch_stats}
+      output = compare(variables, pred, batch, rngs=rngs)
+      more, terms, seen = contrast_fn(output, batch)
+      loss += more
+      measures |= {f'loss/{k}': v for k, v in terms.items()}
+      measures |= {f'contrast/{k}': v for k, v in seen.items()}
+    return loss, (measures, mutated.get('batch_stats', batch_stats))
+
+  return compute
 
 
 def parts_of(batch: Batch, count: int) -> Batch:

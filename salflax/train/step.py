@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from salflax import losses
-from salflax.core import parallel, spec
+from salflax.core import parallel
 from salflax.core.types import Batch
 from salflax.models.layers import TextFeatures
 from salflax.train import gradient
@@ -276,7 +276,18 @@ def make_train_step(
     scalars.
   """
   whole, rows = parallel.replicated(mesh), parallel.split(mesh)
-  compute = _loss_of(model, loss_fn, contrast_fn, round_taps, remat)
+  compute = gradient.loss_of(
+    functools.partial(
+      *(forward, model),
+      train=True,
+      round_taps=round_taps,
+      mutable=['batch_stats'],
+    ),
+    functools.partial(compare, model, train=True),
+    loss_fn,
+    contrast_fn,
+    remat,
+  )
   grad_fn = jax.value_and_grad(compute, has_aux=True)
   sharded = 'shard' in mesh.shape
 
@@ -319,40 +330,6 @@ def make_train_step(
     out_shardings=(place, whole),
     donate_argnums=0,
   )
-
-
-def _loss_of(model, loss_fn, contrast_fn, round_taps, remat):
-  """Returns (params, batch_stats, batch, key) -> (loss, (measures, stats))."""
-  policy = spec.lookup('remat', gradient.REMAT, remat)
-
-  def compute(params, batch_stats, batch, key):
-    def apply(params):
-      return forward(
-        model,
-        {'params': params, 'batch_stats': batch_stats},
-        batch,
-        train=True,
-        round_taps=round_taps,
-        mutable=['batch_stats'],
-        rngs={'dropout': key},
-      )
-
-    if policy is not None:
-      apply = jax.checkpoint(apply, policy=policy)
-    pred, mutated = apply(params)
-    loss, terms = loss_fn(pred, batch)
-    measures = {f'loss/{k}': v for k, v in terms.items()}
-    if contrast_fn is not None:
-      variables = {'params': params, 'batch_stats': batch_stats}
-      rngs = {'dropout': key}
-      output = compare(model, variables, pred, batch, train=True, rngs=rngs)
-      more, terms, seen = contrast_fn(output, batch)
-      loss += more
-      measures |= {f'loss/{k}': v for k, v in terms.items()}
-      measures |= {f'contrast/{k}': v for k, v in seen.items()}
-    return loss, (measures, mutated.get('batch_stats', batch_stats))
-
-  return compute
 
 
 def make_predict_fn(
