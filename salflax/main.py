@@ -108,6 +108,7 @@ def execute(options: Any) -> int:
   """Trains and evaluates; returns the exit code."""
   if options.config is None:
     raise cli.UsageError('Name a config: --config=configs/sjtu_tis.py')
+  cli.keep_programs()
   import jax
 
   from salflax.core import parallel

@@ -1,12 +1,13 @@
 """Times parts of the system and prints a Markdown table.
 
-    salflax bench --what=metrics --height=768 --width=1024
-    salflax bench --what=train --config=configs/sjtu_tis.py:small
-    salflax bench --what=compile --config=configs/sjtu_tis.py --topology=v5e:2x2
+    salflax bench metrics --height=768 --width=1024
+    salflax bench train --config=configs/sjtu_tis.py:small
+    salflax bench compile --config=configs/sjtu_tis.py --topology=v5e:2x2
 
 `train` and `compile` take the last stage of a config with drawn weights and
 made-up rows: no data, and of weights only the text encoder's. `compile` needs
-no TPU, only its compiler: pip install "salflax[tpu]".
+no TPU, only its compiler: pip install "salflax[tpu]". `pysaliency` needs
+pysaliency.
 """
 
 import dataclasses
@@ -42,39 +43,15 @@ def _cpu_ms(fn: Callable[[], Any], repeats: int) -> float:
   return statistics.median(times)
 
 
-def _example(height: int, width: int):
-  """Makes up a prediction and a ground truth like those of real gaze."""
-  from scipy import ndimage
-
-  from salflax.core.types import GroundTruth
-
-  rng = np.random.default_rng(0)
-  size = np.array([height, width])
-  points = rng.normal(size / 2, size / 6, (170, 2)).astype(np.int64)
-  points = np.clip(points, 0, size - 1)
-  fixations = np.zeros((height, width))
-  np.add.at(fixations, tuple(points.T), 1)
-  saliency = ndimage.gaussian_filter(fixations, 32)
-  noise = ndimage.gaussian_filter(rng.random((height, width)), 16)
-  y, x = (np.linspace(-1, 1, n) for n in (height, width))
-  centre = np.exp(-2 * (y[:, None] ** 2 + x**2))
-  truth = GroundTruth(
-    saliency=saliency,
-    fixations=points,
-    other_fixations=rng.integers(0, size, (1_700, 2)),
-    baseline=centre / centre.sum(),
-  )
-  return centre * (noise - noise.min()), truth
-
-
 def bench_metrics(options: Any) -> tuple[Row, list[Row]]:
   """Times each metric; returns the head and rows of a table.
 
   The checks of `score` are part of the time, once a row.
   """
   from salflax import metrics
+  from salflax.cli import bench_metrics
 
-  pred, truth = _example(options.height, options.width)
+  pred, truth = bench_metrics.example(options.height, options.width)
   rng = metrics.image_rng('bench')
   rows = []
   for text in [
@@ -90,17 +67,23 @@ def bench_metrics(options: Any) -> tuple[Row, list[Row]]:
   return ('what', 'kind', f'ms of CPU, {size}'), rows
 
 
+def bench_pysaliency(options: Any) -> tuple[Row, list[Row]]:
+  """Times six metrics and pysaliency's; returns head and rows of a table."""
+  from salflax.cli import bench_metrics
+
+  return _table(bench_metrics.compare(options))
+
+
 def last_stage(options: Any):
   """Builds the last stage of --config, without data or backbone weights."""
   from salflax.config import resolve as config_lib
+  from salflax.config import schema
 
-  if options.config is None:
-    raise cli.UsageError(f'--what={options.what} needs --config.')
-  config = options.config
-  with config.unlocked():
-    config.model.weights = config.model.backbone.weights = ''
-    for key, value in (('steps', 100), ('epochs', 0.0)):
-      config[config.stages[-1]][key] = value
+  if options.config is None and not options.smoke:
+    raise cli.UsageError(f'{options.what} needs --config.')
+  config = small_config() if options.smoke else schema.plain(options.config)
+  config['model']['weights'] = config['model']['backbone']['weights'] = ''
+  config[config['stages'][-1]].update(steps=100, epochs=0.0)
   return config_lib.resolve(config, with_data=False)[-1]
 
 
@@ -117,10 +100,8 @@ def example_rows(stage: Any) -> list[dict[str, Any]]:
   return [dict(row, image_id=str(i)) for i in range(stage.batch_size)]
 
 
-def small_config():
+def small_config() -> dict[str, Any]:
   """Makes a config that compiles in seconds, without data and files."""
-  import ml_collections
-
   from salflax.config import schema
 
   pp = 'resize_pad(32, 32)|rasterize|normalize("imagenet")'
@@ -138,9 +119,7 @@ def small_config():
     out_stride=8,
   )
   run = dict(schema.RUN, stages=('only',), model=model)
-  return ml_collections.ConfigDict(
-    dict(run, only=dict(schema.STAGE, data='scenes', **stage))
-  )
+  return dict(run, only=dict(schema.STAGE, data='scenes', **stage))
 
 
 def bench_train(options: Any) -> tuple[Row, list[Row]]:
@@ -234,6 +213,7 @@ def bench_start(options: Any) -> tuple[Row, list[Row]]:
 
 BENCHMARKS = {
   'metrics': bench_metrics,
+  'pysaliency': bench_pysaliency,
   'train': bench_train,
   'compile': bench_compile,
   'start': bench_start,
@@ -259,6 +239,14 @@ def define_flags(values: flags.FlagValues) -> None:
     (flags.DEFINE_bool, 'largest', False, largest),
     (flags.DEFINE_bool, 'smoke', False, 'Try everything on something tiny.'),
     (flags.DEFINE_string, 'out', '', 'A file of JSON to write, too.'),
+    (
+      flags.DEFINE_string,
+      'data',
+      '',
+      'Data set, for pysaliency; else made up.',
+    ),
+    (flags.DEFINE_string, 'data_dir', '', 'Where prepared data sets are.'),
+    (number, 'maps', 100, 'Number of maps, for pysaliency.', 1),
     (number, 'repeats', 9, 'Number of calls to take the median of.', 1),
     (number, 'height', 480, 'Height of the image in pixels, for metrics.', 1),
     (number, 'width', 640, 'Width of the image in pixels, for metrics.', 1),
@@ -266,16 +254,14 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def execute(options: Any) -> None:
-  """Runs benchmarks and prints their tables; memory and flops are a device's."""
+  """Runs benchmarks and prints their tables; costs are those of a device."""
   names = [options.what]
   if options.smoke:
-    names = list(BENCHMARKS)
+    names = [name for name in BENCHMARKS if name != 'pysaliency']
     options.repeats, options.height, options.width = 1, 48, 64
-    options.config, options.topology = small_config(), ['cpu:1']
+    options.topology = ['cpu:1']
   results = {}
   for name in names:
-    if options.smoke and name in ('train', 'compile'):
-      options.config = small_config()
     head, rows = BENCHMARKS[name](options)
     for row in (head, ('---',) * len(head), *rows):
       print('| ' + ' | '.join(row) + ' |')

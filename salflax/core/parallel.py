@@ -135,6 +135,13 @@ def layout(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(of, tree)
 
 
+def keep_layout(tree: Any, mesh: Mesh) -> Any:
+  """Asks, inside `jit`, for the sharding of `layout`; nothing without shards."""
+  if 'shard' not in mesh.shape:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, layout(tree, mesh))
+
+
 def gather(tree: Any, mesh: Mesh) -> Any:
   """Returns the arrays of `tree` with each whole on every device."""
   if all(x.sharding.is_fully_replicated for x in jax.tree.leaves(tree)):

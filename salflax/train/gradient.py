@@ -99,6 +99,12 @@ def accumulated(
     parts: number of parts.
   """
 
+  if parts == 1:
+    (loss, (measures, batch_stats)), grads = grad_fn(
+      params, batch_stats, batch, key
+    )
+    return loss, measures, batch_stats, grads
+
   def add(carry, item):
     batch_stats, total = carry
     number, part = item

@@ -291,27 +291,16 @@ def make_train_step(
   grad_fn = jax.value_and_grad(compute, has_aux=True)
   sharded = 'shard' in mesh.shape
 
-  def laid_out(tree):
-    if not sharded:
-      return tree
-    return jax.lax.with_sharding_constraint(tree, parallel.layout(tree, mesh))
-
   def step_fn(state, batch, key):
     key = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
     params = state.params
     if sharded:
       params = jax.lax.with_sharding_constraint(params, whole)
-    if accumulate == 1:
-      (loss, (measures, batch_stats)), grads = grad_fn(
-        params, state.batch_stats, batch, key
-      )
-    else:
-      loss, measures, batch_stats, grads = gradient.accumulated(
-        grad_fn, params, state.batch_stats, batch, key, parts=accumulate
-      )
-    updates, opt_state = tx.update(
-      laid_out(grads), state.opt_state, state.params
+    loss, measures, batch_stats, grads = gradient.accumulated(
+      grad_fn, params, state.batch_stats, batch, key, parts=accumulate
     )
+    grads = parallel.keep_layout(grads, mesh)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
     measures['loss'] = loss
     # Of the updates, not of the gradients: frozen ones are then never formed.
     measures['update_norm'] = optax.tree.norm(updates)
@@ -321,7 +310,7 @@ def make_train_step(
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    return laid_out(state), measures
+    return parallel.keep_layout(state, mesh), measures
 
   place = None if sharded else whole
   return jax.jit(
