@@ -136,7 +136,7 @@ def layout(tree: Any, mesh: Mesh) -> Any:
 
 
 def keep_layout(tree: Any, mesh: Mesh) -> Any:
-  """Asks, inside `jit`, for the sharding of `layout`; nothing without shards."""
+  """Asks for the sharding of `layout`, inside `jit`."""
   if 'shard' not in mesh.shape:
     return tree
   return jax.lax.with_sharding_constraint(tree, layout(tree, mesh))
