@@ -20,7 +20,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 import salflax
-from salflax.config import network
+from salflax.config import network, saved
 from salflax.config.schema import merged
 from salflax.core import files, hub
 from salflax.models.text import bert
@@ -188,8 +188,8 @@ def write(
     name: name of the model.
 
   Returns:
-    The config of the run, or of the joined one, in full; the part `released`
-    of config.json.
+    The config of the run, or of the joined one, with the stages of the runs
+    that it started from; the part `released` of config.json.
 
   Raises:
     FileExistsError: the folder has files that are no released model.
@@ -229,7 +229,7 @@ def write(
   # Last: weights that are not of this config are found out by their sum.
   content = _config(config, run.stage.name) | {'released': about}
   files.write_json(folder / 'config.json', content)
-  return public(config), about
+  return public(saved.with_origins(config)), about
 
 
 def _half(name: str, value: np.ndarray) -> np.ndarray:
