@@ -82,7 +82,7 @@ def join(runs: Sequence[Any]) -> tuple[dict[str, Any], Variables]:
       )
     theirs = record_of(run.config, run.stage.name)
     for what, a, b in (
-      ('model', record | {'members': 1}, theirs | {'members': 1}),
+      ('model', _asked(record, run), _asked(theirs, run)),
       ('eval_pp', first.stage.eval_pp, run.stage.eval_pp),
     ):
       if a != b:
@@ -104,6 +104,16 @@ def join(runs: Sequence[Any]) -> tuple[dict[str, Any], Variables]:
   config['model'] = record | {'members': count}
   config[name] = config[name] | {'model': {}}
   return config, traverse_util.unflatten_dict(tensors, sep='/')
+
+
+def _asked(record: Mapping[str, Any], run: Any) -> dict[str, Any]:
+  """Returns what of a record is no default, but for the number of members."""
+  kind = type(run.stage.model)
+  return {
+    k: v
+    for k, v in record.items()
+    if k != 'members' and v != getattr(kind, k, None)
+  }
 
 
 def public(config: Any) -> Any:
