@@ -81,7 +81,8 @@ def _write_card(workdir) -> None:
 
   summary = os.path.join(workdir, 'evaluate', 'test', 'summary.json')
   scores = card.score_tables(summary) if os.path.isfile(summary) else ()
-  config, name = saved.load(workdir), os.path.basename(workdir)
+  config = saved.with_origins(saved.load(workdir))
+  name = os.path.basename(workdir)
   card.write(workdir, config, scores, name=name)
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCRIPTS = sorted((ROOT / 'launch').iterdir())
+SCRIPTS = sorted(p for p in (ROOT / 'launch').glob('*.*') if p.suffix != '.py')
 ARGUMENTS = ('--config=configs/sjtu_tis.py:small', '--workdir=runs/a b')
 TPU = {'TPU': 'my-tpu', 'ZONE': 'us-x', 'PROJECT': 'p'}
 

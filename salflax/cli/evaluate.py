@@ -4,6 +4,7 @@
     salflax evaluate --run=runs/tsn --data=osie --split=test
     salflax evaluate --maps=maps --data=sjtu_tis --split=test \\
         --protocols=mit,tuebingen
+    salflax evaluate --join=fold0/evaluate/test,fold1/evaluate/test --out=folds
 
 Maps are .npy, or grey PNG or JPEG of 8 or 16 bits, named <image_id>_<condition>
 (also <image_id>_0 pure, <image_id> whole, _1 all, _2 non_salient, _3 salient),
@@ -39,6 +40,10 @@ _KEEP = (
   'Keep every map of a run as a grey PNG of 8 bits, of the size of its image, '
   'in maps/ beside the scores; --maps can score them again.'
 )
+_JOIN = (
+  'Folders of evaluations of different images, such as folds, to join to one '
+  'in --out.'
+)
 _STORE = (
   'Store features of frozen parts in the cache of the run, for further runs '
   'that share it, and take those that are there.'
@@ -58,6 +63,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     values,
     (text, 'run', None, 'Folder of a run, to score its model.'),
     (text, 'stage', '', 'Its stage; the last by default.'),
+    (many, 'join', [], _JOIN),
     (text, 'maps', None, 'Folder of maps, or an .hdf5 of log-densities.'),
     (text, 'data', '', f'Name of a prepared data set; {own}.'),
     (text, 'data_dir', '', 'Where prepared data sets are.'),
@@ -122,7 +128,6 @@ def evaluate(
 
   from salflax import metrics
   from salflax.evaluate import run as run_lib
-  from salflax.report import tables
 
   folder, first = subject.folder, jax.process_index() == 0
   outcome = run_lib.run(
@@ -140,26 +145,44 @@ def evaluate(
   )
   if not first:
     return
-  result = subject.about | outcome.result
-  printed = tables.score_tables(result) + tables.paired_tables(result)
-  if 'course' in result['protocols']:
-    printed.append(tables.beside_paper(result))
-  run_lib.write(
-    folder, outcome, [t.markdown() for t in printed], **subject.about
-  )
+  _report(folder, outcome, subject.about)
   # One process alone cannot use a network that several share.
   if figures and subject.predictor.reads_text and jax.process_count() == 1:
     _draw(subject, figures, seed)
   if subject.controls and subject.baselines is not None:
     _draw_centre(subject.baselines, folder, threads)
-  for table in tables.score_tables(result, interval=False):
-    print(table.text(names=2))
-  cli.say(*(f'Note: {note}' for note in outcome.notes))
   if seen := subject.about.get('trained_on'):
     cli.say(f'Note: the run was trained on {seen} of the images scored here.')
   if subject.baselines is None:
     cli.say('Note: without training images there is no centre prior and no IG.')
+
+
+def _report(folder, outcome, about) -> None:
+  """Writes the files of an evaluation and prints its tables."""
+  from salflax.evaluate import run as run_lib
+  from salflax.report import tables
+
+  result = about | outcome.result
+  printed = tables.score_tables(result) + tables.paired_tables(result)
+  if 'course' in result['protocols']:
+    printed.append(tables.beside_paper(result))
+  run_lib.write(folder, outcome, [t.markdown() for t in printed], **about)
+  for table in tables.score_tables(result, interval=False):
+    print(table.text(names=2))
+  cli.say(*(f'Note: {note}' for note in outcome.notes))
   print(f'Written to {folder}: summary.json, per_image.csv, tables.md')
+
+
+def _join(options) -> int:
+  """Joins evaluations of folds, as the options name them."""
+  from salflax.evaluate import join
+
+  if options.run or options.maps or not options.out:
+    raise ValueError('--join goes with --out, and without --run and --maps.')
+  folder = pathlib.Path(options.out)
+  about, outcome = join.join(options.join, label=folder.name)
+  _report(folder, outcome, about)
+  return cli.DONE
 
 
 def execute(options: Any) -> int:
@@ -167,6 +190,8 @@ def execute(options: Any) -> int:
 
   1 where maps were left out.
   """
+  if options.join:
+    return _join(options)
   if bool(options.run) == bool(options.maps):
     raise ValueError('Give either --run or --maps.')
   from salflax import metrics

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from salflax.core import files
@@ -134,7 +134,8 @@ def run(
     for name, ref in references_lib.references(prior, whole).items():
       if len(view := ref.covered(source)):
         rows[name], labels[name] = score(ref, view, ref.label), ref.label
-  return Outcome(_result(rows, labels, label, protocols), rows, notes)
+  result = summarise(rows, labels, label, describe(protocols))
+  return Outcome(result, rows, notes)
 
 
 def folder_name(data: str = '', **settings: Any) -> str:
@@ -154,7 +155,26 @@ def folder_name(data: str = '', **settings: Any) -> str:
   return ''.join(c if c.isalnum() or c in '-_+.,=:' else '_' for c in name)
 
 
-def _result(rows, labels, label, protocols):
+def labels_of(result: Mapping[str, Any]) -> dict[str, str]:
+  """Lists the labels of references and controls in summary.json, by name."""
+  parts = (result.get(part, {}) for part in ('controls', 'references'))
+  return {k: v['label'] for part in parts for k, v in part.items()}
+
+
+def summarise(
+  rows: Mapping[str, rows_lib.Rows],
+  labels: Mapping[str, str],
+  label: str,
+  protocols: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Makes the content of summary.json: means, intervals and paired tests.
+
+  Args:
+    rows: by predictor, as in `Outcome`.
+    labels: of references and controls, by name.
+    label: of the predictor itself.
+    protocols: as of `describe`.
+  """
   model, tests = rows['model'], {}
   parts = {'references': {}, 'controls': {}}
   for name, scored in rows.items():
@@ -169,7 +189,7 @@ def _result(rows, labels, label, protocols):
   return {
     'model': label,
     'versions': rows_lib.versions(),
-    'protocols': describe(protocols),
+    'protocols': protocols,
     'scores': rows_lib.summarise(model),
     **parts,
     'tests': tests,
