@@ -55,6 +55,7 @@ def get_config(arg=''):
     text=common.text_encoder('all-MiniLM-L6-v2'),
     levels=('1/8', '1/16', '1/32', 'classes'),
     members=options.members,
+    names='',
     width=96,
     dropout=0.3,
     noise=0.2,

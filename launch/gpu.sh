@@ -15,6 +15,7 @@ if [[ -z "${DRY_RUN:-}" ]] && ! nvidia-smi -L >&2; then
   die 'No NVIDIA GPU here: nvidia-smi -L failed.'
 fi
 setup "$kind"
+environment
 # Without this a driver that does not fit would train on the CPU, and say so in
 # a line that nobody reads.
 run env JAX_PLATFORMS=cuda,cpu "$VENV/bin/python" -m salflax.main "$@"

@@ -8,7 +8,7 @@
 #   VENV     the folder, instead of .venv
 #   DRY_RUN  1: print what would be done
 #
-# The other scripts source this file for `run` and `setup`.
+# The other scripts source this file for `run`, `setup` and `environment`.
 
 set -euo pipefail
 VENV="${VENV:-.venv}"
@@ -30,6 +30,19 @@ run() {
     line+="${line:+ }$word"
   done
   printf '%s\n' "$line"
+}
+
+# Prints where and with what a run begins, to standard error.
+environment() {
+  [[ -n "${DRY_RUN:-}" ]] && return
+  say "On $(uname -n), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)."
+  "$VENV/bin/python" -c 'import sys
+from importlib.metadata import version
+names = ("salflax", "jax", "jaxlib", "flax", "numpy")
+print(*(f"{n} {version(n)}" for n in names), f"Python {sys.version.split()[0]}",
+      sep=", ")' >&2 || true
+  env | grep -E '^(CUDA_|JAX_|LIBTPU_|SALFLAX_|SLURM_|TPU_|XLA_)' | sort >&2 ||
+    true
 }
 
 is_fit() {

@@ -7,7 +7,8 @@
 #
 # It copies the last commit to every host, sets up there and starts one process
 # a host, which find each other. With several hosts the workdir and
-# --config.data_dir lie on a disk that all of them mount. PROJECT names the
+# --config.data_dir lie on a disk that all of them mount. A run that was
+# stopped has saved itself: the same command goes on. PROJECT names the
 # project; DRY_RUN=1 prints what would be done.
 
 cd "$(dirname "$0")/.." || exit 1
@@ -28,4 +29,6 @@ run gcloud compute tpus tpu-vm ssh "$TPU" "${where[@]}" --command="set -e
 tar -xzf salflax.tar.gz
 cd salflax
 bash launch/setup.sh tpu
+source launch/setup.sh
+environment
 JAX_PLATFORMS=tpu .venv/bin/python -m salflax.main $arguments"

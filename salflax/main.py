@@ -81,7 +81,8 @@ def _write_card(workdir) -> None:
 
   summary = os.path.join(workdir, 'evaluate', 'test', 'summary.json')
   scores = card.score_tables(summary) if os.path.isfile(summary) else ()
-  config, name = saved.load(workdir), os.path.basename(workdir)
+  config = saved.with_origins(saved.load(workdir))
+  name = os.path.basename(workdir)
   card.write(workdir, config, scores, name=name)
 
 
@@ -108,6 +109,7 @@ def execute(options: Any) -> int:
   """Trains and evaluates; returns the exit code."""
   if options.config is None:
     raise cli.UsageError('Name a config: --config=configs/sjtu_tis.py')
+  cli.keep_programs()
   import jax
 
   from salflax.core import parallel

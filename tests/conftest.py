@@ -15,7 +15,8 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count='
+  f'{os.environ.get("SALFLAX_TEST_DEVICES", 4)}'
 )
 
 import jax

@@ -51,6 +51,27 @@ def test_scripts_parse_and_say_what_they_are_for(path):
   assert any(line.startswith('# ') for line in lines[1:20])
 
 
+def test_shellcheck_finds_nothing():
+  shellcheck = shutil.which('shellcheck')
+  if shellcheck is None:
+    pytest.skip('shellcheck is not installed: pip install -e .[lint]')
+  done = subprocess.run(
+    [shellcheck, '-x', *SCRIPTS, '.ci/run'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stdout
+
+
+def test_a_run_begins_with_its_environment(made):
+  script = 'source launch/setup.sh; environment'
+  env = dict(VENV=str(made.venv), XLA_FLAGS='--xla_a=1')
+  done = _bash('-c', script, cwd=made.root, **env)
+  assert done.returncode == 0 and not done.stdout
+  assert 'jax ' in done.stderr and 'XLA_FLAGS=--xla_a=1' in done.stderr
+
+
 def test_quickstart():
   lines = _dry('quickstart.sh', '--config.text.epochs=2')
   assert lines[0].strip() == 'bash launch/setup.sh cpu'

@@ -143,7 +143,8 @@ def _execute(define_flags, execute, argv) -> int:
 def _parse(values, argv) -> None:
   """Sets the flags; the config's file and keys are checked before.
 
-  What is no option is an image, for a command that takes images.
+  What is no option is an image, for a command that takes images, and what to
+  do, for one that has several things to do.
 
   Raises:
     UsageError: an argument is unknown or has a value that does not fit.
@@ -153,14 +154,17 @@ def _parse(values, argv) -> None:
     from salflax.cli import config_file
 
     config_file.check(argv)
-  values.set_gnu_getopt('image' in values)
+  values.set_gnu_getopt('image' in values or 'what' in values)
   try:
     surplus = values([_spelling(a, values) for a in argv])[1:]
   except Exception as e:
     raise UsageError(str(e)) from e
   if surplus and 'image' in values:
     values.image = [*(values.image or ()), *surplus]
-  elif surplus:
+    return
+  if surplus and 'what' in values:
+    values.what = surplus.pop(0)
+  if surplus:
     raise UsageError(
       f'Unexpected arguments: {" ".join(surplus)}. Options are written '
       '--name=value.'

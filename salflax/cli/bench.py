@@ -1,21 +1,25 @@
 """Times parts of the system and prints a Markdown table.
 
-    salflax bench --what=metrics --height=768 --width=1024
-    salflax bench --what=train --config=configs/sjtu_tis.py:small
-    salflax bench --what=compile --config=configs/sjtu_tis.py --topology=v5e:2x2
+    salflax bench metrics --height=768 --width=1024
+    salflax bench train --config=configs/sjtu_tis.py:small
+    salflax bench compile --config=configs/sjtu_tis.py --topology=v5e:2x2
 
 `train` and `compile` take the last stage of a config with drawn weights and
 made-up rows: no data, and of weights only the text encoder's. `compile` needs
-no TPU, only its compiler: pip install "salflax[tpu]".
+no TPU, only its compiler: pip install "salflax[tpu]". `pysaliency` needs
+pysaliency.
 """
 
 import dataclasses
+import json
 import platform
-import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,7 @@ from absl import flags
 
 from salflax import cli
 from salflax.cli import config_file
+from salflax.core import files
 
 Row = tuple[str, ...]
 
@@ -38,39 +43,15 @@ def _cpu_ms(fn: Callable[[], Any], repeats: int) -> float:
   return statistics.median(times)
 
 
-def _example(height: int, width: int):
-  """Makes up a prediction and a ground truth like those of real gaze."""
-  from scipy import ndimage
-
-  from salflax.core.types import GroundTruth
-
-  rng = np.random.default_rng(0)
-  size = np.array([height, width])
-  points = rng.normal(size / 2, size / 6, (170, 2)).astype(np.int64)
-  points = np.clip(points, 0, size - 1)
-  fixations = np.zeros((height, width))
-  np.add.at(fixations, tuple(points.T), 1)
-  saliency = ndimage.gaussian_filter(fixations, 32)
-  noise = ndimage.gaussian_filter(rng.random((height, width)), 16)
-  y, x = (np.linspace(-1, 1, n) for n in (height, width))
-  centre = np.exp(-2 * (y[:, None] ** 2 + x**2))
-  truth = GroundTruth(
-    saliency=saliency,
-    fixations=points,
-    other_fixations=rng.integers(0, size, (1_700, 2)),
-    baseline=centre / centre.sum(),
-  )
-  return centre * (noise - noise.min()), truth
-
-
 def bench_metrics(options: Any) -> tuple[Row, list[Row]]:
   """Times each metric; returns the head and rows of a table.
 
   The checks of `score` are part of the time, once a row.
   """
   from salflax import metrics
+  from salflax.cli import bench_metrics
 
-  pred, truth = _example(options.height, options.width)
+  pred, truth = bench_metrics.example(options.height, options.width)
   rng = metrics.image_rng('bench')
   rows = []
   for text in [
@@ -86,17 +67,23 @@ def bench_metrics(options: Any) -> tuple[Row, list[Row]]:
   return ('what', 'kind', f'ms of CPU, {size}'), rows
 
 
+def bench_pysaliency(options: Any) -> tuple[Row, list[Row]]:
+  """Times six metrics and pysaliency's; returns head and rows of a table."""
+  from salflax.cli import bench_metrics
+
+  return _table(bench_metrics.compare(options))
+
+
 def last_stage(options: Any):
   """Builds the last stage of --config, without data or backbone weights."""
   from salflax.config import resolve as config_lib
+  from salflax.config import schema
 
-  if options.config is None:
-    raise cli.UsageError(f'--what={options.what} needs --config.')
-  config = options.config
-  with config.unlocked():
-    config.model.weights = config.model.backbone.weights = ''
-    for key, value in (('steps', 100), ('epochs', 0.0)):
-      config[config.stages[-1]][key] = value
+  if options.config is None and not options.smoke:
+    raise cli.UsageError(f'{options.what} needs --config.')
+  config = small_config() if options.smoke else schema.plain(options.config)
+  config['model']['weights'] = config['model']['backbone']['weights'] = ''
+  config[config['stages'][-1]].update(steps=100, epochs=0.0)
   return config_lib.resolve(config, with_data=False)[-1]
 
 
@@ -113,18 +100,26 @@ def example_rows(stage: Any) -> list[dict[str, Any]]:
   return [dict(row, image_id=str(i)) for i in range(stage.batch_size)]
 
 
-def train_step(stage: Any, mesh: Any) -> Callable:
-  """Builds the train step of a stage."""
-  from salflax.train import step
+def small_config() -> dict[str, Any]:
+  """Makes a config that compiles in seconds, without data and files."""
+  from salflax.config import schema
 
-  return step.make_train_step(
-    stage.model,
-    stage.loss_fn,
-    stage.make_tx(),
-    mesh,
-    contrast_fn=stage.contrast_fn,
-    round_taps='backbone' in stage.stored,
+  pp = 'resize_pad(32, 32)|rasterize|normalize("imagenet")'
+  stage = dict(pp=pp, eval_pp=pp, loss='kld', batch_size=4, steps=1)
+  model = dict(
+    name='transalnet',
+    size=(32, 32),
+    backbone=dict(name='resnet', depths=(1, 1), width=4),
+    text=dict(name='none'),
+    levels=('1/8',),
+    widths=(8,),
+    depth=1,
+    head_dim=8,
+    decoder_widths=(8,),
+    out_stride=8,
   )
+  run = dict(schema.RUN, stages=('only',), model=model)
+  return dict(run, only=dict(schema.STAGE, data='scenes', **stage))
 
 
 def bench_train(options: Any) -> tuple[Row, list[Row]]:
@@ -135,7 +130,8 @@ def bench_train(options: Any) -> tuple[Row, list[Row]]:
   from salflax.train import log
   from salflax.train import stage as stages_lib
 
-  stage, mesh = last_stage(options), parallel.make_mesh()
+  stage = last_stage(options)
+  mesh = parallel.make_mesh(shards=stage.param_shards)
   state = stages_lib.initial_state(stage, mesh)
   with tempfile.TemporaryDirectory() as folder:
     stage = dataclasses.replace(
@@ -145,7 +141,7 @@ def bench_train(options: Any) -> tuple[Row, list[Row]]:
     batch = parallel.to_global(next(batches), mesh)
     batches.close()
   key = jax.random.key_data(jax.random.key(0))
-  take_step = train_step(stage, mesh)
+  take_step = stages_lib.train_step(stage, mesh)
   times = []
   for _ in range(options.repeats + 1):
     start = time.perf_counter()
@@ -164,63 +160,93 @@ def bench_train(options: Any) -> tuple[Row, list[Row]]:
 
 
 def bench_compile(options: Any) -> tuple[Row, list[Row]]:
-  """Compiles a train step for TPUs; returns head and rows of a table.
+  """Compiles a train step for accelerators; returns head and rows of a table.
 
   Frozen parts are in the step: no stored features stand in for them.
   """
-  import jax
-  import libtpu  # noqa: F401 (the error says what to install)
-  from jax.experimental import topologies
-
-  from salflax.core import parallel
-  from salflax.train import stage as stages_lib
+  from salflax.cli import bench_compile
 
   stage = dataclasses.replace(last_stage(options), stored=frozenset())
-  topology = topologies.get_topology_desc(
-    platform='tpu', topology_name=options.topology
-  )
-  mesh = parallel.make_mesh(topology.devices)
-  parallel.check_batch_size(stage.batch_size, mesh)
-  batch = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((stage.batch_size, *x.shape[1:]), x.dtype),
-    stages_lib.example_batch(stage),
-  )
-  key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-  start = time.perf_counter()
-  lowered = train_step(stage, mesh).lower(
-    stages_lib.abstract_state(stage), batch, key
-  )
-  compiled = lowered.compile()
-  seconds = time.perf_counter() - start
-  memory, text = compiled.memory_analysis(), compiled.as_text()
-  numbers = {
-    'topology': options.topology,
-    'batch': stage.batch_size,
-    'compile, s': f'{seconds:.0f}',
-    'temporaries, MB': f'{memory.temp_size_in_bytes / 1e6:.0f}',
-    'arguments, MB': f'{memory.argument_size_in_bytes / 1e6:.0f}',
-    'flops': f'{compiled.cost_analysis()["flops"]:.3g}',
-    'all-reduces': len(re.findall(r'all-reduce(-start)?\(', text)),
+  results = []
+  for topology in options.topology:
+    if options.largest:
+      results.append(bench_compile.largest(stage, topology))
+      continue
+    if options.device_batch:
+      count = len(bench_compile.devices(topology)[1])
+      stage = dataclasses.replace(
+        stage, batch_size=options.device_batch * count
+      )
+    results.append(bench_compile.measure(stage, topology))
+  return _table(results)
+
+
+def _table(results: list[dict[str, Any]]) -> tuple[Row, list[Row]]:
+  """Writes results of the same keys as head and rows of a table."""
+  rows = [
+    tuple(f'{v:.3g}' if isinstance(v, float) else str(v) for v in r.values())
+    for r in results
+  ]
+  return tuple(results[0]), rows
+
+
+def bench_start(options: Any) -> tuple[Row, list[Row]]:
+  """Times the start of new processes; returns head and rows of a table."""
+  calls = {
+    'import salflax': ('-c', 'import salflax'),
+    'salflax --help': ('-m', 'salflax', '--help'),
+    'salflax train --help': ('-m', 'salflax', 'train', '--help'),
+    'salflax predict --help': ('-m', 'salflax', 'predict', '--help'),
   }
-  return tuple(numbers), [tuple(map(str, numbers.values()))]
+  rows = []
+  for name, arguments in calls.items():
+    times = []
+    for _ in range(options.repeats):
+      start = time.perf_counter()
+      subprocess.run(
+        [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL
+      )
+      times.append(time.perf_counter() - start)
+    rows.append({'what': name, 's': statistics.median(times)})
+  return _table(rows)
 
 
 BENCHMARKS = {
   'metrics': bench_metrics,
+  'pysaliency': bench_pysaliency,
   'train': bench_train,
   'compile': bench_compile,
+  'start': bench_start,
 }
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the command's flags."""
   config_file.define(values, 'What train and compile take.')
-  topologies = 'TPUs to compile for, e.g. v4:2x2x1, v6e:2x2.'
+  topologies = (
+    "Devices to compile for, e.g. v5e:2x2,v4:2x2x1; 'cpu:4' tries the command."
+  )
   number = flags.DEFINE_integer
+  device_batch = (
+    'Rows of a batch on each device, for compile; 0: as the config.'
+  )
+  largest = 'Compile the largest power of two of rows a device that fits.'
   cli.define(
     values,
     (flags.DEFINE_enum, 'what', 'metrics', list(BENCHMARKS), 'What to time.'),
-    (flags.DEFINE_string, 'topology', 'v5e:2x2', topologies),
+    (flags.DEFINE_list, 'topology', 'v5e:2x2', topologies),
+    (number, 'device_batch', 0, device_batch, 0),
+    (flags.DEFINE_bool, 'largest', False, largest),
+    (flags.DEFINE_bool, 'smoke', False, 'Try everything on something tiny.'),
+    (flags.DEFINE_string, 'out', '', 'A file of JSON to write, too.'),
+    (
+      flags.DEFINE_string,
+      'data',
+      '',
+      'Data set, for pysaliency; else made up.',
+    ),
+    (flags.DEFINE_string, 'data_dir', '', 'Where prepared data sets are.'),
+    (number, 'maps', 100, 'Number of maps, for pysaliency.', 1),
     (number, 'repeats', 9, 'Number of calls to take the median of.', 1),
     (number, 'height', 480, 'Height of the image in pixels, for metrics.', 1),
     (number, 'width', 640, 'Width of the image in pixels, for metrics.', 1),
@@ -228,14 +254,28 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def execute(options: Any) -> None:
-  """Runs a benchmark and prints its table; memory and flops are a device's."""
-  head, rows = BENCHMARKS[options.what](options)
-  for row in (head, ('---',) * len(head), *rows):
-    print('| ' + ' | '.join(row) + ' |')
-  print(
-    f'\nPython {platform.python_version()}, NumPy {np.__version__}, '
-    f'{platform.machine()}; median of {options.repeats}.'
+  """Runs benchmarks and prints their tables; costs are those of a device."""
+  names = [options.what]
+  if options.smoke:
+    names = [name for name in BENCHMARKS if name != 'pysaliency']
+    options.repeats, options.height, options.width = 1, 48, 64
+    options.topology = ['cpu:1']
+  results = {}
+  for name in names:
+    head, rows = BENCHMARKS[name](options)
+    for row in (head, ('---',) * len(head), *rows):
+      print('| ' + ' | '.join(row) + ' |')
+    results[name] = [dict(zip(head, row)) for row in rows]
+    print()
+  versions = ', '.join(
+    f'{name} {metadata.version(name)}' for name in ('jax', 'flax', 'numpy')
   )
+  where = (
+    f'Python {platform.python_version()}, {versions}, {platform.machine()}'
+  )
+  print(f'{where}; median of {options.repeats}.')
+  if options.out:
+    files.write_text(options.out, json.dumps({'where': where, **results}))
 
 
 if __name__ == '__main__':

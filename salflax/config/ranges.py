@@ -13,6 +13,7 @@ RUN = {
   'threads': (1, 4096),
   'workers': (0, 4096),
   'log_every': (1, 10**9),
+  'param_shards': (1, 10**6),
 }
 STAGE = {
   'limit': (0, 10**9),
@@ -22,6 +23,7 @@ STAGE = {
   'clip': (0, 1e9),
   'batch_size': (1, 10**6),
   'rows_per_image': (1, 1000),
+  'accumulate': (1, 10**6),
   'epochs': (0, 1e5),
   'steps': (0, 10**9),
   'eval_epochs': (0, 1e5),

@@ -28,9 +28,11 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Keys that a stage takes as its section, or the run, has them.
 _AS_WRITTEN = (
   *('loss', 'pp', 'eval_pp', 'batch_size', 'score', 'patience', 'init'),
-  *('lr_scale', 'rows_per_image'),
+  *('lr_scale', 'rows_per_image', 'accumulate'),
 )
-_OF_RUN = ('log_every', 'seed', 'threads', 'workers')
+_OF_RUN = (
+  *('log_every', 'seed', 'threads', 'workers', 'remat', 'param_shards'),
+)
 
 
 def data_dir(path: str) -> str:

@@ -14,7 +14,10 @@ from salflax.core import files
 from salflax.evaluate import rows as rows_lib
 
 # Keys that may differ when a run goes on: none of them changes a number.
-FREE = ('data_dir', 'cache_dir', 'threads', 'workers', 'log_every', 'evaluate')
+FREE = (
+  *('data_dir', 'cache_dir', 'threads', 'workers', 'log_every', 'evaluate'),
+  *('remat', 'param_shards'),
+)
 
 
 def save(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -78,3 +81,21 @@ def load(workdir: str | os.PathLike) -> dict:
   written = {k: v for k, v in node['evaluate'].items() if k in schema.EVALUATE}
   evaluate = {**schema.EVALUATE, **written}
   return {**schema.RUN, **node, **sections, 'evaluate': evaluate}
+
+
+def with_origins(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Puts the stages of the runs that a run started from before its own.
+
+  A stage whose name a later one has too is named '<name> of <run>'. Runs that
+  are gone are left out.
+  """
+  result = dict(config)
+  origin = config[config['stages'][0]]['init']
+  if origin.startswith('@') or not os.path.isfile(f'{origin}/config.json'):
+    return result
+  before, names = with_origins(load(origin)), []
+  for name in before['stages']:
+    taken = name in config['stages']
+    names.append(f'{name} of {os.path.basename(origin)}' if taken else name)
+    result[names[-1]] = before[name]
+  return result | {'stages': (*names, *config['stages'])}

@@ -34,6 +34,13 @@ RUN = dict(
   seed=0,
   # 'float32' or 'bfloat16': what the network computes in.
   dtype='float32',
+  # What the backward pass computes anew rather than keeps, for memory: 'none';
+  # 'products' keeps convolutions and matrix products; 'blocks' keeps the ends
+  # of residual and transformer blocks.
+  remat='none',
+  # Devices that share one copy of the parameters and of the optimiser's state;
+  # 1 = each device has all of them.
+  param_shards=1,
   # Where prepared data sets are; '' = $SALFLAX_DATA or ~/salflax_data.
   data_dir='',
   # Where features of frozen parts are kept; '' = <workdir>/cache.
@@ -87,6 +94,10 @@ STAGE = dict(
   # alike: losses such as 'difference' compare them. An epoch is then all
   # images.
   rows_per_image=1,
+  # Parts of a batch that go through the network one after the other, for
+  # memory: the step is that of the whole batch. Batch normalisation that
+  # trains sees each part for itself.
+  accumulate=1,
   epochs=0.0,
   steps=0,
   # Epochs between evaluations, each followed by a checkpoint.

@@ -1,5 +1,5 @@
 """One mesh over all devices of all processes; the batch is split, the rest is
-on every device.
+on every device, or the larger parameters are split over some of them.
 
 `jit` with these shardings does what `pmap` was for, with one code path for one
 device, many devices and many processes: batch statistics and losses are those
@@ -79,15 +79,32 @@ def leave(code: int) -> int:
   os._exit(code)
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-  """Makes a mesh with the one axis 'data' over all devices.
+def make_mesh(
+  devices: list[jax.Device] | None = None, *, shards: int = 1
+) -> Mesh:
+  """Makes a mesh with the axis 'data' over all devices.
 
   `jax.make_mesh` is avoided: from jax 0.9 on its axes are explicit, under
   which plain indexing inside a model raises.
+
+  Args:
+    devices: devices of the mesh; all by default.
+    shards: above 1, neighbours that share one copy of the state stand along a
+      second axis, 'shard'.
+
+  Raises:
+    ValueError: `shards` does not divide the number of devices.
   """
-  return Mesh(
-    np.array(jax.devices() if devices is None else devices), ('data',)
-  )
+  devices = np.array(jax.devices() if devices is None else devices)
+  if shards == 1:
+    return Mesh(devices, ('data',))
+  if shards < 1 or devices.size % shards:
+    fit = [n for n in range(1, devices.size + 1) if devices.size % n == 0]
+    raise ValueError(
+      f'param_shards {shards} does not divide {devices.size} devices; allowed: '
+      f'{", ".join(map(str, fit))}.'
+    )
+  return Mesh(devices.reshape(-1, shards), ('data', 'shard'))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -97,7 +114,39 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split(mesh: Mesh) -> NamedSharding:
   """Returns the sharding that splits axis 0 over the devices."""
-  return NamedSharding(mesh, PartitionSpec('data'))
+  return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def layout(tree: Any, mesh: Mesh) -> Any:
+  """Returns the sharding of each array of a state, or of its shapes.
+
+  Along the axis 'shard' of the mesh, if it has one, arrays of two and more
+  axes are split at the longest axis that divides; all else is everywhere.
+  """
+  shards = mesh.shape.get('shard', 1)
+
+  def of(x):
+    fit = [k for k, n in enumerate(x.shape) if n % shards == 0]
+    if shards == 1 or len(x.shape) < 2 or not fit:
+      return replicated(mesh)
+    longest = max(fit, key=lambda k: x.shape[k])
+    return NamedSharding(mesh, PartitionSpec(*[None] * longest, 'shard'))
+
+  return jax.tree.map(of, tree)
+
+
+def keep_layout(tree: Any, mesh: Mesh) -> Any:
+  """Asks for the sharding of `layout`, inside `jit`."""
+  if 'shard' not in mesh.shape:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, layout(tree, mesh))
+
+
+def gather(tree: Any, mesh: Mesh) -> Any:
+  """Returns the arrays of `tree` with each whole on every device."""
+  if all(x.sharding.is_fully_replicated for x in jax.tree.leaves(tree)):
+    return tree
+  return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
 
 
 def shard() -> tuple[int, int]:
@@ -130,12 +179,16 @@ def to_global(batch: Mapping[str, Any], mesh: Mesh) -> Mapping[str, Any]:
 
 def to_everywhere(tree: Any, mesh: Mesh) -> Any:
   """Returns the arrays of `tree`, equal on all processes, on every device."""
-  sharding = replicated(mesh)
+  return place(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+
+def place(tree: Any, shardings: Any) -> Any:
+  """Returns the arrays of `tree`, equal on all processes, where they belong."""
   return jax.tree.map(
-    lambda x: jax.make_array_from_callback(
-      np.shape(x), sharding, lambda i, x=x: np.asarray(x)[i]
+    lambda x, sharding: jax.make_array_from_callback(
+      np.shape(x), sharding, lambda i: np.asarray(x)[i]
     ),
-    tree,
+    *(tree, shardings),
   )
 
 

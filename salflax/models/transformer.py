@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from salflax.models.layers import Dense
 
@@ -177,7 +178,8 @@ class EncoderBlock(nn.Module):
     )
     x = x + attend(norm(self.eps, dtype, names.norm1)(x), mask)
     y = norm(self.eps, dtype, names.norm2)(x)
-    return x + Mlp(self.mlp_dim, dtype=dtype, name=names.mlp)(y)
+    x = x + Mlp(self.mlp_dim, dtype=dtype, name=names.mlp)(y)
+    return checkpoint_name(x, 'block')
 
 
 class Stack(nn.Module):

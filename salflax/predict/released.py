@@ -20,7 +20,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 import salflax
-from salflax.config import network
+from salflax.config import network, saved
 from salflax.config.schema import merged
 from salflax.core import files, hub
 from salflax.models.text import bert
@@ -82,7 +82,7 @@ def join(runs: Sequence[Any]) -> tuple[dict[str, Any], Variables]:
       )
     theirs = record_of(run.config, run.stage.name)
     for what, a, b in (
-      ('model', record | {'members': 1}, theirs | {'members': 1}),
+      ('model', _asked(record, run), _asked(theirs, run)),
       ('eval_pp', first.stage.eval_pp, run.stage.eval_pp),
     ):
       if a != b:
@@ -104,6 +104,16 @@ def join(runs: Sequence[Any]) -> tuple[dict[str, Any], Variables]:
   config['model'] = record | {'members': count}
   config[name] = config[name] | {'model': {}}
   return config, traverse_util.unflatten_dict(tensors, sep='/')
+
+
+def _asked(record: Mapping[str, Any], run: Any) -> dict[str, Any]:
+  """Returns what of a record is no default, but for the number of members."""
+  kind = type(run.stage.model)
+  return {
+    k: v
+    for k, v in record.items()
+    if k != 'members' and v != getattr(kind, k, None)
+  }
 
 
 def public(config: Any) -> Any:
@@ -188,8 +198,8 @@ def write(
     name: name of the model.
 
   Returns:
-    The config of the run, or of the joined one, in full; the part `released`
-    of config.json.
+    The config of the run, or of the joined one, with the stages of the runs
+    that it started from; the part `released` of config.json.
 
   Raises:
     FileExistsError: the folder has files that are no released model.
@@ -229,7 +239,7 @@ def write(
   # Last: weights that are not of this config are found out by their sum.
   content = _config(config, run.stage.name) | {'released': about}
   files.write_json(folder / 'config.json', content)
-  return public(config), about
+  return public(saved.with_origins(config)), about
 
 
 def _half(name: str, value: np.ndarray) -> np.ndarray:

@@ -87,7 +87,8 @@ class Run(NamedTuple):
     folder = config_lib.data_dir(data_dir or self.config['data_dir'])
     scored = dict.fromkeys(_images(data, source))
     seen = set()
-    for section in _sections(self.config):
+    config = saved.with_origins(self.config)
+    for section in (config[name] for name in config['stages']):
       try:
         rows = config_lib.load_rows(
           section['data'],
@@ -109,16 +110,6 @@ def _images(data: str, source: Sequence[Example]) -> Iterator[tuple[str, str]]:
   for index in range(len(source)):
     meta = batches.meta(source, index)
     yield meta.get('joined', names[0]), meta['image_id']
-
-
-def _sections(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-  """Yields the sections of all stages, and of the runs they started from."""
-  for name in config['stages']:
-    section = config[name]
-    yield section
-    origin = section['init']
-    if origin and not origin.startswith('@') and os.path.isdir(origin):
-      yield from _sections(saved.load(origin))
 
 
 def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:

@@ -186,9 +186,17 @@ def _protocol(config: Mapping[str, Any], members: int) -> str:
   last = config[config['stages'][-1]]
   protocols = config['evaluate']['protocols'] or 'none'
   many = f' The maps of {members} members are averaged.' if members > 1 else ''
+  reported = (
+    'No image of the last stage was kept back: the scores are of other '
+    'networks of this config, on images that they were not trained on.'
+  )
+  if last['test_split']:
+    reported = (
+      f'Reported split: {last["test_split"]} of {last["data"]}; protocols: '
+      f'{protocols}.'
+    )
   return (
-    f'Reported split: {last["test_split"]} of {last["data"]}; protocols: '
-    f'{protocols}. Scores are means over images at their own size, with 95 % '
+    f'{reported} Scores are means over images at their own size, with 95 % '
     'bootstrap intervals over images. Controls are the same model with another '
     "image's sentence, with the same image's other sentence, and with none: "
     f'what they lose is what the sentence gives.{many}'

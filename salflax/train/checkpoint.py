@@ -128,7 +128,7 @@ class Checkpoints:
     Raises:
       ValueError: the checkpoint's parameters are not this model's.
     """
-    target = _on_mesh(abstract, mesh)
+    target = _on_mesh(abstract, parallel.layout(abstract, mesh))
     with _of_this_model(self._folder, at):
       restored = self._manager.restore(
         at,
@@ -157,11 +157,11 @@ class Checkpoints:
       ) from e
 
 
-def _on_mesh(tree: Any, mesh: Mesh) -> Any:
-  """Returns the shapes of a tree, to be read onto every device."""
-  sharding = parallel.replicated(mesh)
+def _on_mesh(tree: Any, shardings: Any) -> Any:
+  """Returns the shapes of a tree, to be read to where they belong."""
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    *(tree, shardings),
   )
 
 
@@ -224,9 +224,9 @@ def load_variables(
 
 def _restore_variables(folder, at, abstract, mesh):
   """Reads parameters and statistics alone; the optimiser's part is left."""
-  target = _on_mesh(
-    {'params': abstract.params, 'batch_stats': abstract.batch_stats}, mesh
-  )
+  variables = abstract.variables
+  where = jax.tree.map(lambda _: parallel.replicated(mesh), variables)
+  target = _on_mesh(variables, where)
   with _of_this_model(folder, at):
     restored = ocp.PyTreeCheckpointer().restore(
       os.path.join(folder, str(at), 'state'),

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 
 from salflax import losses
-from salflax.core import parallel
+from salflax.core import parallel, spec
 from salflax.data import batches
 from salflax.evaluate import references
 from salflax.models.weights import pretrained
-from salflax.train import features, optim
+from salflax.train import features, gradient, optim
 from salflax.train import stage as stages
 
 
@@ -34,13 +34,25 @@ def _check_score(stage: stages.Stage) -> None:
 
 def _check_batch(stage: stages.Stage) -> None:
   """Raises ValueError where a batch does not divide, or lacks whole images."""
-  rows, mesh = stage.rows_per_image, parallel.make_mesh()
+  rows = stage.rows_per_image
+  mesh = parallel.make_mesh(shards=stage.param_shards)
   parallel.check_batch_size(stage.batch_size, mesh)
   if stage.batch_size % rows:
     raise ValueError(
       f'batch_size {stage.batch_size} is no multiple of rows_per_image {rows}.'
     )
-  parallel.check_batch_size(stage.batch_size // rows, mesh)
+  images = stage.batch_size // rows
+  parallel.check_batch_size(images, mesh)
+  if images % (stage.accumulate * mesh.size):
+    raise ValueError(
+      f'accumulate {stage.accumulate} does not divide the '
+      f'{images // mesh.size} images of a batch on each of {mesh.size} devices.'
+    )
+  if stage.accumulate > 1 and stage.contrast_fn is not None:
+    raise ValueError(
+      'A contrast compares all rows of a batch: set accumulate to 1.'
+    )
+  spec.lookup('remat', gradient.REMAT, stage.remat)
   names = losses.between_sentences(stage.loss)
   if names and rows < 2:
     raise ValueError(

@@ -123,7 +123,9 @@ class _Evaluation:
 
   def __call__(self, variables: step.Variables) -> dict[str, float]:
     """Returns each metric's mean over conditions, and per condition."""
-    predictor = self._predictor.replace(variables=variables)
+    predictor = self._predictor.replace(
+      variables=parallel.gather(variables, self._predictor.mesh)
+    )
     rows = scorer.score(predictor, self._scorer, threads=self._threads)
     return rows_lib.means(rows)
 
@@ -237,14 +239,7 @@ def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
   judge = _Evaluation(stage, mesh, state.variables)
   batches = iter(stages_lib.train_batches(stage, state.variables, start=at))
   stack.callback(batches.close)
-  train_step = step.make_train_step(
-    stage.model,
-    stage.loss_fn,
-    stage.make_tx(),
-    mesh,
-    contrast_fn=stage.contrast_fn,
-    round_taps='backbone' in stage.stored,
-  )
+  train_step = stages_lib.train_step(stage, mesh)
   key = parallel.to_everywhere(
     jax.random.key_data(jax.random.key(stage.seed + 1)), mesh
   )
@@ -256,7 +251,8 @@ def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
   def save(score=None):
     spent = extra['seconds'] + time.perf_counter() - since
     stored = dict(extra, seconds=spent, rows=progress.rows)
-    checkpoints.save(state, score=score, extra=stored)
+    whole = parallel.gather(state, mesh)
+    checkpoints.save(whole, score=score, extra=stored)
 
   ended = stage.patience and extra['stale'] >= stage.patience
   while at < stage.steps and not ended:
@@ -319,8 +315,8 @@ def run(stages: Sequence[Stage], workdir: str) -> dict[str, Any]:
 
 
 def _run(stages, workdir):
-  mesh = parallel.make_mesh()
   for stage in stages:
+    mesh = parallel.make_mesh(shards=stage.param_shards)
     start, folder = None, os.path.join(workdir, stage.name)
     if stage.init and not os.path.exists(os.path.join(folder, 'result.json')):
       earlier = stage.origin

@@ -37,6 +37,10 @@ class Stage:
     batch_size: rows of the global batch.
     rows_per_image: rows of an image that stand together in a batch, see
       `batches.train_batches`.
+    accumulate: parts of a batch that go through the network one after the
+      other.
+    remat: what the backward pass computes anew, of the table `gradient.REMAT`.
+    param_shards: devices that share one copy of the state.
     steps: steps of the stage.
     epoch: steps of one epoch.
     eval_every: steps between evaluations, each followed by a checkpoint.
@@ -70,6 +74,9 @@ class Stage:
   eval_pp: str
   batch_size: int
   rows_per_image: int
+  accumulate: int
+  remat: str
+  param_shards: int
   steps: int
   epoch: int
   eval_every: int
@@ -263,6 +270,22 @@ def only_in(variables: step.Variables, tree: step.Variables) -> list[str]:
   """Lists patterns of the names in `variables` that `tree` lacks."""
   missing = set(optim.path_names(variables)) - set(optim.path_names(tree))
   return [re.escape(name) for name in missing]
+
+
+def train_step(stage: Stage, mesh: Mesh) -> Callable:
+  """Makes the jitted step of a stage, (state, batch, key) -> ...
+
+  Args:
+    stage: the stage.
+    mesh: mesh that the state of `initial_state` is on.
+  """
+  return step.make_train_step(
+    *(stage.model, stage.loss_fn, stage.make_tx(), mesh),
+    contrast_fn=stage.contrast_fn,
+    round_taps='backbone' in stage.stored,
+    accumulate=stage.accumulate,
+    remat=stage.remat,
+  )
 
 
 def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):

@@ -16,6 +16,7 @@ from salflax import losses
 from salflax.core import parallel
 from salflax.core.types import Batch
 from salflax.models.layers import TextFeatures
+from salflax.train import gradient
 
 Variables = dict[str, Any]
 
@@ -198,13 +199,13 @@ def create_state(
   options = {'xla_backend_optimization_level': 0}
   make = jax.jit(
     draw,
-    out_shardings=parallel.replicated(mesh),
+    out_shardings=parallel.layout(jax.eval_shape(draw, key), mesh),
     compiler_options=options if jax.default_backend() == 'cpu' else None,
   )
   drawn, at, opt_state = make(key)
   variables = jax.tree.map(
-    lambda g, x: parallel.to_everywhere(g, mesh) if x is None else x,
-    *(start, drawn),
+    lambda g, x, where: parallel.place(g, where) if x is None else x,
+    *(start, drawn, parallel.layout(start, mesh)),
   )
   return TrainState(
     step=at,
@@ -247,6 +248,8 @@ def make_train_step(
   *,
   contrast_fn: Callable | None = None,
   round_taps: bool = False,
+  accumulate: int = 1,
+  remat: str = 'none',
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict]]:
   """Returns the jitted step (state, batch, key) -> (state, measures).
 
@@ -257,44 +260,46 @@ def make_train_step(
     model: network, of the table MODELS.
     loss_fn: (pred, batch) -> (scalar, terms).
     tx: the optimiser; what it freezes gets no gradient computed.
-    mesh: the mesh.
+    mesh: the mesh; one with an axis 'shard' wants a state as `create_state`
+      makes it there, and each step gathers the parameters first.
     contrast_fn: (what `compare` finds, batch) -> (scalar, terms, measures),
       added to the loss; None for none.
     round_taps: see `forward`.
+    accumulate: parts of the batch, computed one after the other; their mean
+      gradient makes the step.
+    remat: what the backward pass computes anew, of the table
+      `gradient.REMAT`.
 
   Returns:
     A function that donates the state; `key` is u32 key data. Measures are
     'loss', 'loss/<term>', 'update_norm' and 'contrast/<measure>', replicated
     scalars.
   """
+  whole, rows = parallel.replicated(mesh), parallel.split(mesh)
+  compute = gradient.loss_of(
+    functools.partial(
+      *(forward, model),
+      train=True,
+      round_taps=round_taps,
+      mutable=['batch_stats'],
+    ),
+    functools.partial(compare, model, train=True),
+    loss_fn,
+    contrast_fn,
+    remat,
+  )
+  grad_fn = jax.value_and_grad(compute, has_aux=True)
+  sharded = 'shard' in mesh.shape
 
   def step_fn(state, batch, key):
     key = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
-
-    def compute(params):
-      variables = {'params': params, 'batch_stats': state.batch_stats}
-      pred, mutated = forward(
-        model,
-        variables,
-        batch,
-        train=True,
-        round_taps=round_taps,
-        mutable=['batch_stats'],
-        rngs={'dropout': key},
-      )
-      loss, terms = loss_fn(pred, batch)
-      measures = {f'loss/{k}': v for k, v in terms.items()}
-      if contrast_fn is not None:
-        rngs = {'dropout': key}
-        output = compare(model, variables, pred, batch, train=True, rngs=rngs)
-        more, terms, seen = contrast_fn(output, batch)
-        loss += more
-        measures |= {f'loss/{k}': v for k, v in terms.items()}
-        measures |= {f'contrast/{k}': v for k, v in seen.items()}
-      return loss, (measures, mutated.get('batch_stats', state.batch_stats))
-
-    grad_fn = jax.value_and_grad(compute, has_aux=True)
-    (loss, (measures, batch_stats)), grads = grad_fn(state.params)
+    params = state.params
+    if sharded:
+      params = jax.lax.with_sharding_constraint(params, whole)
+    loss, measures, batch_stats, grads = gradient.accumulated(
+      grad_fn, params, state.batch_stats, batch, key, parts=accumulate
+    )
+    grads = parallel.keep_layout(grads, mesh)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     measures['loss'] = loss
     # Of the updates, not of the gradients: frozen ones are then never formed.
@@ -305,13 +310,13 @@ def make_train_step(
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    return state, measures
+    return parallel.keep_layout(state, mesh), measures
 
-  whole, rows = parallel.replicated(mesh), parallel.split(mesh)
+  place = None if sharded else whole
   return jax.jit(
     step_fn,
-    in_shardings=(whole, rows, whole),
-    out_shardings=(whole, whole),
+    in_shardings=(place, rows, whole),
+    out_shardings=(place, whole),
     donate_argnums=0,
   )
 

@@ -1,6 +1,7 @@
-"""The benchmarks that train: what they print, and what they need."""
+"""The benchmarks: what they print, what they need, what they refuse."""
 
 import dataclasses
+import json
 import types
 
 import jax
@@ -9,51 +10,128 @@ import tiny
 import tiny_config
 
 from salflax import cli
-from salflax.cli import bench
-from salflax.core import parallel
+from salflax.cli import bench, bench_compile, bench_metrics
+from salflax.config import resolve
 from salflax.train import stage as stages_lib
 
 
-def _options(what, config):
-  return types.SimpleNamespace(
-    what=what, config=config, repeats=1, topology='v5e:2x2'
-  )
-
-
-def _cells(line):
-  return [cell.strip() for cell in line.strip('|').split('|')]
-
-
-def _config(tmp_path):
-  folder = tiny.bert_folder(tmp_path / 'bert')
-  return tiny_config.get_config(f'bert={folder},data=no such data')
+def _run(*arguments):
+  argv = ['salflax bench', *arguments]
+  return cli.call(bench.define_flags, bench.execute, argv)
 
 
 @pytest.mark.slow
-def test_a_train_step_is_timed_without_data(tmp_path, capsys):
-  config = _config(tmp_path)
+def test_smoke_tries_every_benchmark(tmp_path, capsys):
+  assert _run('--smoke', f'--out={tmp_path / "bench.json"}') == 0
+  results = json.loads((tmp_path / 'bench.json').read_text())
+  assert set(bench.BENCHMARKS) - {'pysaliency'} == set(results) - {'where'}
+  assert float(results['train'][0]['images/s']) > 0
+  assert float(results['compile'][0]['peak GB']) > 0
+  starts = {row['what']: float(row['s']) for row in results['start']}
+  assert starts['import salflax'] < starts['salflax --help'] < 5
+  printed = capsys.readouterr().out
+  assert (
+    '| `mit` | protocol |' in printed and f'jax {jax.__version__}' in printed
+  )
+
+
+def test_a_config_is_asked_for(capsys):
+  assert _run('train') == cli.USAGE
+  assert 'needs --config' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'topology, says',
+  [
+    ('v5f:2x2', 'v5e'),
+    ('v5e', 'allowed: 1x1, 2x2'),
+    ('cpu:0', 'allowed: 1, 2'),
+    ('cpu:64', '4 are here; allowed: 1 to 4'),
+  ],
+)
+def test_a_topology_that_does_not_exist_is_named(topology, says):
+  if topology.startswith('v5e'):
+    pytest.importorskip('libtpu')
+  with pytest.raises(ValueError, match=says):
+    bench_compile.devices(topology)
+
+
+@pytest.fixture(scope='module')
+def stage():
+  return resolve.resolve(bench.small_config(), with_data=False)[-1]
+
+
+@pytest.mark.parametrize(
+  'key, value, says',
+  [
+    ('batch_size', 6, 'does not divide over 4 devices; use a multiple of 4'),
+    ('accumulate', 3, 'accumulate 3 does not divide the 1 images'),
+    ('param_shards', 3, 'does not divide 4 devices; allowed: 1, 2, 4'),
+  ],
+)
+def test_what_does_not_divide_is_named(stage, key, value, says):
+  wrong = dataclasses.replace(stage, **{key: value})
+  with pytest.raises(ValueError, match=says):
+    bench_compile.lower(wrong, jax.devices())
+
+
+@pytest.mark.slow
+def test_a_step_over_devices_sends_its_gradients(stage):
+  numbers = bench_compile.measure(stage, 'cpu:4')
+  trained = sum(
+    x.size for x in jax.tree.leaves(stages_lib.abstract_state(stage).params)
+  )
+  assert numbers['chips'] == 4 and numbers['collectives'] >= 1
+  assert numbers['MB sent'] >= 0.9 * 4e-6 * trained
+  assert 0 < numbers['% scaling'] < 100
+
+
+def test_collectives_are_read_from_a_program():
+  text = """
+  %a = f32[64]{0} all-reduce(f32[64]{0} %x), replica_groups={}
+  %b = (bf16[2,3]{1,0}, f32[]) all-reduce-done(%c)
+  %c = (f32[8], f32[8]) all-reduce-start(%x)
+  ROOT %d = f32[8,4] all-gather(%y)
+  """
+  assert bench_compile.collectives(text) == {
+    'all-reduce': (2, 64 * 4 + 6 * 2 + 4),
+    'all-gather': (1, 8 * 4 * 4),
+  }
+
+
+def test_the_estimate_is_the_slower_of_work_and_memory_and_the_links():
+  chip = bench_compile.Chip(100, 10, 5, 1, '')
+  assert bench_compile.estimate(chip, 200, 10, {}, 1) == (2, 0)
+  assert bench_compile.estimate(chip, 200, 40, {}, 1) == (4, 0)
+  sent = {'all-reduce': (1, 10)}
+  assert bench_compile.estimate(chip, 200, 10, sent, 2) == (4, 2)
+
+
+def test_what_does_not_fit_is_halved_until_it_does(stage, monkeypatch):
+  def measure(stage, topology):
+    if stage.batch_size > 12:
+      raise MemoryError('too much')
+    return stage.batch_size
+
+  monkeypatch.setattr(bench_compile, 'measure', measure)
+  assert bench_compile.largest(stage, 'cpu:1') == 8
+
+
+def test_numbers_are_those_of_pysaliency():
+  pytest.importorskip('pysaliency')
+  options = types.SimpleNamespace(data='', maps=2, height=48, width=64)
+  (row,) = bench_metrics.compare(options)
+  assert row['images'] == 2 and row['largest difference'] < 1e-6
+
+
+@pytest.mark.slow
+def test_a_train_step_is_timed_on_stored_features(tmp_path):
+  folder = tiny.bert_folder(tmp_path / 'bert')
+  config = tiny_config.get_config(f'bert={folder},data=no such data')
   config.model.backbone.bn = 'frozen'
   config.only.freeze = ('backbone/.*', 'text/.*')
-  bench.execute(_options('train', config))
-  head, _, row, *_ = capsys.readouterr().out.splitlines()
-  cells = dict(zip(_cells(head), _cells(row)))
-  assert cells['batch'] == '4'
-  assert float(cells['images/s']) > 0
-  assert float(cells['peak memory, MB']) > 50
-
-
-def test_a_batch_without_stored_features_fits_the_train_step(tmp_path):
-  stage = bench.last_stage(_options('train', _config(tmp_path)))
-  stage = dataclasses.replace(stage, train_source=bench.example_rows(stage))
-  batch = next(iter(stages_lib.train_batches(stage, {})))
-  assert batch['image'].shape == (4, 32, 32, 3) and 'taps' not in batch
-  step = bench.train_step(stage, parallel.make_mesh())
-  key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-  state = stages_lib.abstract_state(stage)
-  after, _ = jax.eval_shape(step, state, batch, key)
-  assert jax.tree.structure(after) == jax.tree.structure(state)
-
-
-def test_a_config_is_asked_for():
-  with pytest.raises(cli.UsageError, match='needs --config'):
-    bench.execute(_options('train', None))
+  options = types.SimpleNamespace(
+    what='train', config=config, repeats=1, smoke=False
+  )
+  head, (row,) = bench.bench_train(options)
+  assert dict(zip(head, row))['batch'] == '4'

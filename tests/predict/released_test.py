@@ -124,6 +124,10 @@ def test_a_folder_with_other_files_is_left_alone(tiny_run, tmp_path, capsys):
   assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
 
 
+class _Model(types.SimpleNamespace):
+  names = ''  # a default
+
+
 def _member(value, shared=0.0, **options):
   """Makes what `join` reads of a run with one member."""
   config = {
@@ -136,7 +140,7 @@ def _member(value, shared=0.0, **options):
       'image_0': {'kernel': np.float32([value])},
     }
   }
-  model = types.SimpleNamespace(members=1)
+  model = _Model(members=1)
   stage = types.SimpleNamespace(name='sjtu', eval_pp='pp', model=model)
   return trained.Run(f'run{value}', config, stage, variables, 1)
 
@@ -154,6 +158,8 @@ def test_members_are_joined():
     released.join([_member(0), _member(1, shared=1.0)])
   with pytest.raises(ValueError, match='differs from run0 in model'):
     released.join([_member(0), _member(1, width=9)])
+  # A key that is younger than one of the runs, at its default.
+  released.join([_member(0), _member(1, names='')])
 
 
 def test_runs_without_members_cannot_be_joined(tiny_run):

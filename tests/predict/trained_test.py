@@ -135,8 +135,9 @@ class TestTrainedOn:
       str(first): self.config(a={'data': 'two'}),
       str(second): self.config(b={'data': 'one', 'init': str(first)}),
     }
-    first.mkdir()
-    second.mkdir()
+    for folder in (first, second):
+      folder.mkdir()
+      (folder / 'config.json').touch()
     monkeypatch.setattr(trained.saved, 'load', configs.__getitem__)
     config = self.config(
       c={'data': 'four', 'init': str(second)},

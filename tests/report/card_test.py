@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from salflax.config import schema
 from salflax.core import files
 from salflax.report import card, figures
 
@@ -66,3 +67,16 @@ def test_a_flat_map_has_no_outlines():
   image = np.full((20, 30, 3), 90, np.uint8)
   flat = np.ones((20, 30))
   np.testing.assert_array_equal(figures.contours(image, flat, [0.5]), image)
+
+
+def test_a_card_without_a_split_of_its_own_says_so(tmp_path):
+  stage = dict(schema.STAGE, data='scenes', split='all')
+  config = dict(
+    schema.RUN,
+    stages=('only',),
+    model={'name': 'lite', 'backbone': {}, 'text': {'name': 'none'}},
+  )
+  for split, says in (('', 'kept back'), ('fold1', 'split: fold1 of scenes')):
+    config['only'] = dict(stage, test_split=split)
+    card.write(tmp_path, config, [], name='a')
+    assert says in (tmp_path / 'README.md').read_text()

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from salflax.core import spec
 from salflax.models import layers
@@ -75,7 +76,7 @@ class Bottleneck(nn.Module):
     if self.stride > 1 or x.shape[-1] != y.shape[-1]:
       x = conv(x, 4 * self.width, 1, self.stride, 'downsample_0')
       x = norm(x, 'downsample_1')
-    return nn.relu(x + y)
+    return checkpoint_name(nn.relu(x + y), 'block')
 
 
 class ResNet(nn.Module):
