@@ -158,6 +158,11 @@ class Lite(base.Saliency):
     words = jnp.concatenate([text.tokens, alone, alike], -1)
     return TextFeatures(words, text.mask, text.sentence)
 
+  def text_sources(self) -> tuple[Any, ...]:
+    """Returns what `encode_text` reads beside its text encoder."""
+    names = self._names()
+    return names.lemma_vectors, names.entries
+
   def _member(self, number, features, words, names, train) -> jax.Array:
     grid = features['1/16'].shape[1:3]
     classes = tuple(k for k in (CLASSES, COARSE_CLASSES) if k in features)
