@@ -18,9 +18,9 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -131,15 +131,16 @@ def _onnx(program: Program, path: pathlib.Path) -> None:
   (size,) = jax.export.symbolic_shape('batch')
   rows = _batch(program.inputs, size)
 
-  def positional(*arrays):
-    outputs = program.fn(dict(zip(rows, arrays)))
-    return [outputs[name] for name in program.outputs]
+  resize = jax.image.resize
 
-  # Traced here: jax2onnx replaces functions of jax while it traces, and its
-  # resizing takes no symbolic batch.
-  closed = jax.make_jaxpr(positional)(*rows.values())
+  def positional(*arrays):
+    # jax2onnx replaces this function, by one that takes no symbolic batch.
+    with mock.patch.object(jax.image, 'resize', resize):
+      outputs = program.fn(dict(zip(rows, arrays)))
+    return tuple(outputs[name] for name in program.outputs)
+
   model = jax2onnx.to_onnx(
-    jax.extend.core.jaxpr_as_fun(closed),
+    positional,
     list(rows.values()),
     model_name='salflax',
     input_names=list(rows),
