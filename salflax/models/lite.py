@@ -183,9 +183,9 @@ class Lite(base.Saliency):
         name=f'sentence_{number}',
       )(cells, words, train=train)
       some = words.mask.any(-1)[:, None, None]
-      each = len(with_text) // len(logits)
+      each = with_text.shape[0] // logits.shape[0]
       logits = jnp.where(some, with_text, jnp.repeat(logits, each, axis=0))
-    rows = logits.reshape(len(logits), -1)
+    rows = logits.reshape(logits.shape[0], -1)
     return (jax.nn.softmax(rows, -1) * rows.shape[1]).reshape(logits.shape)
 
 
