@@ -1,8 +1,8 @@
-"""Predicts where people look, from an export of salflax, without salflax or jax.
+"""Predicts where people look, from an export, without salflax or jax.
 
-    pip install numpy onnxruntime pillow tokenizers
-    python predict_onnx.py export street.jpg "the red umbrella"   # street.npy
-    python predict_onnx.py export --check      # against the model's own maps
+pip install numpy onnxruntime pillow tokenizers
+python predict_onnx.py export street.jpg "the red umbrella"   # street.npy
+python predict_onnx.py export --check      # against the model's own maps
 """
 
 import json

@@ -1,7 +1,7 @@
 """The same as predict_onnx.py for StableHLO: with jax, without salflax.
 
-    pip install jax numpy pillow tokenizers
-    python predict_stablehlo.py export --check
+pip install jax numpy pillow tokenizers
+python predict_stablehlo.py export --check
 """
 
 import sys

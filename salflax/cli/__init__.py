@@ -148,7 +148,8 @@ def _check_local(values) -> None:
   folders = {f'--{k}': values[k].value for k in _FOLDERS if k in values}
   if 'config' in values and values.config is not None:
     keys = ('data_dir', 'cache_dir')
-    folders |= {f'--config.{k}': values.config.get(k) for k in keys}
+    named = [k for k in keys if k in values.config]
+    folders |= {f'--config.{k}': values.config[k] for k in named}
   for name, folder in folders.items():
     if '://' in str(folder or ''):
       raise ValueError(

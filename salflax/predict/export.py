@@ -301,9 +301,7 @@ def _output(model: Any) -> dict[str, Any]:
   }
 
 
-def _write_check(
-  folder: pathlib.Path, network: Any
-) -> list[dict[str, str]]:
+def _write_check(folder: pathlib.Path, network: Any) -> list[dict[str, str]]:
   """Writes images and the model's own maps of them; returns their names."""
   wide = scenes.load('test', size=(90, 160), num=1)
   tall = scenes.load('test', size=(160, 90), num=2)
