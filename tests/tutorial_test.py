@@ -17,7 +17,7 @@ def _code(notebook):
 def _pictures(notebook):
   """Counts the images among the outputs."""
   outputs = [o for c in _code(notebook) for o in c['outputs']]
-  return sum('image/png' in o.get('data', {}) for o in outputs)
+  return sum('image/jpeg' in o.get('data', {}) for o in outputs)
 
 
 def _errors(notebook):
