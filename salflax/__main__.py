@@ -23,6 +23,7 @@ COMMANDS = {
   'predict': 'salflax.cli.predict',
   'release': 'salflax.cli.release',
   'compare': 'salflax.cli.compare',
+  'export': 'salflax.cli.export',
   'serve': 'salflax.cli.serve',
   'report': 'salflax.cli.report',
   'bench': 'salflax.cli.bench',

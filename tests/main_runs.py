@@ -72,13 +72,15 @@ class Run:
         stderr=subprocess.STDOUT,
       )
 
-  def start_two(self) -> list[subprocess.Popen]:
-    """Starts two processes of one run, a device each."""
+  def start_all(self, count: int) -> list[subprocess.Popen]:
+    """Starts the processes of one run, a device each."""
     with socket.socket() as s:
       s.bind(('127.0.0.1', 0))
       port = s.getsockname()[1]
-    shared = f'--coordinator=127.0.0.1:{port}', '--processes=2'
-    return [self.start(*shared, f'--process={i}', process=i) for i in range(2)]
+    shared = f'--coordinator=127.0.0.1:{port}', f'--processes={count}'
+    return [
+      self.start(*shared, f'--process={i}', process=i) for i in range(count)
+    ]
 
   def output(self, process: int = 0) -> str:
     """Returns the output of the processes of that number so far."""

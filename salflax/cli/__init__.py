@@ -22,6 +22,8 @@ _PLAIN = (
 )
 # Modules whose package has another name.
 _PACKAGES = {'ot': 'pot', 'PIL': 'pillow', 'libtpu': '"salflax[tpu]"'}
+# Flags that name a folder.
+_FOLDERS = ('workdir', 'data_dir', 'run', 'runs', 'maps', 'out', 'raw')
 # Control characters, and those that turn the direction of a line.
 _CONTROLS = (*range(32), *range(127, 160), *range(0x202A, 0x202F))
 _CONTROLS += tuple(range(0x2066, 0x206A))
@@ -130,6 +132,7 @@ def _execute(define_flags, execute, argv) -> int:
     flags.FLAGS.mark_as_parsed()  # Grain reads one of its own
   if not values.debug:
     logging.set_verbosity(logging.ERROR)
+  _check_local(values)
   if values.quiet:
     os.environ['TQDM_DISABLE'] = '1'
   code = execute(values) or DONE
@@ -138,6 +141,21 @@ def _execute(define_flags, execute, argv) -> int:
 
     say(f'Peak memory {log.peak_memory_mb():.0f} MB.')
   return code
+
+
+def _check_local(values) -> None:
+  """Raises ValueError for a bucket, which would become a folder 'gs:'."""
+  folders = {f'--{k}': values[k].value for k in _FOLDERS if k in values}
+  if 'config' in values and values.config is not None:
+    keys = ('data_dir', 'cache_dir')
+    named = [k for k in keys if k in values.config]
+    folders |= {f'--config.{k}': values.config[k] for k in named}
+  for name, folder in folders.items():
+    if '://' in str(folder or ''):
+      raise ValueError(
+        f'{name}={folder} is no folder of this machine. Mount the bucket as '
+        'one (gcsfuse, s3fs), or copy it.'
+      )
 
 
 def _parse(values, argv) -> None:

@@ -19,6 +19,11 @@ Written at each image's own size, under its name:
 
 predictions.json says which name is which image and sentence. What cannot be
 predicted is listed at the end, and the exit code is then 1.
+
+Many hosts share the work through a folder that all of them see: started with
+--processes=4 and --process=0 to 3, host 1 predicts the second, sixth, tenth ...
+map, lists its own failures and writes predictions.1-of-4.json. They need not
+run at the same time.
 """
 
 import functools
@@ -66,6 +71,8 @@ def define_flags(values: flags.FlagValues) -> None:
     (flags.DEFINE_float, 'opacity', 0.7, 'Overlay: of the heat.', 0, 1),
     (flags.DEFINE_list, 'contours', [], f'Overlay: {shares}'),
     (flags.DEFINE_integer, 'batch_size', 8, size, 1),
+    (flags.DEFINE_integer, 'processes', 1, 'Hosts that share the work.', 1),
+    (flags.DEFINE_integer, 'process', 0, 'Which of them this is, from 0.', 0),
   )
 
 
@@ -213,19 +220,48 @@ def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
     yield {'name': _utf8(name), 'image': _utf8(path), 'text': text}
 
 
+def _share(options, jobs, names) -> tuple[Any, list[str]]:
+  """Selects every n-th of the maps and of the faults, for one of n hosts."""
+  own = slice(options.process, None, options.processes)
+  return (
+    jobs._replace(pairs=jobs.pairs[own], faults=jobs.faults[own]),
+    names[own],
+  )
+
+
+def _write_listing(options, folder, written) -> None:
+  """Writes which map is of what; lists of other numbers of hosts go."""
+  from salflax.evaluate import map_names
+  from salflax.evaluate import rows as rows_lib
+
+  name, count = map_names.LISTING, options.processes
+  if count > 1:
+    name = f'predictions.{options.process}-of-{count}.json'
+  for old in map_names.listings(folder):
+    if count == 1 or not old.name.endswith(f'-of-{count}.json'):
+      old.unlink(missing_ok=True)  # another host may have been quicker
+  rows_lib.write_json(folder / name, written)
+
+
 def execute(options: Any) -> int:
   """Predicts every image with every sentence, and writes the maps."""
   cli.keep_programs()
-  from salflax.evaluate import rows as rows_lib
   from salflax.predict import inputs
   from salflax.predict import predictor as predictor_lib
 
+  if options.process >= options.processes:
+    raise cli.UsageError(
+      f'--process={options.process}: {options.processes} processes are 0 to '
+      f'{options.processes - 1}.'
+    )
   jobs = _jobs(options)
   cli.say(*jobs.notes)
   _check_looks(options)
+  # Of all maps: hosts must not choose one name for two of them.
   names = inputs.names([path for path, _ in jobs.pairs])
   folder = pathlib.Path(options.out)
   _check_overwriting(folder, jobs.pairs, names)
+  jobs, names = _share(options, jobs, names)
   written, failures = [], list(jobs.faults)
   start = time.monotonic()
   try:
@@ -237,7 +273,7 @@ def execute(options: Any) -> int:
         written.append(row)
   finally:
     if written:
-      rows_lib.write_json(folder / 'predictions.json', written)
+      _write_listing(options, folder, written)
   seconds = time.monotonic() - start
   if written and not options.quiet:
     rate = len(written) / seconds

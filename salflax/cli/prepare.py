@@ -2,8 +2,7 @@
 
     salflax prepare --dataset=sjtu_tis --raw=/data/SJTU-TIS
     salflax prepare --dataset=folder --name=mine --raw=/data/mine
-    salflax prepare --dataset=folder --name=mine --raw=/data/mine \
-      --tracker=tobii
+    salflax prepare --dataset=folder --name=a --raw=/data/a --tracker=tobii
 
 What there is and what is not used, each with its reason, is printed and
 stored beside the data as report.json and report.csv. docs/data.md shows the

@@ -76,7 +76,7 @@ def load(workdir: str | os.PathLike) -> dict:
   node = plain(files.read_json(path))
   node.pop('released', None)
   # Keys that are younger than the run have their defaults.
-  sections = {k: {**schema.STAGE, **node[k]} for k in node['stages']}
+  sections = {k: {**schema.STAGE, **node[k]} for k in schema.sections(node)}
   # What was evaluated changes no weight: keys that are gone are left out.
   written = {k: v for k, v in node['evaluate'].items() if k in schema.EVALUATE}
   evaluate = {**schema.EVALUATE, **written}

@@ -178,27 +178,32 @@ def merged(base: Mapping, override: Mapping) -> dict:
   return out
 
 
+def sections(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Finds the sections of stages, those that are not trained too."""
+  stages = config['stages'] if 'stages' in config else ()
+  return {
+    k: v
+    for k, v in config.items()
+    if k not in RUN and _is_section(v, named=k in stages)
+  }
+
+
 def check(config: Mapping[str, Any]) -> None:
   """Raises ValueError for a key that is unknown, missing or of another kind.
 
   Args:
     config: as plain dicts and tuples.
   """
-  stages = config['stages'] if 'stages' in config else ()
-  sections = {
-    k: v
-    for k, v in config.items()
-    if k not in RUN and _is_section(v, named=k in stages)
-  }
-  rest = {k: v for k, v in config.items() if k not in sections}
+  of_stages = sections(config)
+  rest = {k: v for k, v in config.items() if k not in of_stages}
   _check_keys('config', rest, RUN)
   _check_keys('config.evaluate', config['evaluate'], EVALUATE)
   if not config['stages']:
     raise ValueError('config.stages is empty: name at least one stage.')
   for name in config['stages']:
-    if name not in sections:
-      raise spec.unknown('stage in config.stages', name, sections)
-  for name, section in sections.items():
+    if name not in of_stages:
+      raise spec.unknown('stage in config.stages', name, of_stages)
+  for name, section in of_stages.items():
     _check_keys(f'config.{name}', section, STAGE)
     _check_pairs(f'config.{name}.lr_scale', section['lr_scale'])
     if section['contrast']:

@@ -22,6 +22,14 @@ from salflax.data import batches, densities
 SUFFIXES = ('.npy', '.png', '.tif', '.tiff', '.bmp', '.jpg', '.jpeg')
 NUMBERS = {'pure': '0', 'all': '1', 'non_salient': '2', 'salient': '3'}
 LISTING = 'predictions.json'
+# Each host of several writes its own.
+LISTINGS = 'predictions.*-of-*.json'
+
+
+def listings(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Lists the files of `salflax predict` that say which map is of what."""
+  whole = folder / LISTING
+  return [whole] * whole.is_file() + sorted(folder.glob(LISTINGS))
 
 
 class Matched(NamedTuple):
@@ -134,13 +142,18 @@ def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 def _listed(folder, paths, metas):
   """Finds maps by the list that `salflax predict` writes: (by row, shared)."""
   by_text = collections.defaultdict(dict)
-  for entry in files.read_json(folder / LISTING, kind=list):
+  entries = (
+    (path, entry)
+    for path in listings(folder)
+    for entry in files.read_json(path, kind=list)
+  )
+  for listing, entry in entries:
     try:
       name, image, text = (entry[k] for k in ('name', 'image', 'text'))
       stem = pathlib.PurePath(image).with_suffix('').as_posix()
     except (TypeError, KeyError) as e:
       raise ValueError(
-        f'{folder / LISTING}: expected name, image and text, found {entry!r}.'
+        f'{listing}: expected name, image and text, found {entry!r}.'
       ) from e
     for part in ('overlay', 'logdensity'):
       paths.pop(f'{name}_{part}', None)
@@ -216,7 +229,7 @@ def match(folder: str | os.PathLike, source: Sequence[Example]) -> Matched:
   for meta in metas:
     conditions[batches.image_key(meta)].add(meta['condition'])
   matched, shared = {}, False
-  if (folder / LISTING).is_file():
+  if listings(folder):
     matched, shared = _listed(folder, paths, metas)
   if not matched:
     matched, shared = _guessed(paths, metas, conditions)

@@ -126,5 +126,5 @@ class AsppNet(base.Saliency):
 def _resized(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   if x.shape[1:3] == tuple(size):
     return x
-  shape = (len(x), *size, x.shape[-1])
+  shape = (x.shape[0], *size, x.shape[-1])
   return jax.image.resize(x, shape, 'bilinear', antialias=False)

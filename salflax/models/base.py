@@ -87,7 +87,7 @@ class Saliency(nn.Module):
   def enlarged(self, x: jax.Array) -> jax.Array:
     """Returns the map x [B, h, w, 1] as f32 [B, H, W], bilinearly."""
     x = x[..., 0].astype(jnp.float32)
-    shape = (len(x), *self.size)
+    shape = (x.shape[0], *self.size)
     if x.shape == shape:
       return x
     return jax.image.resize(x, shape, 'bilinear', antialias=False)

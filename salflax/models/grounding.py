@@ -70,7 +70,7 @@ def resized(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
   """Resizes [B, h, w, C] to [B, *grid, C], bilinearly."""
   if x.shape[1:3] == tuple(grid):
     return x
-  return jax.image.resize(x, (len(x), *grid, x.shape[-1]), 'bilinear')
+  return jax.image.resize(x, (x.shape[0], *grid, x.shape[-1]), 'bilinear')
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -88,9 +88,11 @@ def contrasted(x: jax.Array, floor: float = 0.03) -> jax.Array:
 def around(x: jax.Array, distance: int) -> jax.Array:
   """Averages cells of [B, h, w, C] with their 8 neighbours at `distance`."""
   d, (height, width) = distance, x.shape[1:3]
-  x = jnp.pad(x, ((0, 0), (d, d), (0, 0), (0, 0)), 'edge')
+  # Not jnp.pad: it pads the axis of the batch too, by nothing, which other
+  # programs than jax do not get right.
+  x = jnp.concatenate([x[:, :1]] * d + [x] + [x[:, -1:]] * d, 1)
   x = sum(x[:, i : i + height] for i in (0, d, 2 * d)) / 3
-  x = jnp.pad(x, ((0, 0), (0, 0), (d, d), (0, 0)), 'edge')
+  x = jnp.concatenate([x[:, :, :1]] * d + [x] + [x[:, :, -1:]] * d, 2)
   return sum(x[:, :, i : i + width] for i in (0, d, 2 * d)) / 3
 
 
@@ -233,7 +235,7 @@ class SentenceHead(nn.Module):
       words: of R sentences, R / B for each image, one image after another.
       train: whether channels and words are left out.
     """
-    each = len(words.mask) // len(cells.logits)
+    each = words.mask.shape[0] // cells.logits.shape[0]
     features, logits = (
       jnp.repeat(x, each, axis=0)
       for x in (cells.features, cells.logits[..., None])
@@ -293,7 +295,7 @@ class SentenceHead(nn.Module):
       alike = nn.sigmoid(slopes[i] * (words.likeness - places[i]))
       alike = jnp.einsum('blk,bl->bk', alike, shares[..., i])
       x = cells.posteriors[i // 2]
-      alike = alike.reshape(len(x), -1, alike.shape[-1])
+      alike = alike.reshape(x.shape[0], -1, alike.shape[-1])
       x = jnp.einsum('bhwk,brk->brhw', x, alike)
       x = contrasted(x.reshape(-1, *x.shape[2:], 1))
       maps.append(resized(x, cells.logits.shape[1:]))

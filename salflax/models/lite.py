@@ -158,6 +158,11 @@ class Lite(base.Saliency):
     words = jnp.concatenate([text.tokens, alone, alike], -1)
     return TextFeatures(words, text.mask, text.sentence)
 
+  def text_sources(self) -> tuple[Any, ...]:
+    """Returns what `encode_text` reads beside its text encoder."""
+    names = self._names()
+    return names.lemma_vectors, names.entries
+
   def _member(self, number, features, words, names, train) -> jax.Array:
     grid = features['1/16'].shape[1:3]
     classes = tuple(k for k in (CLASSES, COARSE_CLASSES) if k in features)
@@ -178,9 +183,9 @@ class Lite(base.Saliency):
         name=f'sentence_{number}',
       )(cells, words, train=train)
       some = words.mask.any(-1)[:, None, None]
-      each = len(with_text) // len(logits)
+      each = with_text.shape[0] // logits.shape[0]
       logits = jnp.where(some, with_text, jnp.repeat(logits, each, axis=0))
-    rows = logits.reshape(len(logits), -1)
+    rows = logits.reshape(logits.shape[0], -1)
     return (jax.nn.softmax(rows, -1) * rows.shape[1]).reshape(logits.shape)
 
 

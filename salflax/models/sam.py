@@ -270,7 +270,7 @@ class SAM(base.Saliency):
     for i in (1, 2):
       priors = GaussianPriors(self.priors, self.bound, name=f'priors{i}')
       maps = priors(*cells).astype(self.dtype)
-      maps = jnp.broadcast_to(maps[None], (len(x), *maps.shape))
+      maps = jnp.broadcast_to(maps[None], (x.shape[0], *maps.shape))
       x = jnp.concatenate([x, maps], -1)
       x = nn.relu(conv(self.width, 5, dilation=4, name=f'conv{i}')(x))
     x = base.last_conv(self.output, dtype=self.dtype, name='last')(x)

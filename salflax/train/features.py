@@ -286,7 +286,8 @@ def store_text(
   A file is named by the sentence's word pieces.
 
   Args:
-    model: network with a method encode_text.
+    model: network with a method encode_text; `text_sources`, where it has that,
+      gives what the embedding is computed from beside the text encoder.
     variables: its variables; its text encoder must stay as it is.
     sentences: all that can occur.
     tokenizer: list of strings -> (ids [n, L], mask [n, L]).
@@ -307,7 +308,8 @@ def store_text(
   abstract = jax.eval_shape(encode, part, ids[:1], mask[:1])
   layout = {k: (v.shape[1:], v.dtype.str) for k, v in abstract.items()}
   layout['token_mask'] = (mask.shape[1:], mask.dtype.str)
-  store = _open(folder, 'text', layout, part, repr(model.text))
+  more = getattr(model, 'text_sources', tuple)()
+  store = _open(folder, 'text', layout, part, repr(model.text), *more)
   missing = set(store.missing(keys))
   rows = list({k: i for i, k in enumerate(keys) if k in missing}.values())
 

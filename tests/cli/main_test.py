@@ -106,3 +106,12 @@ def test_a_second_training_leaves_the_config_of_the_first(tmp_path, capsys):
   assert train(CONFIG, f'--workdir={tmp_path}') == 1
   assert '7 on elsewhere is training in' in capsys.readouterr().err
   assert (tmp_path / 'config.json').read_text() == '{"first": 1}'
+
+
+@pytest.mark.parametrize(
+  'option', ['--workdir=gs://b/run', '--config.data_dir=s3://b/data']
+)
+def test_a_bucket_is_no_folder(option, capsys):
+  assert train(CONFIG, option) == 1
+  assert f'{option} is no folder of this machine' in capsys.readouterr().err
+  assert not list(pathlib.Path().iterdir())

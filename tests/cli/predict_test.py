@@ -242,3 +242,53 @@ def test_no_image_is_overwritten(capsys):
 def test_an_image_is_asked_for(capsys):
   assert run() == 2
   assert 'Give an image and a sentence' in capsys.readouterr().err
+
+
+def listing(path):
+  return json.loads(pathlib.Path(path).read_text())
+
+
+def test_hosts_share_the_work(capsys):
+  pathlib.Path('in/broken.png').write_bytes(b'no image')
+  command = ('in', 'a.jpg', '--text=', '--text=red', '--text=nan')
+  assert run(*command, '--out=one') == 1
+  every = capsys.readouterr().err.splitlines()
+  faults, codes = [], []
+  for k in range(4):
+    host = '--out=all', '--processes=4', f'--process={k}'
+    codes.append(run(*command, *host))
+    err = capsys.readouterr().err.splitlines()
+    faults += [line for line in err if line in every]
+  assert 1 in codes
+  failed = [line for line in every if 'not finite' in line or 'broken' in line]
+  # Of an image that cannot be read, one line a host.
+  assert set(failed) <= set(faults)
+
+  def maps(out):
+    paths = pathlib.Path(out).iterdir()
+    return {p.name: p.read_bytes() for p in paths if p.suffix != '.json'}
+
+  assert maps('one') == maps('all') and maps('one')
+  parts = [listing(f'all/predictions.{k}-of-4.json') for k in range(4)]
+  assert not pathlib.Path('all/predictions.json').exists()
+  key = lambda row: row['name']
+  assert sorted(sum(parts, []), key=key) == sorted(predictions('one'), key=key)
+  # Lists of other numbers of hosts do not stay.
+  assert run('a.jpg', '--out=all') == 0
+  assert [p.name for p in pathlib.Path('all').glob('*.json')] == [
+    'predictions.json'
+  ]
+  assert run('a.jpg', '--processes=2', '--out=all') == 0
+  assert [p.name for p in pathlib.Path('all').glob('*.json')] == [
+    'predictions.0-of-2.json'
+  ]
+
+
+def test_a_host_without_a_share_is_done():
+  assert run('a.jpg', '--processes=4', '--process=3') == 0
+  assert not pathlib.Path('predictions').exists()
+
+
+def test_a_host_that_there_is_not(capsys):
+  assert run('a.jpg', '--processes=4', '--process=4') == 2
+  assert '4 processes are 0 to 3' in capsys.readouterr().err

@@ -28,3 +28,15 @@ def test_stages_of_earlier_runs_come_first(tmp_path):
   assert saved.with_origins(config)['stages'] == ('free', 'more', 'last')
   config['last']['init'] = '@other'
   assert saved.with_origins(config) == config
+
+
+def test_sections_of_an_older_run_have_the_defaults(tmp_path):
+  """Those of stages that were never trained, too."""
+  config = {'stages': ('free',), 'evaluate': {}}
+  for name in ('free', 'later'):
+    config[name] = dict(schema.STAGE, data='scenes')
+    del config[name]['rows_per_image']
+  files.write_json(tmp_path / 'config.json', config)
+  node = saved.load(tmp_path)
+  assert node['later']['rows_per_image'] == schema.STAGE['rows_per_image']
+  schema.check(node)

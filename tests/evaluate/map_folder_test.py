@@ -196,6 +196,19 @@ class TestPredictions:
       np.testing.assert_array_equal(np.load(path), np.eye(5) + number)
     assert not any('overlay' in name for name in matched.extra)
 
+  def test_lists_of_several_hosts_are_one(self, tmp_path):
+    toy = named(['a', 'b'], ('pure', 'salient'))
+    self.write(tmp_path, toy, lambda _: ('', 'in a', 'in b'))
+    for row in toy.rows:
+      row['text'] = row['text'] and f'in {row["image_id"]}'
+    whole = map_names.match(tmp_path, toy)
+    rows = json.loads((tmp_path / 'predictions.json').read_text())
+    (tmp_path / 'predictions.json').unlink()
+    for k in range(2):
+      path = tmp_path / f'predictions.{k}-of-2.json'
+      path.write_text(json.dumps(rows[k::2]))
+    assert map_names.match(tmp_path, toy) == whole and not whole.missing
+
   def test_one_sentence_serves_every_condition(self, tmp_path):
     toy = named(['a', 'b'], ('pure', 'salient'))
     self.write(tmp_path, toy, lambda _: ('whatever',))

@@ -11,6 +11,7 @@ from salflax.models import class_names, grounding, lite
 from salflax.models.backbones.efficientnet_lite import EfficientNetLite
 from salflax.models.layers import TextFeatures
 from salflax.models.text import bert
+from salflax.train import features
 
 SIZE = (64, 96)
 LEVELS = {
@@ -163,8 +164,8 @@ def test_two_sizes_of_an_image_give_the_levels():
   assert {k: v.shape[1:] for k, v in shapes.items()} == LEVELS
 
 
-def test_words_are_encoded_in_their_sentence_and_alone(tmp_path):
-  text = bert.Bert(
+def _tiny_text():
+  return bert.Bert(
     vocab_size=50,
     hidden_dim=8,
     num_layers=1,
@@ -173,9 +174,17 @@ def test_words_are_encoded_in_their_sentence_and_alone(tmp_path):
     pool='mean',
     normalize=True,
   )
-  names = tmp_path / 'names.npz'
-  vectors = _unit(np.random.default_rng(0).normal(size=(4, 8)))
-  np.savez(names, names=list('abcd'), vectors=vectors)
+
+
+def _names_file(path, seed):
+  vectors = _unit(np.random.default_rng(seed).normal(size=(4, 8)))
+  np.savez(path, names=list('abcd'), vectors=vectors)
+  return vectors
+
+
+def test_words_are_encoded_in_their_sentence_and_alone(tmp_path):
+  text, names = _tiny_text(), tmp_path / 'names.npz'
+  vectors = _names_file(names, 0)
   network = _network(text=text, names=str(names))
   tokens = jnp.asarray([[1, 7, 9, 2, 0], [1, 2, 0, 0, 0], [0, 0, 0, 0, 0]])
   mask = jnp.asarray([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0] * 5], bool)
@@ -195,6 +204,27 @@ def test_words_are_encoded_in_their_sentence_and_alone(tmp_path):
   np.testing.assert_allclose(
     features.tokens[0, :, :8], whole.tokens[0], atol=1e-6
   )
+
+
+def test_stored_sentences_know_the_names_that_they_were_compared_with(tmp_path):
+  tokens = np.array([[1, 7, 9, 2]], np.int32), np.ones((1, 4), bool)
+  tokenizer = lambda texts: [np.repeat(x, len(texts), 0) for x in tokens]
+  stored, variables = [], None
+  for seed in range(2):
+    path = tmp_path / f'{seed}.npz'
+    vectors = _names_file(path, seed)
+    network = _network(text=_tiny_text(), names=str(path))
+    if variables is None:
+      variables = network.init(
+        jax.random.key(0), *map(jnp.asarray, tokens), method='encode_text'
+      )
+    lookup = features.store_text(
+      network, variables, ['a'], tokenizer, folder=str(tmp_path / 'cache')
+    )
+    stored.append(lookup({'text': 'a'})['text_tokens'][1])
+    alone, alike = stored[-1][8:16], stored[-1][16:]
+    np.testing.assert_allclose(alike, vectors @ alone, atol=1e-5)
+  np.testing.assert_array_equal(stored[0][:16], stored[1][:16])
 
 
 def test_names_are_the_text_encoders_vectors():

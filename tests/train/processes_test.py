@@ -79,7 +79,7 @@ def two(tmp_path_factory, data_dir):
   run = main_runs.Run(
     tmp_path_factory.mktemp('two') / 'run', data_dir, *OPTIONS
   )
-  both = run.start_two()
+  both = run.start_all(2)
   run.wait_for_lines(both[0], 4)
   both[1].send_signal(signal.SIGTERM)
   codes = main_runs.ended(*both)
@@ -88,7 +88,7 @@ def two(tmp_path_factory, data_dir):
   assert 'Start again with the same --workdir' in run.output(0)
   steps, _ = measures(run)
   assert steps[-1][0] < 40
-  codes = main_runs.ended(*run.start_two())
+  codes = main_runs.ended(*run.start_all(2))
   assert codes == [0, 0], run.output(0) + run.output(1)
   assert 'going on from step' in run.output(0)
   assert 'Traceback' not in run.output(0) + run.output(1)
@@ -135,3 +135,40 @@ def test_two_processes_write_one_set_of_files(whole, two):
   assert names(whole) == names(two)
   # One of each start.
   assert len(list((two.workdir / 'only' / 'tensorboard').iterdir())) == 2
+
+
+@pytest.mark.nightly
+def test_processes_come_and_go(whole, tmp_path):
+  """Four processes, then one, one of two killed, then three: as one."""
+  # Twelve rows divide by 4, 1, 2 and 3.
+  options = (*OPTIONS, '--config.only.batch_size=12')
+  one = main_runs.Run(tmp_path / 'one', whole.data_dir, *options)
+  assert main_runs.ended(one.start()) == [0], one.output()
+  run = main_runs.Run(tmp_path / 'run', whole.data_dir, *options)
+  four = run.start_all(4)
+  run.wait_for_lines(four[0], 4)
+  four[3].send_signal(signal.SIGTERM)
+  assert main_runs.ended(*four) == [130] * 4, run.output(0)
+  alone = run.start()
+  run.wait_for_lines(alone, 8)
+  alone.send_signal(signal.SIGTERM)
+  assert main_runs.ended(alone) == [130], run.output()
+  both = run.start_all(2)
+  run.wait_for_lines(both[0], run.lines() + 2)
+  both[1].kill()
+  start = time.monotonic()
+  codes = main_runs.ended(*both)
+  assert time.monotonic() - start < 60
+  assert codes == [1, -signal.SIGKILL], run.output(0)
+  assert 'Another process of this run has ended' in run.output(0)
+  assert main_runs.ended(*run.start_all(3)) == [0] * 3, run.output(0)
+  losses, others = (dict(zip(*pairs(r))) for r in (one, run))
+  np.testing.assert_allclose(
+    [others[step] for step in losses], [*losses.values()], rtol=1e-5
+  )
+
+
+def pairs(run):
+  """Reads steps and losses of metrics.jsonl."""
+  rows = [r for r in tiny.read_metrics(run.workdir / 'only') if 'loss' in r]
+  return [r['step'] for r in rows], [r['loss'] for r in rows]
