@@ -135,6 +135,8 @@ def _stablehlo(program: Program, path: pathlib.Path) -> None:
 def _onnx(program: Program, path: pathlib.Path) -> None:
   import jax2onnx
   import onnx
+  import onnx_ir
+  from onnx_ir.passes import common
 
   for name in ('jax2onnx', 'onnx_ir'):  # they warn of what does not matter
     logging.getLogger(name).setLevel(logging.ERROR)
@@ -157,14 +159,18 @@ def _onnx(program: Program, path: pathlib.Path) -> None:
     input_names=list(rows),
     output_names=list(program.outputs),
   )
-  # Sizes that it notes beside the nodes are not always right.
+  # A part that is applied twice has its weights twice.
+  model = onnx_ir.from_proto(model)
+  common.DeduplicateInitializersPass(size_limit=2**31)(model)
+  model = onnx_ir.to_proto(model)
+  # Sizes that jax2onnx notes beside the nodes are not always right.
   del model.graph.value_info[:]
   onnx.save_model(model, os.fspath(path))
 
 
 # Writer of a program, by the name of the format, which is the files' suffix.
 FORMATS = {'stablehlo': _stablehlo, 'onnx': _onnx}
-_PACKAGES = {'onnx': ('onnx', 'jax2onnx')}
+_PACKAGES = {'onnx': ('onnx', 'onnx_ir', 'jax2onnx')}
 
 
 def check(
