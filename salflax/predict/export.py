@@ -9,6 +9,7 @@ with the maps of the model itself.
 """
 
 import contextlib
+import functools
 import importlib.util
 import inspect
 import logging
@@ -50,12 +51,14 @@ class Program(NamedTuple):
   """A part of a network, with its weights.
 
   Attributes:
-    fn: {input: array} -> {output: array}, traceable.
+    fn: (variables, {input: array}) -> {output: array}, traceable.
+    variables: variables of the network.
     inputs: shapes and types of one row, without the axis of the batch.
     outputs: the same, of what it computes.
   """
 
-  fn: Callable[[Mapping[str, Any]], dict[str, Any]]
+  fn: Callable[[step.Variables, Mapping[str, Any]], dict[str, Any]]
+  variables: step.Variables
   inputs: dict[str, jax.ShapeDtypeStruct]
   outputs: dict[str, jax.ShapeDtypeStruct]
 
@@ -67,23 +70,24 @@ def programs(stage: Stage, variables: step.Variables) -> dict[str, Program]:
     stage: the stage.
     variables: variables of its network.
   """
-  model, variables = stage.model, jax.device_get(variables)
+  model = stage.model
+  program = functools.partial(_program, jax.device_get(variables))
   # As the network was trained: see `step.forward`.
   half = 'backbone' in stage.stored
 
-  def image(inputs):
+  def image(variables, inputs):
     features = model.apply(
       variables, inputs['image'], train=False, method='encode_image'
     )
     dtype = jnp.float16 if half else jnp.float32
     return {k: x.astype(dtype) for k, x in features.items()}
 
-  def text(inputs):
+  def text(variables, inputs):
     tokens, mask = inputs['tokens'], inputs['token_mask']
     features = model.apply(variables, tokens, mask, method='encode_text')
     return {'words': features.tokens, 'sentence': features.sentence}
 
-  def head(inputs):
+  def head(variables, inputs):
     inputs = dict(inputs)
     mask, sentence = inputs.pop('token_mask', None), None
     if mask is not None:
@@ -93,21 +97,21 @@ def programs(stage: Stage, variables: step.Variables) -> dict[str, Program]:
     return {'saliency': saliency.astype(jnp.float32)}
 
   row = jax.ShapeDtypeStruct
-  result = {'image': _program(image, image=row((*model.size, 3), jnp.float32))}
+  result = {'image': program(image, image=row((*model.size, 3), jnp.float32))}
   features = dict(result['image'].outputs)
   if stage.tokenizer is not None:
     length = (stage.tokenizer.length,)
     mask = row(length, jnp.bool_)
     tokens = row(length, jnp.int32)
-    result['text'] = _program(text, tokens=tokens, token_mask=mask)
+    result['text'] = program(text, tokens=tokens, token_mask=mask)
     features |= result['text'].outputs | {'token_mask': mask}
-  return result | {'head': _program(head, **features)}
+  return result | {'head': program(head, **features)}
 
 
-def _program(fn, **inputs) -> Program:
-  outputs = jax.eval_shape(fn, _batch(inputs, 1))
+def _program(variables, fn, **inputs) -> Program:
+  outputs = jax.eval_shape(fn, variables, _batch(inputs, 1))
   row = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-  return Program(fn, inputs, jax.tree.map(row, outputs))
+  return Program(fn, variables, inputs, jax.tree.map(row, outputs))
 
 
 def _batch(rows: Mapping[str, Any], size: Any) -> dict[str, Any]:
@@ -117,14 +121,22 @@ def _batch(rows: Mapping[str, Any], size: Any) -> dict[str, Any]:
 
 
 def _stablehlo(program: Program, path: pathlib.Path) -> None:
+  def fn(inputs):
+    # Behind a barrier, the compiler does not compute with weights: maps would
+    # differ from the model's own in the fourth digit.
+    barrier = jax.lax.optimization_barrier
+    return program.fn(jax.tree.map(barrier, program.variables), inputs)
+
   (size,) = jax.export.symbolic_shape('batch')
-  make = jax.export.export(jax.jit(program.fn), platforms=PLATFORMS)
+  make = jax.export.export(jax.jit(fn), platforms=PLATFORMS)
   path.write_bytes(make(_batch(program.inputs, size)).serialize())
 
 
 def _onnx(program: Program, path: pathlib.Path) -> None:
   import jax2onnx
   import onnx
+  import onnx_ir
+  from onnx_ir.passes import common
 
   for name in ('jax2onnx', 'onnx_ir'):  # they warn of what does not matter
     logging.getLogger(name).setLevel(logging.ERROR)
@@ -136,7 +148,8 @@ def _onnx(program: Program, path: pathlib.Path) -> None:
   def positional(*arrays):
     # jax2onnx replaces this function, by one that takes no symbolic batch.
     with mock.patch.object(jax.image, 'resize', resize):
-      outputs = program.fn(dict(zip(rows, arrays)))
+      inputs = dict(zip(rows, arrays))
+      outputs = program.fn(program.variables, inputs)
     return tuple(outputs[name] for name in program.outputs)
 
   model = jax2onnx.to_onnx(
@@ -146,14 +159,18 @@ def _onnx(program: Program, path: pathlib.Path) -> None:
     input_names=list(rows),
     output_names=list(program.outputs),
   )
-  # Sizes that it notes beside the nodes are not always right.
+  # A part that is applied twice has its weights twice.
+  model = onnx_ir.from_proto(model)
+  common.DeduplicateInitializersPass(size_limit=2**31)(model)
+  model = onnx_ir.to_proto(model)
+  # Sizes that jax2onnx notes beside the nodes are not always right.
   del model.graph.value_info[:]
   onnx.save_model(model, os.fspath(path))
 
 
 # Writer of a program, by the name of the format, which is the files' suffix.
 FORMATS = {'stablehlo': _stablehlo, 'onnx': _onnx}
-_PACKAGES = {'onnx': ('onnx', 'jax2onnx')}
+_PACKAGES = {'onnx': ('onnx', 'onnx_ir', 'jax2onnx')}
 
 
 def check(
