@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import pathlib
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,6 +87,30 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     raise type(e)(e.errno, e.strerror, str(path)) from e
   finally:
     temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a new folder beside another, whose name it gets when all is well."""
+  folder = folder.absolute()
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  unique = uuid.uuid4().hex[:8]
+  scratch = folder.with_name(f'.{folder.name}.{unique}.tmp')
+  old = folder.with_name(f'.{folder.name}.{unique}.old')
+  scratch.mkdir()
+  try:
+    yield scratch
+    if folder.exists():
+      folder.rename(old)
+    try:
+      scratch.rename(folder)
+    except OSError:
+      if old.exists():
+        old.rename(folder)
+      raise
+  finally:
+    for path in (scratch, old):
+      shutil.rmtree(path, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -8,16 +8,13 @@ image and a sentence become inputs and a map the image's own, and check/: images
 with the maps of the model itself.
 """
 
-import contextlib
 import functools
 import importlib.util
 import inspect
 import logging
 import os
 import pathlib
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -243,7 +240,7 @@ def write(
     'output': _output(stage.model),
   }
   parts = programs(stage, network.variables)
-  with _replacing(pathlib.Path(folder)) as scratch:
+  with files.replacing_folder(pathlib.Path(folder)) as scratch:
     description['programs'] = {
       name: {
         'files': {f: f'{name}.{f}' for f in dict.fromkeys(formats)},
@@ -333,27 +330,3 @@ def _write_check(folder: pathlib.Path, network: Any) -> list[dict[str, str]]:
     np.save(folder / names['map'], saliency)
     result.append(names | {'text': pair[1]})
   return result
-
-
-@contextlib.contextmanager
-def _replacing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a new folder beside another, whose name it gets when all is well."""
-  folder = folder.absolute()
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  unique = uuid.uuid4().hex[:8]
-  scratch = folder.with_name(f'.{folder.name}.{unique}.tmp')
-  old = folder.with_name(f'.{folder.name}.{unique}.old')
-  scratch.mkdir()
-  try:
-    yield scratch
-    if folder.exists():
-      folder.rename(old)
-    try:
-      scratch.rename(folder)
-    except OSError:
-      if old.exists():
-        old.rename(folder)
-      raise
-  finally:
-    for path in (scratch, old):
-      shutil.rmtree(path, ignore_errors=True)

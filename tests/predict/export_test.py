@@ -12,6 +12,7 @@ from PIL import Image
 
 from salflax import cli
 from salflax.cli import export as command
+from salflax.core import files
 from salflax.predict import export
 from salflax.predict import predictor as predictor_lib
 
@@ -122,11 +123,14 @@ def test_a_folder_is_not_overwritten_by_accident(folder, tmp_path):
 def test_a_failure_leaves_the_earlier_export(tmp_path):
   (tmp_path / 'out').mkdir()
   (tmp_path / 'out' / export.FILE).write_text('old')
-  with pytest.raises(RuntimeError), export._replacing(tmp_path / 'out') as new:
+  with (
+    pytest.raises(RuntimeError),
+    files.replacing_folder(tmp_path / 'out') as new,
+  ):
     (new / 'half').touch()
     raise RuntimeError
   assert [p.name for p in tmp_path.iterdir()] == ['out']
-  with export._replacing(tmp_path / 'out') as new:
+  with files.replacing_folder(tmp_path / 'out') as new:
     (new / export.FILE).write_text('new')
   assert (tmp_path / 'out' / export.FILE).read_text() == 'new'
   assert [p.name for p in tmp_path.iterdir()] == ['out']
