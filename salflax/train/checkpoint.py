@@ -66,6 +66,9 @@ class Checkpoints:
         best_mode='max' if higher_is_better else 'min',
         preservation_policy=policy,
         cleanup_tmp_directories=True,
+        # Else a folder that a full disk has no room for is waited for, 20
+        # minutes at the end of the process.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       ),
     )
 
