@@ -38,7 +38,8 @@ def network(options: Any, dtype: str) -> Any:
   node = dict(name='transalnet', size=size, backbone=dict(name='resnet'))
   if options.smoke:
     node['backbone'] |= dict(depths=(1, 2, 1, 1), width=4)
-    node |= dict(widths=(8, 8, 8), head_dim=4, decoder_widths=(8, 8, 4, 4))
+    node |= dict(levels=('1/16', '1/32'), widths=(8, 8), head_dim=4, depth=1)
+    node['decoder_widths'] = (8, 8, 8, 4, 4)
   node['dtype'] = 'bfloat16' if dtype == 'bfloat16' else 'float32'
   return models.build(node)
 

@@ -93,11 +93,11 @@ def measure(sides: Sequence[Any], task: Task, repeats: int) -> list[Result]:
   return results
 
 
-def _row(task: Task, device: str, ours: Result, theirs: Result) -> dict:
+def row(task: Task, device: str, ours: Result, theirs: Result) -> dict:
   """Writes the row of a table."""
   both = ours.seconds and theirs.seconds
   rate = lambda r: task.batch / r.seconds if r.seconds else FULL
-  row = {
+  values = {
     'what': task.what,
     'batch': task.batch,
     'dtype': task.dtype,
@@ -111,10 +111,10 @@ def _row(task: Task, device: str, ours: Result, theirs: Result) -> dict:
   }
   if both:
     far = np.abs(ours.value - theirs.value) / np.maximum(1, theirs.value)
-    row['largest difference'] = float(far.max())
+    values['largest difference'] = float(far.max())
     if task.dtype == 'float32' and not far.max() <= LIMIT:
       cli.say(f'These are not the same numbers: {task}, {far.max():.2g}.')
-  return row
+  return values
 
 
 def compare(options: Any) -> list[dict[str, Any]]:
@@ -124,9 +124,9 @@ def compare(options: Any) -> list[dict[str, Any]]:
     ImportError: PyTorch is not installed.
     ValueError: an option is out of its range.
   """
+  tasks = _tasks(options)
   if importlib.util.find_spec('torch') is None:
     raise ModuleNotFoundError("No module named 'torch'", name='torch')
-  tasks = _tasks(options)
   names = ('height', 'width', 'smoke', 'repeats')
   options = types.SimpleNamespace(**{k: getattr(options, k) for k in names})
   # JAX reaches a GPU by a plugin.
@@ -145,7 +145,7 @@ def compare(options: Any) -> list[dict[str, Any]]:
     results = _results(sides, tasks, options)
   order = lambda t: (t.what, DTYPES.index(t.dtype), t.batch)
   return [
-    _row(task, device, results[task, 'ours'], results[task, 'PyTorch'])
+    row(task, device, results[task, 'ours'], results[task, 'PyTorch'])
     for task in sorted(tasks, key=order)
   ]
 
