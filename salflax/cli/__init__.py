@@ -21,7 +21,12 @@ _PLAIN = (
   *(flags.Error, UsageError),
 )
 # Modules whose package has another name.
-_PACKAGES = {'ot': 'pot', 'PIL': 'pillow', 'libtpu': '"salflax[tpu]"'}
+_PACKAGES = {
+  'ot': 'pot',
+  'PIL': 'pillow',
+  'libtpu': '"salflax[tpu]"',
+  'torch': '"salflax[torch]"',
+}
 # Flags that name a folder.
 _FOLDERS = ('workdir', 'data_dir', 'run', 'runs', 'maps', 'out', 'raw')
 # Control characters, and those that turn the direction of a line.

@@ -3,14 +3,17 @@
     salflax bench metrics --height=768 --width=1024
     salflax bench train --config=configs/sjtu_tis.py:small
     salflax bench compile --config=configs/sjtu_tis.py --topology=v5e:2x2
+    salflax bench torch --batches=1,4 --dtypes=float32,bfloat16
 
 `train` and `compile` take the last stage of a config with drawn weights and
 made-up rows: no data, and of weights only the text encoder's. `compile` needs
-no TPU, only its compiler: pip install "salflax[tpu]". `pysaliency` needs
-pysaliency.
+no TPU, only its compiler: pip install "salflax[tpu]". `torch` times the
+published network beside PyTorch's: pip install "salflax[torch]". `pysaliency`
+needs pysaliency.
 """
 
 import dataclasses
+import importlib.util
 import json
 import platform
 import statistics
@@ -72,6 +75,13 @@ def bench_pysaliency(options: Any) -> tuple[Row, list[Row]]:
   from salflax.cli import bench_metrics
 
   return _table(bench_metrics.compare(options))
+
+
+def bench_torch(options: Any) -> tuple[Row, list[Row]]:
+  """Times a network and PyTorch's; returns head and rows of a table."""
+  from salflax.cli import bench_torch
+
+  return _table(bench_torch.compare(options))
 
 
 def last_stage(options: Any):
@@ -214,6 +224,7 @@ def bench_start(options: Any) -> tuple[Row, list[Row]]:
 BENCHMARKS = {
   'metrics': bench_metrics,
   'pysaliency': bench_pysaliency,
+  'torch': bench_torch,
   'train': bench_train,
   'compile': bench_compile,
   'start': bench_start,
@@ -231,6 +242,8 @@ def define_flags(values: flags.FlagValues) -> None:
     'Rows of a batch on each device, for compile; 0: as the config.'
   )
   largest = 'Compile the largest power of two of rows a device that fits.'
+  size = 'of the image in pixels: 480x640 for metrics, 288x384 for torch.'
+  dtypes = 'What torch computes in: float32, tf32 (on a GPU), bfloat16.'
   cli.define(
     values,
     (flags.DEFINE_enum, 'what', 'metrics', list(BENCHMARKS), 'What to time.'),
@@ -248,8 +261,10 @@ def define_flags(values: flags.FlagValues) -> None:
     (flags.DEFINE_string, 'data_dir', '', 'Where prepared data sets are.'),
     (number, 'maps', 100, 'Number of maps, for pysaliency.', 1),
     (number, 'repeats', 9, 'Number of calls to take the median of.', 1),
-    (number, 'height', 480, 'Height of the image in pixels, for metrics.', 1),
-    (number, 'width', 640, 'Width of the image in pixels, for metrics.', 1),
+    (number, 'height', None, f'Height {size}', 1),
+    (number, 'width', None, f'Width {size}', 1),
+    (flags.DEFINE_list, 'batches', '1,4', 'Images of a batch, for torch.'),
+    (flags.DEFINE_list, 'dtypes', 'float32', dtypes),
   )
 
 
@@ -258,17 +273,24 @@ def execute(options: Any) -> None:
   names = [options.what]
   if options.smoke:
     names = [name for name in BENCHMARKS if name != 'pysaliency']
-    options.repeats, options.height, options.width = 1, 48, 64
-    options.topology = ['cpu:1']
+    options.repeats, options.height, options.width = 1, 32, 64
+    options.topology, options.batches = ['cpu:1'], ['2']
+    if importlib.util.find_spec('torch') is None:
+      names.remove('torch')
+      cli.say('Without torch: pip install "salflax[torch]".')
   results = {}
   for name in names:
+    height, width = (288, 384) if name == 'torch' else (480, 640)
+    options.height = options.height or height
+    options.width = options.width or width
     head, rows = BENCHMARKS[name](options)
     for row in (head, ('---',) * len(head), *rows):
       print('| ' + ' | '.join(row) + ' |')
     results[name] = [dict(zip(head, row)) for row in rows]
     print()
   versions = ', '.join(
-    f'{name} {metadata.version(name)}' for name in ('jax', 'flax', 'numpy')
+    f'{name} {metadata.version(name)}'
+    for name in ('jax', 'flax', 'numpy', *({'torch'} & {*results}))
   )
   where = (
     f'Python {platform.python_version()}, {versions}, {platform.machine()}'

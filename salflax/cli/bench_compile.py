@@ -176,6 +176,13 @@ def _as_on(platform: str) -> Iterator[None]:
     yield
 
 
+def peak_bytes(compiled: Any) -> int:
+  """Returns the memory that a compiled program plans to take at most."""
+  memory = compiled.memory_analysis()
+  kept = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  return memory.argument_size_in_bytes + memory.temp_size_in_bytes + kept
+
+
 def measure(stage: Any, topology: str) -> dict[str, Any]:
   """Compiles the train step of a stage for a topology, and says what it costs.
 
@@ -192,9 +199,7 @@ def measure(stage: Any, topology: str) -> dict[str, Any]:
       if 'RESOURCE_EXHAUSTED' not in str(e):
         raise
       raise MemoryError(str(e).splitlines()[0][:300]) from e
-  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-  kept = memory.output_size_in_bytes - memory.alias_size_in_bytes
-  peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + kept
+  cost = compiled.cost_analysis()
   sent = collectives(compiled.as_text())
   flops, moved = cost['flops'], cost['bytes accessed']
   step, link = estimate(chip, flops, moved, sent, len(targets))
@@ -204,7 +209,7 @@ def measure(stage: Any, topology: str) -> dict[str, Any]:
     'batch': stage.batch_size,
     'Tflop': flops / 1e12,
     'GB moved': moved / 1e9,
-    'peak GB': peak / 1e9,
+    'peak GB': peak_bytes(compiled) / 1e9,
     'collectives': sum(number for number, _ in sent.values()),
     'MB sent': sum(size for _, size in sent.values()) / 1e6,
     'step ms': 1e3 * step,

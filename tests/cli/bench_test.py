@@ -1,16 +1,24 @@
 """The benchmarks: what they print, what they need, what they refuse."""
 
 import dataclasses
+import importlib.util
 import json
 import types
 
 import jax
+import numpy as np
 import pytest
 import tiny
 import tiny_config
 
 from salflax import cli
-from salflax.cli import bench, bench_compile, bench_metrics
+from salflax.cli import (
+  bench,
+  bench_compile,
+  bench_metrics,
+  bench_sides,
+  bench_torch,
+)
 from salflax.config import resolve
 from salflax.train import stage as stages_lib
 
@@ -24,7 +32,10 @@ def _run(*arguments):
 def test_smoke_tries_every_benchmark(tmp_path, capsys):
   assert _run('--smoke', f'--out={tmp_path / "bench.json"}') == 0
   results = json.loads((tmp_path / 'bench.json').read_text())
-  assert set(bench.BENCHMARKS) - {'pysaliency'} == set(results) - {'where'}
+  absent = {'pysaliency'}
+  if importlib.util.find_spec('torch') is None:
+    absent.add('torch')
+  assert set(bench.BENCHMARKS) - absent == set(results) - {'where'}
   assert float(results['train'][0]['images/s']) > 0
   assert float(results['compile'][0]['peak GB']) > 0
   starts = {row['what']: float(row['s']) for row in results['start']}
@@ -135,3 +146,52 @@ def test_a_train_step_is_timed_on_stored_features(tmp_path):
   )
   head, (row,) = bench.bench_train(options)
   assert dict(zip(head, row))['batch'] == '4'
+
+
+@pytest.mark.slow
+def test_the_network_in_torch_is_ours():
+  pytest.importorskip('torch')
+  options = types.SimpleNamespace(smoke=True, height=32, width=64)
+  tasks = [bench_sides.Task(what, 3, 'float32') for what in bench_torch.WHATS]
+  sides = (
+    bench_sides.Ours(options, tasks, gpu=False),
+    bench_sides.Torch(options, gpu=False),
+  )
+  for task in tasks:
+    calls = [side.start(task) for side in sides]
+    for _ in range(3):  # steps of Adam
+      ours, theirs = (s.array(c()) for s, c in zip(sides, calls))
+      np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+  assert ours.shape == (3, 32, 64) and ours.std() > 0.03  # no flat maps
+
+
+@pytest.mark.parametrize(
+  'option, says',
+  [
+    ('--dtypes=float16', "Unknown dtype 'float16'"),
+    ('--batches=0', '--batches=0'),
+    ('--batches=4', 'pip install "salflax[torch]"'),
+  ],
+)
+def test_what_torch_is_timed_on_is_checked(option, says, capsys, monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  assert _run('torch', option) == cli.FAILED
+  assert says in capsys.readouterr().err
+
+
+def test_what_finds_no_memory_is_said_and_not_timed():
+  task = bench_sides.Task('forward', 2, 'float32')
+
+  class Full:
+    calls, clear = 1, lambda self: None
+
+    def start(self, task):
+      raise RuntimeError('RESOURCE_EXHAUSTED: out of memory')
+
+    def memory(self, task):
+      return 99.0
+
+  (full,) = bench_torch.measure([Full()], task, 2)
+  assert full == bench_torch.Result(None, 99.0, None)
+  row = bench_torch.row(task, 'a GPU', full, full)
+  assert row['images/s'] == row['PyTorch, images/s'] == 'out of memory'
