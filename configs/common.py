@@ -3,12 +3,12 @@
 `salflax/config/schema.py` says what each key means.
 """
 
-import difflib
 import re
 
 import ml_collections
 
 from salflax.config import schema
+from salflax.core import spec
 
 _SWITCH = {'': True, '1': True, 'true': True, '0': False, 'false': False}
 
@@ -91,14 +91,7 @@ def small_backbone(name: str) -> tuple[dict, str]:
 
 def choice(key: str, value, allowed) -> None:
   """Raises ValueError where an option's value is not one of those allowed."""
-  if value not in allowed:
-    texts = [str(a) for a in allowed]
-    near = difflib.get_close_matches(str(value), texts, n=1)
-    hint = f' Did you mean {near[0]!r}?' if near else ''
-    raise ValueError(
-      f'Unknown {key} {value!r}.{hint} Allowed: '
-      f'{", ".join(t or repr(t) for t in texts)}.'
-    )
+  spec.lookup(key, allowed, value)
 
 
 def options(arg: str, defaults: dict) -> ml_collections.ConfigDict:
@@ -118,13 +111,7 @@ def options(arg: str, defaults: dict) -> ml_collections.ConfigDict:
     if not part.strip():
       continue
     key, _, value = (p.strip() for p in part.partition('='))
-    if key not in defaults:
-      near = difflib.get_close_matches(key, defaults, n=1)
-      hint = f' Did you mean {near[0]!r}?' if near else ''
-      raise ValueError(
-        f'Unknown option {key!r} in the config argument {arg!r}.{hint} '
-        f'Allowed: {sorted(defaults)}.'
-      )
+    spec.lookup('option', defaults, key)
     kind = type(defaults[key])
     try:
       out[key] = _SWITCH[value.lower()] if kind is bool else kind(value)

@@ -55,7 +55,7 @@ def attach(
     margin=node.pop('margin'),
     hardest=node.pop('hardest'),
   )
-  spec.lookup('mask of contrast', dict.fromkeys(contrasts.MASKS), node['mask'])
+  spec.lookup('mask of contrast', contrasts.MASKS, node['mask'])
   node['matching'], node['caption'] = node['matching'] > 0, node['caption'] > 0
   if not (node['matching'] or node['caption']):
     return model, (), None, ()
@@ -84,7 +84,7 @@ def _make_vision(node: Mapping[str, Any], pp_text: str, dtype: Any):
   """Makes (attributes of `Contrast` for what looks at images, its weights)."""
   node = dict(node)
   pool, normalize = node.pop('pool', 'mean'), node.pop('normalize', '')
-  spec.lookup('pool of vision', dict.fromkeys(contrasts.POOLS), pool)
+  spec.lookup('pool of vision', contrasts.POOLS, pool)
   pixels = _pixels(pp_text, normalize) if normalize else None
   tower, weights = network.make_tower(node, dtype)
   if tower is None and pixels:
@@ -120,7 +120,7 @@ def check(stage: Stage) -> None:
   """
   source, rows, sentences = stage.train_source, [], []
   if source is not None and stage.tokenizer is not None:
-    rows = [batches.meta(source, i) for i in range(len(source))]
+    rows = batches.metas(source)
     texts = sorted({row['text'] for row in rows})
     words = stage.tokenizer(texts)[1].any(-1)
     sentences = [text for text, some in zip(texts, words) if some]

@@ -37,8 +37,7 @@ _OF_RUN = (
 
 def data_dir(path: str) -> str:
   """Returns the folder of prepared data sets: `path`, or the default."""
-  default = os.environ.get('SALFLAX_DATA', '~/salflax_data')
-  return os.path.expanduser(path or default)
+  return os.path.expanduser(path or datasets.default_data_dir())
 
 
 def load_rows(

@@ -6,9 +6,8 @@ The functions of `configs/common.py` give them to configs.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from salflax.core import spec
+from salflax.core.spec import plain as plain
 
 # Each key stands here once: its meaning, its default, and by that its type.
 EVALUATE = dict(
@@ -150,13 +149,6 @@ _POSITIVE = (
 _STRINGS = ('stages', 'conditions', 'freeze')
 
 
-def plain(node: Any) -> Any:
-  """Returns a config as dicts and tuples, alike from a file or from JSON."""
-  if isinstance(node, Mapping | ml_collections.ConfigDict):
-    return {k: plain(v) for k, v in node.items()}
-  return tuple(map(plain, node)) if isinstance(node, list | tuple) else node
-
-
 def filled(what: str, defaults: Mapping, values: Mapping) -> dict[str, Any]:
   """Returns the defaults with these values.
 
@@ -164,8 +156,7 @@ def filled(what: str, defaults: Mapping, values: Mapping) -> dict[str, Any]:
     ValueError: for a key that is not among the defaults, with the nearest one.
   """
   for key in values:
-    if key not in defaults:
-      raise spec.unknown(f'key of {what}', key, defaults)
+    spec.lookup(f'key of {what}', defaults, key)
   return {**defaults, **values}
 
 
@@ -201,8 +192,7 @@ def check(config: Mapping[str, Any]) -> None:
   if not config['stages']:
     raise ValueError('config.stages is empty: name at least one stage.')
   for name in config['stages']:
-    if name not in of_stages:
-      raise spec.unknown('stage in config.stages', name, of_stages)
+    spec.lookup('stage in config.stages', of_stages, name)
   for name, section in of_stages.items():
     _check_keys(f'config.{name}', section, STAGE)
     _check_pairs(f'config.{name}.lr_scale', section['lr_scale'])

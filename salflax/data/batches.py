@@ -7,6 +7,7 @@ not on workers, nor on how many processes share the batch.
 
 import collections
 import concurrent.futures
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -92,8 +93,7 @@ class PrepareImage:
   def __init__(self, prepare: Prepare, rows: int):
     self.prepare, self.rows, self._images = prepare, rows, {}
     self._texts = []
-    for index in range(len(prepare.source)):
-      row = meta(prepare.source, index)
+    for index, row in enumerate(metas(prepare.source)):
       self._images.setdefault(image_key(row), []).append(index)
       self._texts.append(str(row['text']))
     self._images = list(self._images.values())
@@ -120,8 +120,7 @@ def count_rows(source: Sequence[Example], rows_per_image: int) -> int:
   """Counts the rows of an epoch: all rows, or so many of each image."""
   if rows_per_image == 1:
     return len(source)
-  metas = (meta(source, i) for i in range(len(source)))
-  return rows_per_image * len({image_key(row) for row in metas})
+  return rows_per_image * len({image_key(row) for row in metas(source)})
 
 
 def join_images(batch: Batch) -> Batch:
@@ -137,6 +136,11 @@ def meta(source: Sequence[Example], index: int) -> dict[str, Any]:
   return source.meta(index) if hasattr(source, 'meta') else source[index]
 
 
+def metas(source: Sequence[Example]) -> list[dict[str, Any]]:
+  """Reads `meta` of every row."""
+  return [meta(source, index) for index in range(len(source))]
+
+
 def truth(source: Sequence[Example], index: int) -> Example:
   """Reads a row, without its image where the source can leave it out."""
   read = getattr(source, 'truth', source.__getitem__)
@@ -144,13 +148,21 @@ def truth(source: Sequence[Example], index: int) -> Example:
 
 
 def map_ahead(
-  function: Callable[[Any], Any], items: Iterable[Any], *, threads: int
+  function: Callable[[Any], Any],
+  items: Iterable[Any],
+  *,
+  threads: int | None = None,
 ) -> Iterator[Any]:
   """Yields function(item) in order, computed ahead in threads.
 
   Items are taken no faster than results: four a thread wait at most.
+
+  Args:
+    function: called in the threads.
+    items: its arguments.
+    threads: number of threads, by default one per processor.
   """
-  waiting = collections.deque()
+  waiting, threads = collections.deque(), threads or os.cpu_count() or 1
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     try:
       for item in items:

@@ -117,10 +117,8 @@ def _check_conditions(conditions, present, where: str) -> tuple[str, ...]:
   if isinstance(conditions, str):
     conditions = (conditions,)
   for condition in conditions:
-    if condition not in raw_lib.CONDITIONS:
-      raise spec.unknown('condition', condition, raw_lib.CONDITIONS)
-    if condition not in present:
-      raise spec.unknown(f'condition of {where}', condition, present)
+    spec.lookup('condition', raw_lib.CONDITIONS, condition)
+    spec.lookup(f'condition of {where}', present, condition)
   return tuple(conditions)
 
 

@@ -49,10 +49,8 @@ def has_text(meta: Mapping[str, Any]) -> bool:
 def _with_text(
   source: Sequence[Example],
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-  for index in range(len(source)):
-    meta = batches.meta(source, index)
-    if has_text(meta):
-      yield index, meta
+  rows = enumerate(batches.metas(source))
+  return ((index, meta) for index, meta in rows if has_text(meta))
 
 
 def no_sentence(source: Sequence[Example]) -> OtherTexts:

@@ -219,10 +219,6 @@ class Contrast(nn.Module):
     return x * scale + shift
 
   def _check(self):
-    for name, value, known in (
-      ('kind', self.kind, KINDS),
-      ('mask', self.mask, MASKS),
-      ('pool', self.pool, POOLS),
-    ):
-      if value not in known:
-        raise spec.unknown(f'{name} of contrast', value, known)
+    spec.lookup('kind of contrast', KINDS, self.kind)
+    spec.lookup('mask of contrast', MASKS, self.mask)
+    spec.lookup('pool of contrast', POOLS, self.pool)

@@ -53,6 +53,29 @@ def _norm(x: jax.Array, name: str, dtype: Any) -> jax.Array:
   return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)(x)
 
 
+def text_query(x: jax.Array, text: TextFeatures, dim: int, dtype: Any):
+  """Maps a sentence to queries of all cells, and cells to keys and values.
+
+  Without bias; called inside a compact method, whose `query`, `key` and `value`
+  the linear maps are.
+
+  Args:
+    x: [B, h, w, C].
+    text: features of the same B sentences.
+    dim: width of the three.
+    dtype: type of the computation.
+
+  Returns:
+    Query, key and value, [B, h, w, dim] each.
+  """
+  b, h, w, _ = x.shape
+  linear = functools.partial(Dense, use_bias=False, dtype=dtype)
+  # The released code flattens the query as (row, column, channel).
+  query = linear(h * w * dim, name='query')(text.sentence)
+  query = query.reshape(b, h, w, dim)
+  return query, linear(dim, name='key')(x), linear(dim, name='value')(x)
+
+
 class _TextQuery(nn.Module):
   """Queries W_Q t reshaped to cells, keys and values of the image.
 
@@ -66,14 +89,8 @@ class _TextQuery(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, text: TextFeatures) -> jax.Array:
-    b, h, w, c = x.shape
-    linear = functools.partial(Dense, use_bias=False, dtype=self.dtype)
-    # The released code flattens the query as (row, column, channel).
-    query = linear(h * w * c, name='query')(text.sentence)
-    query = query.reshape(b, h, w, c)
-    key = linear(c, name='key')(x)
-    value = linear(c, name='value')(x)
-    return x + self.attend(query, key, value)
+    parts = text_query(x, text, x.shape[-1], self.dtype)
+    return x + self.attend(*parts)
 
   def attend(self, query, key, value):
     """Computes the addend [B, h, w, C] of query, key, value alike."""
@@ -287,8 +304,7 @@ def point(text: str, place: str = '') -> str:
   """
   name = spec.parse(text).name
   _, points = spec.lookup('form of fusion', FORMS, name)
-  if place and place not in PLACES:
-    raise spec.unknown('place', place, PLACES)
+  spec.lookup('place', ('', *PLACES), place)
   allowed = _places(points)
   if place and place not in allowed:
     fit = [k for k, (_, p) in FORMS.items() if place in _places(p)]

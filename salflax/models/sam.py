@@ -56,12 +56,7 @@ class TextGate(nn.Module):
   @nn.compact
   def __call__(self, a: jax.Array, text: TextFeatures) -> jax.Array:
     """Returns f32 [B, h, w, 1] of a [B, h, w, 1]; 0 for rows without words."""
-    b, h, w, _ = a.shape
-    linear = functools.partial(layers.Dense, use_bias=False, dtype=self.dtype)
-    query = linear(h * w * self.dim, name='query')(text.sentence)
-    query = query.reshape(b, h, w, self.dim)
-    key = linear(self.dim, name='key')(a)
-    value = linear(self.dim, name='value')(a)
+    query, key, value = fusion.text_query(a, text, self.dim, self.dtype)
     zero = nn.initializers.zeros
     out = layers.Dense(
       1,
@@ -71,7 +66,7 @@ class TextGate(nn.Module):
       name='out',
     )
     y = out(fusion.gate_share(query, key, axis=1) * value)
-    has_text = text.mask.any(-1).reshape(b, 1, 1, 1)
+    has_text = text.mask.any(-1)[:, None, None, None]
     return jnp.where(has_text, y.astype(jnp.float32), 0.0)
 
 
@@ -282,10 +277,8 @@ class SAM(base.Saliency):
       **{k: getattr(self, k) for k in ('size', 'width', 'steps', 'priors')},
       gate=self.gate or 1,
     )
-    if self.gate_form not in GATE_FORMS:
-      raise spec.unknown('gate_form', self.gate_form, GATE_FORMS)
-    if self.bound not in BOUNDS:
-      raise spec.unknown('bound', self.bound, BOUNDS)
+    spec.lookup('gate_form', GATE_FORMS, self.gate_form)
+    spec.lookup('bound', BOUNDS, self.bound)
     if len(self.levels) != 1:
       raise ValueError(f'SAM has one level, found {self.levels}.')
     if any(s % 8 for s in self.size):

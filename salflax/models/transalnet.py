@@ -237,13 +237,11 @@ class TranSalNet(base.Saliency):
       **{k: getattr(self, k) for k in ('mlp_ratio', 'decoder_widths')},
       out_stride=self.out_stride,
     )
-    known = tuple(f'1/{s}' for s in STRIDES)
+    levels = tuple(f'1/{s}' for s in STRIDES)
     for level in self.levels:
-      if level not in known:
-        raise spec.unknown('level', level, known)
+      spec.lookup('level', levels, level)
     for level in self.fuse:
-      if level not in self.levels:
-        raise spec.unknown('level in fuse', level, self.levels)
+      spec.lookup('level in fuse', self.levels, level)
     fusions.point(self.fusion, self.place)
     if not self.levels or len(set(self.levels)) != len(self.levels):
       raise ValueError(f'levels={self.levels} must be different, and some.')

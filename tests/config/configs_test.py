@@ -284,6 +284,10 @@ WRONG = {
     _set('only.pp', tiny_config.PP.replace('32, 32', 'height=32, width=64')),
     r'pp resizes to \(32, 64\), the model has size \(32, 32\)',
   ),
+  'an op that may come once': (
+    _set('only.eval_pp', tiny_config.EVAL_PP + '|normalize("imagenet")'),
+    'config.only: normalize goes once',
+  ),
   'no rasterize': (
     lambda node: node['only'].update(
       loss='kld + nss', pp=tiny_config.PP.replace('|rasterize', '')

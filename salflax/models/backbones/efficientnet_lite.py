@@ -221,8 +221,7 @@ class EfficientNetLite(nn.Module):
     if not self.taps:
       raise ValueError('EfficientNet-Lite needs a tap, such as 1/16.')
     for tap in self.taps:
-      if tap not in names:
-        raise spec.unknown('tap of EfficientNet-Lite', tap, names)
+      spec.lookup('tap of EfficientNet-Lite', names, tap)
     return {tap: names[tap] for tap in self.taps}
 
 

@@ -112,13 +112,12 @@ class VGG16(nn.Module):
     layers.check_positive(width=self.width)
     if not self.taps:
       raise ValueError('VGG-16 needs a tap, such as conv5_3.')
-    known = {**STEPS, **SCALES}
+    taps = {**STEPS, **SCALES}
     if self.dilated:
       for name in ('1/16', '1/32', 'pool5'):
-        known.pop(name)
+        taps.pop(name)
     for tap in self.taps:
-      if tap not in known:
-        raise spec.unknown('tap of VGG-16', tap, known)
+      spec.lookup('tap of VGG-16', taps, tap)
     if len({SCALES.get(t, t) for t in self.taps}) != len(self.taps):
       raise ValueError(f'taps={self.taps} name a step twice.')
     return self.taps

@@ -136,8 +136,7 @@ class Bert(nn.Module):
     return jnp.sum(x * weight, axis=1) / count
 
   def _check(self, tokens: jax.Array, mask: jax.Array) -> None:
-    if self.pool not in POOLS:
-      raise spec.unknown('pool', self.pool, POOLS)
+    spec.lookup('pool', POOLS, self.pool)
     layers.check_positive(
       **{k: getattr(self, k) for k in _CONFIG if k != 'eps'}
     )
