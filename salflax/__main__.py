@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 def describe(module: str) -> str:
-  """Returns the first line of a module's docstring; does not import it."""
+  """Reads the first line of a module's docstring; does not import it."""
   source = importlib.util.find_spec(module).origin
   tree = ast.parse(pathlib.Path(source).read_text(encoding='utf-8'))
   return ast.get_docstring(tree).partition('\n')[0]

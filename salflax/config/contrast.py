@@ -93,12 +93,12 @@ def _make_vision(node: Mapping[str, Any], pp_text: str, dtype: Any):
 
 
 def without_files(node: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a record that starts from no file: those may be gone."""
+  """Empties a record of the files it starts from: those may be gone."""
   return node and dict(node, vision=dict(node['vision'], weights=''))
 
 
 def _pixels(pp_text: str, normalize: str) -> contrasts.Pixels:
-  """Returns the map of a pp string's pixels to those that a tower expects."""
+  """Maps a pp string's pixels to those that a tower expects."""
   order, mean, std = pp.normalization(pp_text)
   tower_order, tower_mean, tower_std = spec.lookup(
     'normalization of vision', pp.NORMALIZATIONS, normalize

@@ -21,7 +21,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def collect(config: Mapping[str, Any]) -> list[str]:
-  """Returns a line or more for each missing data set, weight, run, package.
+  """Lists every missing data set, weight, run and package, in lines.
 
   Args:
     config: plain dicts and tuples that `schema.check` has passed. Names that

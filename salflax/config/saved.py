@@ -62,7 +62,7 @@ def _differences(a: Any, b: Any, at: str = ''):
 
 
 def load(workdir: str | os.PathLike) -> dict:
-  """Returns the config of a run, or of a released model.
+  """Loads the config of a run, or of a released model.
 
   Raises:
     FileNotFoundError: the folder is no run.

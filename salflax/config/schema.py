@@ -150,7 +150,7 @@ _STRINGS = ('stages', 'conditions', 'freeze')
 
 
 def filled(what: str, defaults: Mapping, values: Mapping) -> dict[str, Any]:
-  """Returns the defaults with these values.
+  """Joins the defaults with these values.
 
   Raises:
     ValueError: for a key that is not among the defaults, with the nearest one.
@@ -161,7 +161,7 @@ def filled(what: str, defaults: Mapping, values: Mapping) -> dict[str, Any]:
 
 
 def merged(base: Mapping, override: Mapping) -> dict:
-  """Returns `base` with the values of `override`, records merged."""
+  """Merges the values of `override` into `base`, record by record."""
   out = dict(base)
   for key, value in override.items():
     deeper = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)

@@ -18,7 +18,7 @@ _HELD: set[str] = set()
 
 
 def cache_dir() -> pathlib.Path:
-  """Returns the folder of what can be made anew: $SALFLAX_CACHE."""
+  """Names the folder of what can be computed anew: $SALFLAX_CACHE."""
   default = pathlib.Path.home() / '.cache' / 'salflax'
   return pathlib.Path(os.environ.get('SALFLAX_CACHE', default))
 

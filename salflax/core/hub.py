@@ -36,7 +36,7 @@ TIMEOUT = 4.0
 
 
 def weights_dir() -> pathlib.Path:
-  """Returns the folder of the user's own downloads."""
+  """Names the folder of the user's own downloads."""
   default = pathlib.Path.home() / '.cache' / 'salflax'
   return pathlib.Path(os.environ.get('SALFLAX_WEIGHTS', default))
 
@@ -47,7 +47,7 @@ def locate(
   files: Sequence[str],
   beside: Sequence[str] = (),
 ) -> pathlib.Path:
-  """Returns the path of the first of `files` that there is under `name`.
+  """Looks up the first of `files` that there is under `name`.
 
   Args:
     name: a file, a folder, or a name such as 'all-MiniLM-L6-v2',
@@ -151,7 +151,7 @@ def _first(folder: pathlib.Path, files: Sequence[str]) -> pathlib.Path | None:
 
 
 def package_of(name: str) -> str:
-  """Returns the pip package that carries weights of that name; '' for none."""
+  """Names the pip package that carries weights of a name; '' for none."""
   return PACKAGES.get(name, ('', ''))[0].replace('_', '-')
 
 
@@ -162,7 +162,7 @@ def package_file(name: str, files: Sequence[str]) -> pathlib.Path | None:
 
 
 def snapshot(name: str, patterns: Sequence[str]) -> pathlib.Path:
-  """Returns a folder of the Hugging Face Hub: of its cache, else downloaded.
+  """Takes a folder of the Hugging Face Hub from its cache, or downloads it.
 
   Args:
     name: 'user/name' of a repository of models.
@@ -201,7 +201,7 @@ def _fetch(attempts: Sequence[Callable]) -> tuple[pathlib.Path | None, str]:
 
 
 def _package(name: str) -> pathlib.Path | None:
-  """Returns the folder of weights in the installed package of that name."""
+  """Looks up the folder of weights in the installed package of a name."""
   package, folder = PACKAGES.get(name.split('/')[-1], (None, None))
   spec = importlib.util.find_spec(package) if package else None
   if spec is None or not spec.submodule_search_locations:

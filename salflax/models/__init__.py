@@ -53,7 +53,7 @@ MODELS = {
 
 
 def build(node: Mapping[str, Any]) -> nn.Module:
-  """Returns the network that a config record describes.
+  """Builds the network that a config record describes.
 
   Args:
     node: {'name': name in MODELS, **attributes}. `backbone` and `text` may be

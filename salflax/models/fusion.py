@@ -258,7 +258,7 @@ class TePrepend(nn.Module):
 
 
 def _zero_out(x, y, dtype):
-  """Returns y [B, hw, dim] as [B, h, w, C] like `x`, zero at the start."""
+  """Maps y [B, hw, dim] to [B, h, w, C] like `x`, zero at the start."""
   out = Conv(
     x.shape[-1],
     1,
@@ -288,7 +288,7 @@ PLACES = ('backbone', 'encoder')
 
 
 def _places(points):
-  """Returns {place: point}."""
+  """Sorts points by place: {place: point}."""
   return {'backbone' if p == 'backbone' else 'encoder': p for p in points}
 
 
@@ -316,7 +316,7 @@ def point(text: str, place: str = '') -> str:
 
 
 def make(text: str, *, dtype: Any, name: str) -> nn.Module:
-  """Returns the form written as `'lowrank(dim=128)'`.
+  """Makes the form written as `'lowrank(dim=128)'`.
 
   Args:
     text: name in `FORMS`, with options.
@@ -334,7 +334,7 @@ def make(text: str, *, dtype: Any, name: str) -> nn.Module:
 
 
 def fuse(form: nn.Module, x: jax.Array, text: TextFeatures) -> jax.Array:
-  """Returns `form(x, text)`, and `x` itself for rows without any real word.
+  """Computes `form(x, text)`; rows without any real word stay `x`.
 
   Args:
     form: a module out of `FORMS`, but `te_prepend`.
@@ -346,7 +346,7 @@ def fuse(form: nn.Module, x: jax.Array, text: TextFeatures) -> jax.Array:
 
 
 def prepend(form: nn.Module, x: jax.Array, text: TextFeatures):
-  """Returns the token of `te_prepend` and whether it counts, bool [B, 1].
+  """Computes the token of `te_prepend`, and whether it counts, bool [B, 1].
 
   It counts in rows with a real word; arguments as for `fuse`.
   """

@@ -55,7 +55,7 @@ class TextGate(nn.Module):
 
   @nn.compact
   def __call__(self, a: jax.Array, text: TextFeatures) -> jax.Array:
-    """Returns f32 [B, h, w, 1] of a [B, h, w, 1]; 0 for rows without words."""
+    """Computes f32 [B, h, w, 1] of a [B, h, w, 1]; 0 for rows without words."""
     query, key, value = fusion.text_query(a, text, self.dim, self.dtype)
     zero = nn.initializers.zeros
     out = layers.Dense(
@@ -106,7 +106,7 @@ class AttentiveConvLSTM(nn.Module):
   def __call__(
     self, x: jax.Array, text: TextFeatures | None = None
   ) -> jax.Array:
-    """Returns the last h, [B, h, w, C], of x [B, h, w, C]."""
+    """Computes the last h, [B, h, w, C], of x [B, h, w, C]."""
     width, released = x.shape[-1], self.gate_form == 'released'
     conv = functools.partial(
       layers.Conv, kernel_init=_input_init, dtype=self.dtype
@@ -156,7 +156,7 @@ class GaussianPriors(nn.Module):
 
   @nn.compact
   def __call__(self, h: int, w: int) -> jax.Array:
-    """Returns f32 [h, w, number] in [0, 1]."""
+    """Draws the Gaussians, f32 [h, w, number] in [0, 1]."""
 
     def init(key, shape):
       mean_key, sigma_key = jax.random.split(key)
@@ -232,7 +232,7 @@ class SAM(base.Saliency):
   def __call__(
     self, image, tokens=None, token_mask=None, *, train: bool
   ) -> jax.Array:
-    """Returns saliency, f32 [B, H, W], 0 or more.
+    """Predicts saliency, f32 [B, H, W], 0 or more.
 
     Args:
       image: f32 [B, H, W, 3], or the backbone's features {level: [B, h, w, C]}.

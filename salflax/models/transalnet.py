@@ -122,14 +122,14 @@ class TranSalNet(base.Saliency):
   def __call__(
     self, image, tokens=None, token_mask=None, *, train: bool
   ) -> jax.Array:
-    """Returns saliency in [0, 1], f32 [B, H, W]; arguments as `logits`."""
+    """Predicts saliency in [0, 1], f32 [B, H, W]; arguments as `logits`."""
     return nn.sigmoid(self.logits(image, tokens, token_mask, train=train))
 
   @nn.compact
   def logits(
     self, image, tokens=None, token_mask=None, *, train: bool
   ) -> jax.Array:
-    """Returns the map before the sigmoid, f32 [B, H, W].
+    """Computes the map before the sigmoid, f32 [B, H, W].
 
     Args:
       image: f32 [B, H, W, 3], or the backbone's features {level: [B, h, w, C]}
@@ -212,7 +212,7 @@ class TranSalNet(base.Saliency):
     )(tap, at)
 
   def _conv_widths(self) -> dict[int, int]:
-    """Returns the channels after the convolution at each stride used."""
+    """Lists the channels after the convolution at each stride used."""
     level_widths = {_stride(v): w for v, w in zip(self.levels, self.widths)}
     coarsest, finest = max(level_widths), min(level_widths)
     strides = [s for s in STRIDES if self.out_stride <= s <= coarsest]

@@ -113,7 +113,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-    """Returns {tap: [B, h, w, C]} after the ReLU, for image [B, H, W, 3].
+    """Computes {tap: [B, h, w, C]} after the ReLU, for image [B, H, W, 3].
 
     Raises:
       ValueError: for an unknown variant or tap, or for one whose stage has no
@@ -153,7 +153,7 @@ class ResNet(nn.Module):
     return features
 
   def unused(self, scope: str = 'backbone') -> tuple[str, ...]:
-    """Returns patterns of a published file's tensors that it does without.
+    """Lists patterns of a published file's tensors that it does without.
 
     Args:
       scope: place of this network in the whole one.

@@ -87,7 +87,7 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-    """Returns tokens after the last LayerNorm, f32 [B, 1 + N, D].
+    """Computes tokens after the last LayerNorm, f32 [B, 1 + N, D].
 
     Args:
       image: normalised, [B, H, W, 3].
@@ -124,7 +124,7 @@ class ViT(nn.Module):
 def from_config(
   folder_or_json: str | os.PathLike, **overrides
 ) -> dict[str, Any]:
-  """Returns the attributes of `ViT` that BLIP's config.json stands for.
+  """Reads the attributes of `ViT` that BLIP's config.json stands for.
 
   Args:
     folder_or_json: the file, its folder, or a name `hub.locate` knows.
@@ -146,7 +146,7 @@ def from_config(
 
 
 def load(name: str | os.PathLike, **overrides) -> tuple[ViT, dict[str, Any]]:
-  """Returns the vision tower of BLIP with its published weights.
+  """Loads the vision tower of BLIP with its published weights.
 
   Takes the files of Hugging Face and the original .pth, whose sizes are in its
   tensors.
@@ -180,7 +180,7 @@ def load(name: str | os.PathLike, **overrides) -> tuple[ViT, dict[str, Any]]:
 
 
 def rename(state: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the vision tower's tensors of a BLIP file, without their prefix.
+  """Selects the vision tower's tensors of a BLIP file, without their prefix.
 
   The text side, momentum copies (*_m), queues and heads are left out.
 
@@ -203,7 +203,7 @@ def rename(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(state: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
-  """Returns the sizes of the original tower, from its tensors."""
+  """Reads the sizes of the original tower off its tensors."""
   kernel = state.get('embeddings.patch_embedding.weight')
   table = state.get('embeddings.position_embedding')
   mlp = state.get('encoder.layers.0.mlp.fc1.bias')

@@ -106,7 +106,7 @@ class Machine:
     self.storages: dict[str, Storage] = {}
 
   def run(self, f: BinaryIO) -> Any:
-    """Returns the object that the pickle at the file's position describes."""
+    """Builds the object that the pickle at the file's position describes."""
     for opcode, arg, _ in pickletools.genops(f):
       name = opcode.name
       if name == 'STOP':
