@@ -87,7 +87,7 @@ def _network(network, scale):
       name='aspp',
       size=(120, 160) if small else (300, 400),
       backbone=dict(name='vgg16', weights='vgg16.safetensors'),
-      # Adam's steps are made for values about 1; features reach hundreds.
+      # Adam's steps suit values about 1; features reach hundreds.
       feature_scale=0.01 if small else 1.0,
     )
   return dict(

@@ -68,7 +68,7 @@ HEAVY = {
 
 
 def name_of(path):
-  """Returns 'data.pp' for salflax/data/pp.py, 'data' for its __init__."""
+  """Writes 'data.pp' for salflax/data/pp.py, 'data' for its __init__."""
   parts = path.relative_to(ROOT / 'salflax').with_suffix('').parts
   return '.'.join(p for p in parts if p != '__init__') or 'salflax'
 

@@ -123,8 +123,8 @@ def execute(options: Any) -> None:
   folder = pathlib.Path(options.runs or _usual(paper))
   if options.runs and not folder.is_dir():
     raise ValueError(f'--runs={folder}: there is no such folder.')
-  made_by = _paper_options(folder) + _where(paper, folder)
-  paper = paper._replace(options=made_by)
+  suffix = _paper_options(folder) + _where(paper, folder)
+  paper = paper._replace(options=suffix)
   runs = Runs(paper, folder)
   sections = []
   for table in paper.tables:

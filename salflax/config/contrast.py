@@ -134,8 +134,8 @@ def check(stage: Stage) -> None:
     )
   if source is None:
     return
-  known = set(sentences)
-  images = {batches.image_key(row) for row in rows if row['text'] in known}
+  readable = set(sentences)
+  images = {batches.image_key(row) for row in rows if row['text'] in readable}
   if not sentences:
     conditions = sorted({str(row['condition']) for row in rows})
     raise ValueError(

@@ -55,7 +55,7 @@ def without_scored(
   if kept:
     note = (
       f'{left_out} of {len(set(images))} training images are scored here: the '
-      'centre prior and the baseline of IG are made of the others.'
+      'centre prior and the baseline of IG are of the others.'
     )
     return batches.Rows(baselines, kept), [note]
   note = (

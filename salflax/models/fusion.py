@@ -4,7 +4,7 @@ Every form is a module called as `form(x, text)`: features x [B, h, w, C] and
 `TextFeatures` in, features of the same shape out (`te_prepend`: a token). With
 t the sentence vector, at the backbone's output (the paper's scheme 1):
 
-  gate      the paper's released code: a text-made query for every cell,
+  gate      the paper's released code: a query for every cell from the text,
             softmax over the rows of each column
   gate_hw   the same with one softmax over all cells
   full      the paper's equation 4: the query map attends to all cells
@@ -19,7 +19,7 @@ in a transformer encoder only (scheme 2):
 
   te_cross     `token` by another name: standard cross-attention
   te_bilinear  the released code's unused lines: softmax of cells times a
-               matrix made of t
+               matrix of t
   te_prepend   t as a token more, which all blocks see
 
 lowrank, token, bilinear and te_cross have a zero-initialised last layer and
@@ -100,7 +100,7 @@ class _TextQuery(nn.Module):
 class Gate(_TextQuery):
   """The released code's gate: x + a V, a softmax over each column's rows.
 
-  a = softmax_h(sum_c Q K / sqrt(C)): a cell's own key meets a query made for
+  a = softmax_h(sum_c Q K / sqrt(C)): a cell's own key meets a query for
   that cell, and the cells of one column share a weight of 1.
   """
 

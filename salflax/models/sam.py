@@ -37,7 +37,7 @@ def _gates_init(key, shape, dtype=jnp.float32):
 class TextGate(nn.Module):
   """What a sentence adds to an attention map.
 
-  Queries W_Q t are made for every cell, keys and values W_K a and W_V a from
+  Queries W_Q t are for every cell, keys and values W_K a and W_V a from
   the map a, all without bias. The sum over channels of query times key, over
   sqrt(dim), goes through a softmax over the rows of each column, weighs the
   values, and a linear map takes them back to one channel.
@@ -88,7 +88,7 @@ class AttentiveConvLSTM(nn.Module):
   'released') differs in three ways, read in it: its attention is a softmax
   over a single channel, hence 1 everywhere, so that the gate reads no image;
   the gate is added behind it; h and c start as x. The code as released calls
-  this part from nowhere, so what it was trained with is not known.
+  this part from nowhere, so its training is unknown.
 
   Attributes:
     steps: number of looks.
@@ -199,8 +199,8 @@ class SAM(base.Saliency):
   Attributes:
     backbone: maps an image to {level: features} at 1/8: the dilated
       `vgg.VGG16` or `resnet.ResNet`.
-    text: maps token ids and mask to `TextFeatures`; None takes those ready
-      made, or no text at all.
+    text: maps token ids and mask to `TextFeatures`; None takes those as
+      they come, or no text at all.
     gate: channels of the sentence's gate on the attention; 0 for none.
     gate_form: 'logits' or 'released': see `AttentiveConvLSTM`.
     size: (H, W) of the image, multiples of 8.

@@ -74,8 +74,8 @@ class TranSalNet(base.Saliency):
 
   Attributes:
     backbone: maps an image to {level: features}, e.g. `resnet.ResNet`.
-    text: maps token ids and mask to `TextFeatures`; None takes those ready
-      made, or no text at all.
+    text: maps token ids and mask to `TextFeatures`; None takes those as
+      they come, or no text at all.
     fuse: levels that the sentence joins, out of `levels`.
     fusion: form in `fusion.FORMS`, with options: 'lowrank(dim=128)'.
     place: 'backbone' joins the text to the backbone's features (the paper's

@@ -211,8 +211,8 @@ def _licences(config: Mapping[str, Any]) -> str:
     result[name] = _data_set(name)[1]
   for part in ('backbone', 'text'):
     if weights := str(config['model'][part].get('weights', '')):
-      known = [v for k, v in WEIGHTS.items() if k in weights.lower()]
-      result[weights] = (known or ["its publisher's"])[0]
+      licences = [v for k, v in WEIGHTS.items() if k in weights.lower()]
+      result[weights] = (licences or ["its publisher's"])[0]
   text = _listed(result)
   if 'sjtu_tis' in result:
     text += '\nTrained on SJTU-TIS: these weights are for research use.\n'

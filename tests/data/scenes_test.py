@@ -221,13 +221,17 @@ def test_phrase_fits_one_thing_alone():
     scene = source.scene(i)
     for thing in scene.things:
       phrase = sentences.phrase(rng, thing, scene.things, scene.extent)
-      said = canonical(phrase)
+      phrase_facts = canonical(phrase)
       fits = []
       for other in scene.things:
         facts = {other.kind, other.colour, other.pattern}
         where = sentences.place(other, scene.extent)
-        told = any(p in phrase for p in (' on the ', ' in the ', ' at the '))
-        fits.append(said <= facts and (not told or phrase.endswith(where)))
+        with_place = any(
+          p in phrase for p in (' on the ', ' in the ', ' at the ')
+        )
+        fits.append(
+          phrase_facts <= facts and (not with_place or phrase.endswith(where))
+        )
       assert fits.count(True) == 1, (phrase, scene)
       assert scene.things[fits.index(True)] is thing
 

@@ -26,7 +26,7 @@ def samples(raw, report, *, gaze=None, sigma=None):
       fixations.csv, or tables of an eye tracker; texts.csv is optional.
     gaze: options of `gaze_layout.Layout` for the tables of an eye tracker, in
       place of fixations.csv.
-    sigma: blur of maps made of fixations, in pixels; `maps.default_sigma` if
+    sigma: blur of maps from fixations, in pixels; `maps.default_sigma` if
       None. Maps that exist are taken as they are.
   """
   has_maps, has_files = (

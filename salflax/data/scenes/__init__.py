@@ -1,12 +1,12 @@
-"""Text-guided scenes drawn on the fly: no download, right answers known.
+"""Text-guided scenes drawn on the fly: no download, exact right answers.
 
 An image holds three to six coloured things on a textured ground. It is looked
 at under several conditions, as in SJTU-TIS: without text, with a description
 of the whole, and with a sentence that names the most conspicuous thing or an
-inconspicuous one. Fixations are drawn from a known density: centre bias,
+inconspicuous one. Fixations are drawn from a density that sums up centre bias,
 conspicuity and, where a sentence names something, that thing. Things lie
-anywhere, so a sentence tells where to look only to a model that finds what it
-names in the image.
+anywhere, so a sentence tells where to look only to a model that sees in the
+image what it names.
 
 NumPy and Pillow only. Every example follows from (seed, split, index) alone.
 """

@@ -39,7 +39,7 @@ _NAMES = transformer.BlockNames(
 )
 _ORIGINAL = 'visual_encoder.'
 _HUGGING_FACE = 'vision_model.'
-# The original names (timm's), and what Hugging Face made of them.
+# The original names (timm's), and those of Hugging Face.
 _RENAMED = (
   (r'cls_token', 'embeddings.class_embedding'),
   (r'pos_embed', 'embeddings.position_embedding'),
@@ -94,7 +94,7 @@ class ViT(nn.Module):
       train: has no effect, for there is neither dropout nor BatchNorm.
 
     Raises:
-      ValueError: for an image that is not made of whole patches.
+      ValueError: for an image whose sides are not whole patches.
     """
     del train
     self._check(image)

@@ -157,7 +157,7 @@ def from_config(
 ) -> dict[str, Any]:
   """Reads the attributes of `Bert` that a config.json stands for.
 
-  A folder of sentence-transformers also says how its sentence vector is made
+  A folder of sentence-transformers also says how its sentence vector is pooled
   (1_Pooling/config.json, modules.json).
 
   Args:
@@ -208,7 +208,7 @@ def load(
 
   Takes BERT (with and without the prefix 'bert.', LayerNorm as weight and bias
   or gamma and beta), MiniLM, and the text tower of BLIP (Hugging Face's files
-  and the original .pth, whose config is known).
+  and the original .pth, whose config never differs).
 
   Args:
     name: a weight file, its folder, or a name `hub.locate` knows, such as
@@ -302,7 +302,7 @@ def _tokenizer_folder(
 ) -> pathlib.Path:
   """Looks up the folder of the vocabulary.
 
-  The original BLIP is one .pth, made with bert-base's word pieces; beside a
+  The original BLIP is one .pth, with bert-base's word pieces; beside a
   config.json another network's vocabulary would give wrong words.
   """
   places = [name]

@@ -162,7 +162,7 @@ def _read_stream(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _bounded(count: int, f: BinaryIO) -> int:
-  """Checks that the file has `count` bytes left."""
+  """Checks that the file has `count` bytes left; returns it."""
   left = os.fstat(f.fileno()).st_size - f.tell()
   if not 0 <= count <= left:
     raise Refused(f'it is truncated: {count} bytes wanted, {left} left')
