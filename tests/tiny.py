@@ -109,7 +109,7 @@ def stages(config, workdir, *, train=None, held_out=None) -> list[Stage]:
 
 
 def last_state(stage: Stage, folder, at: int | None = None):
-  """Restores the state that a stage's folder holds, of the last step or `at`."""
+  """Restores the state in a stage's folder, of the last step or `at`."""
   checkpoints = checkpoint.Checkpoints(str(folder / stage.name / 'checkpoints'))
   at = checkpoints.latest_step() if at is None else at
   abstract = stages_lib.abstract_state(stage)

@@ -7,6 +7,7 @@ not on workers, nor on how many processes share the batch.
 
 import collections
 import concurrent.futures
+import operator
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -203,7 +204,22 @@ def number_image(example: Example) -> Example:
   return dict(example, image_number=np.uint32(number).astype(np.int32))
 
 
-class Rows:
+class View:
+  """Rows of other sources, whole or in part, by `read(index, reader)`."""
+
+  def __getitem__(self, index: int) -> Example:
+    return self.read(index, operator.getitem)
+
+  def meta(self, index: int) -> dict[str, Any]:
+    """Reads image_id, condition and text of a row, without its image."""
+    return self.read(index, meta)
+
+  def truth(self, index: int) -> Example:
+    """Reads a row without its image."""
+    return self.read(index, truth)
+
+
+class Rows(View):
   """Some rows of a source, in an order of their own."""
 
   def __init__(self, source: Sequence[Example], rows: Sequence[int]):
@@ -212,19 +228,12 @@ class Rows:
   def __len__(self) -> int:
     return len(self.rows)
 
-  def __getitem__(self, index: int) -> Example:
-    return self.source[self.rows[index]]
-
-  def meta(self, index: int) -> dict[str, Any]:
-    """Reads image_id, condition and text of a row."""
-    return meta(self.source, self.rows[index])
-
-  def truth(self, index: int) -> Example:
-    """Reads a row without its image."""
-    return truth(self.source, self.rows[index])
+  def read(self, index: int, reader: Callable) -> dict[str, Any]:
+    """Reads a row by `reader(source, index)`."""
+    return reader(self.source, self.rows[index])
 
 
-class Joined:
+class Joined(View):
   """The rows of several sources, one after another; `joined` tells which."""
 
   def __init__(
@@ -237,26 +246,13 @@ class Joined:
   def __len__(self) -> int:
     return int(self._ends[-1])
 
-  def _find(self, index):
+  def read(self, index: int, reader: Callable) -> dict[str, Any]:
+    """Reads a row by `reader(source, index)`, and adds `joined`."""
     part = int(np.searchsorted(self._ends, index, side='right'))
     if not 0 <= index < len(self):
       raise IndexError(f'Row {index} of {len(self)}.')
-    start = int(self._ends[part]) - len(self.sources[part])
-    return part, index - start
-
-  def __getitem__(self, index: int) -> Example:
-    part, row = self._find(index)
-    return dict(self.sources[part][row], joined=self.names[part])
-
-  def meta(self, index: int) -> dict[str, Any]:
-    """Reads image_id, condition, text and joined of a row."""
-    part, row = self._find(index)
-    return dict(meta(self.sources[part], row), joined=self.names[part])
-
-  def truth(self, index: int) -> Example:
-    """Reads a row without its image."""
-    part, row = self._find(index)
-    return dict(truth(self.sources[part], row), joined=self.names[part])
+    row = index - int(self._ends[part]) + len(self.sources[part])
+    return dict(reader(self.sources[part], row), joined=self.names[part])
 
 
 def _check_batch_size(batch_size: int, count: int) -> None:
