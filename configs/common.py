@@ -3,23 +3,23 @@
 `salflax/config/schema.py` says what each key means.
 """
 
-import difflib
 import re
 
 import ml_collections
 
 from salflax.config import schema
+from salflax.core import spec
 
 _SWITCH = {'': True, '1': True, 'true': True, '0': False, 'false': False}
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """Returns the keys of a run; a config fills in stages and model."""
+  """Lists the keys of a run; a config fills in stages and model."""
   return ml_collections.ConfigDict(schema.RUN)
 
 
 def stage(**values) -> ml_collections.ConfigDict:
-  """Returns the keys of one stage, these values set.
+  """Lists the keys of one stage, with these values.
 
   Raises:
     ValueError: for a key that no stage has.
@@ -34,7 +34,7 @@ def stage(**values) -> ml_collections.ConfigDict:
 
 
 def contrast(**values) -> ml_collections.ConfigDict:
-  """Returns the keys of a contrastive loss, these values set.
+  """Lists the keys of a contrastive loss, with these values.
 
   The paper's scheme 3: the image, dimmed by its predicted map, should match
   its sentence better than other sentences, and suffice to tell it.
@@ -49,7 +49,7 @@ def contrast(**values) -> ml_collections.ConfigDict:
 
 
 def text_encoder(weights: str) -> dict:
-  """Returns the record of a BERT that takes 35 word pieces, as BLIP's does."""
+  """Writes the record of a BERT that takes 35 word pieces, as BLIP's does."""
   record = dict(name='bert', weights=weights, length=35)
   if weights == 'all-MiniLM-L6-v2':
     record.update(pool='mean', normalize=True)
@@ -57,7 +57,7 @@ def text_encoder(weights: str) -> dict:
 
 
 def transalnet() -> dict:
-  """Returns the record of the published network, without a sentence's part."""
+  """Writes the record of the published network, without a sentence's part."""
   return dict(
     name='transalnet',
     size=(288, 384),
@@ -74,7 +74,7 @@ def transalnet() -> dict:
 
 
 def small_backbone(name: str) -> tuple[dict, str]:
-  """Returns the record of a frozen ResNet-50, and its pixels' normalisation.
+  """Writes the record of a frozen ResNet-50, and its pixels' normalisation.
 
   Args:
     name: 'resnet50_v1', whose weights docs/reproduce.md describes, or
@@ -91,18 +91,11 @@ def small_backbone(name: str) -> tuple[dict, str]:
 
 def choice(key: str, value, allowed) -> None:
   """Raises ValueError where an option's value is not one of those allowed."""
-  if value not in allowed:
-    texts = [str(a) for a in allowed]
-    near = difflib.get_close_matches(str(value), texts, n=1)
-    hint = f' Did you mean {near[0]!r}?' if near else ''
-    raise ValueError(
-      f'Unknown {key} {value!r}.{hint} Allowed: '
-      f'{", ".join(t or repr(t) for t in texts)}.'
-    )
+  spec.lookup(key, allowed, value)
 
 
 def options(arg: str, defaults: dict) -> ml_collections.ConfigDict:
-  """Returns the options in a config's argument, `'scheme=token,fold=1'`.
+  """Reads the options in a config's argument, `'scheme=token,fold=1'`.
 
   Args:
     arg: what follows the colon in --config=configs/x.py:arg.
@@ -118,13 +111,7 @@ def options(arg: str, defaults: dict) -> ml_collections.ConfigDict:
     if not part.strip():
       continue
     key, _, value = (p.strip() for p in part.partition('='))
-    if key not in defaults:
-      near = difflib.get_close_matches(key, defaults, n=1)
-      hint = f' Did you mean {near[0]!r}?' if near else ''
-      raise ValueError(
-        f'Unknown option {key!r} in the config argument {arg!r}.{hint} '
-        f'Allowed: {sorted(defaults)}.'
-      )
+    spec.lookup('option', defaults, key)
     kind = type(defaults[key])
     try:
       out[key] = _SWITCH[value.lower()] if kind is bool else kind(value)

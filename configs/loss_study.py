@@ -80,14 +80,14 @@ _SHRINK = {'paper': 1, 'small': 2}
 
 
 def _network(network, scale):
-  """Returns the record of the network."""
+  """Writes the record of the network."""
   small = scale == 'small'
   if network == 'aspp':
     return dict(
       name='aspp',
       size=(120, 160) if small else (300, 400),
       backbone=dict(name='vgg16', weights='vgg16.safetensors'),
-      # Adam's steps are made for values about 1; features reach hundreds.
+      # Adam's steps suit values about 1; features reach hundreds.
       feature_scale=0.01 if small else 1.0,
     )
   return dict(
@@ -100,14 +100,14 @@ def _network(network, scale):
 
 
 def _output(name, scale):
-  """Returns the output of a row at a scale."""
+  """Names the output of a row at a scale."""
   # Human maps are zero nearly everywhere, which kills a ReLU within Adam's
   # first steps: under AE all maps were zero from then on.
   return 'projected_relu' if scale == 'small' and name == 'relu' else name
 
 
 def _recipe(network, scale):
-  """Returns how a network is trained."""
+  """Chooses how a network is trained."""
   if scale == 'small':
     return dict(
       optimizer='adamw(decay=0.01)',
@@ -136,7 +136,7 @@ def _recipe(network, scale):
 
 
 def get_config(arg=''):
-  """Returns the config.
+  """Makes the config.
 
   Args:
     arg: options: row= one of ROWS; scale=paper|small; data= what to train and

@@ -14,7 +14,7 @@ EVAL_PP = f'resize_pad({FRAME})|rasterize|normalize("imagenet")'
 
 
 def get_config(arg=''):
-  """Returns the config.
+  """Makes the config.
 
   Args:
     arg: options such as 'epochs=2,fusion=bilinear'.

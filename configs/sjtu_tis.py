@@ -57,7 +57,7 @@ def _small(config, options):
 
 
 def get_config(arg=''):
-  """Returns the config.
+  """Makes the config.
 
   Args:
     arg: options: `small`, with backbone=resnet50_v1|resnet50;

@@ -132,7 +132,7 @@ def _sam(config, scale):
 
 
 def _frozen(model, train):
-  """Returns the pattern of what keeps its bits: all but the named parts."""
+  """Writes the pattern of what keeps its bits: all but the named parts."""
   fine = [n for n in range(1, 7) if 2 ** (6 - n) >= model['out_stride']]
   convs = [*fine, 7]
   parts = ['fusion_[0-9]+', 'contrast/(?!vision/).+']
@@ -188,7 +188,7 @@ def _tune(config, row, options, rows, recipe):
 
 
 def get_config(arg=''):
-  """Returns the config.
+  """Makes the config.
 
   Args:
     arg: options: row= one of ROWS; scale=paper|small, small with

@@ -4,7 +4,7 @@
 
 data.noun is WordNet 3.0's (Debian package wordnet-base, or wordnet.princeton.
 edu). Names and synsets of the classes are those of the packaged file; vectors
-are made anew, by all-MiniLM-L6-v2.
+are computed anew, by all-MiniLM-L6-v2.
 """
 
 import pathlib

@@ -90,13 +90,13 @@ generalise='mlnet_mse lc1_r lc2_r'
 
 # One folder is of one size: its rows are compared, and the report names the
 # command that makes those that are missing.
-made="--scale=$scale${free:+ --free=$free}${data:+ --data=$data}"
+settings="--scale=$scale${free:+ --free=$free}${data:+ --data=$data}"
 if [[ -z "${DRY_RUN:-}" ]]; then
   mkdir -p "$runs"
-  before="$(cat "$runs/options.txt" 2>/dev/null || printf '%s' "$made")"
-  [[ "$before" == "$made" ]] ||
-    die "$runs is of runs with $before, found $made: give another --runs."
-  printf '%s\n' "$made" >"$runs/options.txt"
+  before="$(cat "$runs/options.txt" 2>/dev/null || printf '%s' "$settings")"
+  [[ "$before" == "$settings" ]] ||
+    die "$runs is of runs with $before, found $settings: give another --runs."
+  printf '%s\n' "$settings" >"$runs/options.txt"
 fi
 
 # python_run WHERE ARGUMENTS: runs Python, on its share of the CPU and with a

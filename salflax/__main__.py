@@ -6,7 +6,6 @@ As `python -m salflax`. Commands:
 """
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import pathlib
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 
 import salflax
 from salflax import cli
+from salflax.core import spec
 
 COMMANDS = {
   'prepare': 'salflax.cli.prepare',
@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 def describe(module: str) -> str:
-  """Returns the first line of a module's docstring; does not import it."""
+  """Reads the first line of a module's docstring; does not import it."""
   source = importlib.util.find_spec(module).origin
   tree = ast.parse(pathlib.Path(source).read_text(encoding='utf-8'))
   return ast.get_docstring(tree).partition('\n')[0]
@@ -53,12 +53,7 @@ def main(argv: Sequence[str]) -> int:
       print(f'  {command:9} {describe(module)}')
     return cli.DONE
   if name not in COMMANDS:
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f' Did you mean {near[0]!r}?' if near else ''
-    cli.say(
-      f'salflax: unknown command {name!r}.{hint} Allowed: '
-      f'{", ".join(COMMANDS)}.'
-    )
+    cli.say(f'salflax: {spec.unknown("command", name, COMMANDS)}')
     return cli.USAGE
   try:
     module = importlib.import_module(COMMANDS[name])

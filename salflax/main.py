@@ -46,7 +46,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def default_workdir(config: str) -> str:
-  """Returns the folder of a run whose --workdir is not named.
+  """Names the folder of a run whose --workdir is not set.
 
   Args:
     config: value of --config, 'configs/sjtu_tis.py:small'.
@@ -87,7 +87,7 @@ def _write_card(workdir) -> None:
 
 
 def _stages(config, workdir):
-  """Returns the stages of a config, checked.
+  """Resolves and checks the stages of a config.
 
   Raises:
     ValueError: something in it is wrong.

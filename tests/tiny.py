@@ -86,14 +86,14 @@ def mesh(devices: int = 1):
 
 
 def stages(config, workdir, *, train=None, held_out=None) -> list[Stage]:
-  """Returns the stages of a config, on `Toy` data or what is given."""
+  """Resolves the stages of a config, on `Toy` data or other rows."""
   train = Toy(5) if train is None else train
   held_out = Toy(1, seed=1) if held_out is None else held_out
-  found = []
+  result = []
   for s in config_lib.resolve(config, str(workdir), with_data=False):
     epoch = max(1, len(train) // s.batch_size)
     node = config[s.name]
-    found.append(
+    result.append(
       dataclasses.replace(
         s,
         train_source=train,
@@ -105,11 +105,11 @@ def stages(config, workdir, *, train=None, held_out=None) -> list[Stage]:
         eval_every=max(1, round(node.eval_epochs * epoch)),
       )
     )
-  return found
+  return result
 
 
 def last_state(stage: Stage, folder, at: int | None = None):
-  """Returns the state that a stage's folder holds, of the last step or `at`."""
+  """Restores the state in a stage's folder, of the last step or `at`."""
   checkpoints = checkpoint.Checkpoints(str(folder / stage.name / 'checkpoints'))
   at = checkpoints.latest_step() if at is None else at
   abstract = stages_lib.abstract_state(stage)
@@ -142,7 +142,7 @@ def interrupt_after(monkeypatch, steps: int) -> None:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict]:
-  """Returns the lines of metrics.jsonl without what the clock decides."""
+  """Reads the lines of metrics.jsonl without what the clock decides."""
   with open(folder / 'metrics.jsonl', encoding='utf-8') as f:
     rows = [json.loads(line) for line in f]
   for row in rows:

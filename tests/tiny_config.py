@@ -7,7 +7,7 @@ EVAL_PP = 'resize_pad(32, 32)|rasterize|normalize("imagenet")'
 
 
 def get_config(arg=''):
-  """Returns a config with one stage, 'only'.
+  """Makes a config with one stage, 'only'.
 
   Args:
     arg: bert=folder of a text encoder, '' for none; data=data set.

@@ -37,7 +37,7 @@ class View:
 
 
 def whole(key: str, array: np.ndarray, **kwargs) -> View:
-  """Returns the view of a whole C-contiguous array."""
+  """Makes the view of a whole C-contiguous array."""
   stride = tuple(s // array.itemsize for s in np.empty_like(array).strides)
   return View(key, 0, array.shape, stride, **kwargs)
 
@@ -92,7 +92,7 @@ def _tensor(view: View, storages, *, legacy: bool) -> bytes:
 
 
 def program(node, storages, *, legacy: bool = False) -> bytes:
-  """Returns the opcodes of nested dicts, tensors, raw bytes, ints, strings."""
+  """Writes the opcodes of nested dicts, tensors, raw bytes, ints, strings."""
 
   def emit(x):
     if isinstance(x, bytes):
@@ -145,12 +145,12 @@ def save(path, state, *, layout='zip') -> None:
 
 
 def array(*shape, dtype=np.float32):
-  """Returns random numbers."""
+  """Draws random numbers."""
   return RNG.normal(size=shape).astype(dtype)
 
 
 def resnet_like():
-  """Returns a small state dict with every kind of tensor."""
+  """Makes a small state dict with every kind of tensor."""
   return {
     'conv1.weight': array(4, 3, 7, 7),
     'layer1.0.conv1.weight': array(5, 4, 1, 1),

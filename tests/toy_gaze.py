@@ -11,10 +11,10 @@ SIZES = ((40, 60), (48, 48), (61, 37))
 class Toy:
   """Images seen in every condition; gaze follows the condition."""
 
-  def __init__(self, num_pictures=6, conditions=CONDITIONS, *, seed=0):
+  def __init__(self, num_images=6, conditions=CONDITIONS, *, seed=0):
     rng = np.random.default_rng(seed)
     self.rows = []
-    for p in range(num_pictures):
+    for p in range(num_images):
       h, w = SIZES[p % len(SIZES)]
       image = rng.integers(0, 256, (h, w, 3), np.uint8)
       for c, condition in enumerate(conditions):
@@ -44,7 +44,7 @@ class Toy:
     return {k: self.rows[index][k] for k in ('image_id', 'condition', 'text')}
 
   def only(self, *conditions):
-    """Returns a source of the rows of some conditions."""
+    """Makes a source of the rows of some conditions."""
     out = Toy(0)
     out.rows = [r for r in self.rows if r['condition'] in conditions]
     return out

@@ -13,7 +13,7 @@ def _code(notebook):
   return [c for c in notebook['cells'] if c['cell_type'] == 'code']
 
 
-def _pictures(notebook):
+def _figures(notebook):
   """Counts the images among the outputs."""
   outputs = [o for c in _code(notebook) for o in c['outputs']]
   return sum('image/jpeg' in o.get('data', {}) for o in outputs)
@@ -31,7 +31,7 @@ def _errors(notebook):
 
 def test_its_outputs_are_stored():
   notebook = json.loads(TUTORIAL.read_text(encoding='utf-8'))
-  assert _pictures(notebook) >= 3 and not _errors(notebook)
+  assert _figures(notebook) >= 3 and not _errors(notebook)
   counts = [c['execution_count'] for c in _code(notebook)]
   assert counts == [*range(1, len(counts) + 1)]  # run once, from the top
   assert TUTORIAL.stat().st_size < 1 << 20
@@ -56,5 +56,5 @@ def test_it_runs(tmp_path):
     kernel_name='python3',
     resources={'metadata': {'path': str(tmp_path / 'docs')}},
   ).execute()
-  assert _pictures(notebook) >= 3 and not _errors(notebook)
+  assert _figures(notebook) >= 3 and not _errors(notebook)
   assert (tmp_path / 'runs' / 'tutorial' / 'run').is_dir()

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def tensor(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-  """Returns the float32 tensor called `name`, of the same scale at any width.
+  """Draws the float32 tensor called `name`, of the same scale at any width.
 
   Weights have the deviation fan_in^-1/2; norms, biases and running statistics
   are near their usual values but never at them.

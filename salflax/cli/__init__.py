@@ -203,7 +203,7 @@ def _spelling(argument: str, values) -> str:
 
 
 def _options(values) -> str:
-  """Returns the help of every flag, 80 columns wide."""
+  """Writes the help of every flag, 80 columns wide."""
   lines = []
   for name in values:
     flag = values[name]

@@ -49,7 +49,7 @@ def check(argv: Sequence[str]) -> None:
 
 
 def _load(name: str) -> dict[str, Any]:
-  """Returns a config as plain dicts and tuples."""
+  """Loads a config as plain dicts and tuples."""
   file, colon, argument = name.partition(':')
   path = pathlib.Path(file)
   if not path.is_file():
@@ -79,7 +79,7 @@ def _load(name: str) -> dict[str, Any]:
 
 
 def _absent(path: pathlib.Path) -> str:
-  """Returns a message that names the nearest of the files around."""
+  """Writes a message that names the nearest of the files around."""
   folders = (path, path.parent, pathlib.Path('configs'))
   files = sorted({str(p) for folder in folders for p in folder.glob('*.py')})
   text = f'--config={path}: there is no such file.'

@@ -1,4 +1,4 @@
-"""Scores a run, or a folder of maps made by any other model.
+"""Scores a run, or a folder of maps from any other model.
 
     salflax evaluate --run=runs/tsn --controls
     salflax evaluate --run=runs/tsn --data=osie --split=test
@@ -94,7 +94,7 @@ def _draw(subject, figures, seed) -> None:
   plots.conditions_figure(rows, folder / 'conditions.png')
   if any('none' in row for example in rows for row in example['rows']):
     plots.sentences_figure(rows, folder / 'sentences.png')
-    # A model of one condition can be given the sentences of others, too.
+    # A model of one condition can read the sentences of others, too.
     if pairs := examples.contrast(predictor, subject.whole, figures):
       figures_lib.difference_figure(pairs, folder / 'difference.png')
 

@@ -26,7 +26,7 @@ _KEEP_INSIDE = (
   'leave out the fixation; by default the sample is left out.'
 )
 _BLUR = (
-  'Blur of maps made of fixations, in pixels. Default: 24 for osie and '
+  'Blur of maps from fixations, in pixels. Default: 24 for osie and '
   'mit1003, 19 for SALICON, 40 for cat2000, 3 % of the longer side for fiwi '
   'and folder. sjtu_tis has maps of its own.'
 )

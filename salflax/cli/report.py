@@ -63,7 +63,7 @@ def _usual(paper):
 
 
 def _where(paper, folder):
-  """Returns the option that names the folder of the runs, if it is needed."""
+  """Writes the option that names the folder of the runs, if it is needed."""
   if folder == _usual(paper):
     return ''
   return f' --runs={shlex.quote(str(folder))}'
@@ -106,7 +106,7 @@ def _docs(paper, folder, sections, extras, drawn, out):
 
 
 def _load(data, split, *, folder):
-  """Returns the rows of a split, for the figures with images."""
+  """Loads the rows of a split, for the figures with images."""
   from salflax.config import resolve
 
   return resolve.load_rows(data, split, resolve.data_dir(folder))
@@ -123,8 +123,8 @@ def execute(options: Any) -> None:
   folder = pathlib.Path(options.runs or _usual(paper))
   if options.runs and not folder.is_dir():
     raise ValueError(f'--runs={folder}: there is no such folder.')
-  made_by = _paper_options(folder) + _where(paper, folder)
-  paper = paper._replace(options=made_by)
+  suffix = _paper_options(folder) + _where(paper, folder)
+  paper = paper._replace(options=suffix)
   runs = Runs(paper, folder)
   sections = []
   for table in paper.tables:

@@ -55,7 +55,7 @@ def attach(
     margin=node.pop('margin'),
     hardest=node.pop('hardest'),
   )
-  spec.lookup('mask of contrast', dict.fromkeys(contrasts.MASKS), node['mask'])
+  spec.lookup('mask of contrast', contrasts.MASKS, node['mask'])
   node['matching'], node['caption'] = node['matching'] > 0, node['caption'] > 0
   if not (node['matching'] or node['caption']):
     return model, (), None, ()
@@ -84,7 +84,7 @@ def _make_vision(node: Mapping[str, Any], pp_text: str, dtype: Any):
   """Makes (attributes of `Contrast` for what looks at images, its weights)."""
   node = dict(node)
   pool, normalize = node.pop('pool', 'mean'), node.pop('normalize', '')
-  spec.lookup('pool of vision', dict.fromkeys(contrasts.POOLS), pool)
+  spec.lookup('pool of vision', contrasts.POOLS, pool)
   pixels = _pixels(pp_text, normalize) if normalize else None
   tower, weights = network.make_tower(node, dtype)
   if tower is None and pixels:
@@ -93,12 +93,12 @@ def _make_vision(node: Mapping[str, Any], pp_text: str, dtype: Any):
 
 
 def without_files(node: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a record that starts from no file: those may be gone."""
+  """Empties a record of the files it starts from: those may be gone."""
   return node and dict(node, vision=dict(node['vision'], weights=''))
 
 
 def _pixels(pp_text: str, normalize: str) -> contrasts.Pixels:
-  """Returns the map of a pp string's pixels to those that a tower expects."""
+  """Maps a pp string's pixels to those that a tower expects."""
   order, mean, std = pp.normalization(pp_text)
   tower_order, tower_mean, tower_std = spec.lookup(
     'normalization of vision', pp.NORMALIZATIONS, normalize
@@ -120,7 +120,7 @@ def check(stage: Stage) -> None:
   """
   source, rows, sentences = stage.train_source, [], []
   if source is not None and stage.tokenizer is not None:
-    rows = [batches.meta(source, i) for i in range(len(source))]
+    rows = batches.metas(source)
     texts = sorted({row['text'] for row in rows})
     words = stage.tokenizer(texts)[1].any(-1)
     sentences = [text for text, some in zip(texts, words) if some]
@@ -134,8 +134,8 @@ def check(stage: Stage) -> None:
     )
   if source is None:
     return
-  known = set(sentences)
-  images = {batches.image_key(row) for row in rows if row['text'] in known}
+  readable = set(sentences)
+  images = {batches.image_key(row) for row in rows if row['text'] in readable}
   if not sentences:
     conditions = sorted({str(row['condition']) for row in rows})
     raise ValueError(

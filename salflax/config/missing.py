@@ -1,5 +1,6 @@
 """All that a config needs and this machine lacks, with what brings it."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def collect(config: Mapping[str, Any]) -> list[str]:
-  """Returns a line or more for each missing data set, weight, run, package.
+  """Lists every missing data set, weight, run and package, in lines.
 
   Args:
     config: plain dicts and tuples that `schema.check` has passed. Names that
@@ -47,19 +48,21 @@ def _lookups(config) -> Iterator[tuple[str, Callable]]:
       if part.partition(':')[0] not in datasets.GENERATED:
         yield (
           f'data set {part}',
-          _later(datasets.load_source, part, 'all', folder),
+          functools.partial(datasets.load_source, part, 'all', folder),
         )
     if '/' in node['init'] and not node['init'].startswith('@'):
-      yield f'run {node["init"]}', _later(_find_run, name, node['init'])
+      yield (
+        f'run {node["init"]}',
+        functools.partial(_find_run, name, node['init']),
+      )
     record = merged(config['model'], node['model'])
     for key, source, files in _weights(record, node):
-      yield f'{key}={source}', _later(hub.locate, source, files=files)
+      yield (
+        f'{key}={source}',
+        functools.partial(hub.locate, source, files=files),
+      )
   protocols = config['evaluate']['protocols']
-  yield 'package', _later(metrics.bind_protocols, protocols)
-
-
-def _later(fn: Callable, *args: Any, **kwargs: Any) -> Callable:
-  return lambda: fn(*args, **kwargs)
+  yield 'package', functools.partial(metrics.bind_protocols, protocols)
 
 
 def _weights(record, node) -> Iterator[tuple[str, str, tuple[str, ...]]]:

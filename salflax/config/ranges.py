@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from salflax.core import spec
-
 # Key: least and greatest value. `schema` has refused what is negative.
 RUN = {
   'seed': (0, 2**32 - 1),
@@ -68,8 +66,6 @@ def _faults(config) -> Iterator[str]:
     yield from _model(f'{where}.model', node['model'])
     for pattern, factor in node['lr_scale']:
       yield from _number(f'{where}.lr_scale of {pattern!r}', factor, FACTOR)
-    for key in ('pp', 'eval_pp'):
-      yield from _repeated_ops(f'{where}.{key}', node[key])
 
 
 def _stage_names(names) -> Iterator[str]:
@@ -115,13 +111,3 @@ def _model(where, node) -> Iterator[str]:
         yield f'{where}.{key} must be at least 0, found {value!r}.'
       elif not number and key in _POSITIVE:
         yield f'{where}.{key} must be at least 1, found {value!r}.'
-
-
-def _repeated_ops(where, text) -> Iterator[str]:
-  try:
-    names = [spec.parse(part).name for part in spec.split_chain(text)]
-  except ValueError:
-    return  # `pp.make` names it
-  for op in ('resize_pad', 'normalize', 'rasterize'):
-    if names.count(op) > 1:
-      yield f'{where} has {op} {names.count(op)} times: {text!r}.'

@@ -36,9 +36,8 @@ _OF_RUN = (
 
 
 def data_dir(path: str) -> str:
-  """Returns the folder of prepared data sets: `path`, or the default."""
-  default = os.environ.get('SALFLAX_DATA', '~/salflax_data')
-  return os.path.expanduser(path or default)
+  """Chooses the folder of prepared data sets: `path`, or the default."""
+  return os.path.expanduser(path or datasets.default_data_dir())
 
 
 def load_rows(
@@ -50,7 +49,7 @@ def load_rows(
   exclude: str = '',
   limit: int = 0,
 ) -> Sequence[dict]:
-  """Returns the rows of data sets joined by '+', one after another.
+  """Loads the rows of data sets joined by '+', one after another.
 
   Args:
     names: names of the data sets.
@@ -75,7 +74,7 @@ def resolve(
   with_data: bool = True,
   trained: bool = False,
 ) -> list[Stage]:
-  """Returns the stages that a config describes, bound and checked.
+  """Binds and checks the stages that a config describes.
 
   Args:
     config: as `configs/common.py` lays it out.
@@ -128,7 +127,7 @@ def save_texts(stages: Sequence[Stage], workdir: str) -> None:
 
 
 def _origin(init: str, earlier: Sequence[Stage], *, contrast: bool):
-  """Returns the stage that another one starts from; None where `init` is ''.
+  """Loads the stage that another one starts from; None where `init` is ''.
 
   Raises:
     ValueError: `init` names no earlier stage and no run.
@@ -146,7 +145,7 @@ def _origin(init: str, earlier: Sequence[Stage], *, contrast: bool):
 
 
 def load_stages(workdir: str | os.PathLike) -> list[Stage]:
-  """Returns the stages of a run, without data.
+  """Loads the stages of a run, without data.
 
   What it started from is not asked for: the checkpoints have every tensor, and
   those files may be gone.
@@ -250,7 +249,7 @@ def _check_text(model: Any, tokenizer: Any, contrast_fn: Any) -> None:
 
 
 def _sources(node: Mapping, folder: str) -> list[Sequence[dict]]:
-  """Returns the rows to train on and those that pick the checkpoint."""
+  """Loads the rows to train on and those that pick the checkpoint."""
   return [
     load_rows(
       node['data'],
@@ -279,7 +278,7 @@ def _make_tx(
 
 
 def _score_metrics(score: str) -> dict[str, list[metrics.BoundMetric]]:
-  """Returns the quick metrics of the score's protocol, the score among them."""
+  """Binds the quick metrics of the score's protocol, the score among them."""
   protocol, _, key = score.partition('/')
   spec.lookup('protocol in score', metrics.PROTOCOLS, protocol)
   every = {m.key: m for m in metrics.bind_metrics(protocol)}
@@ -289,7 +288,7 @@ def _score_metrics(score: str) -> dict[str, list[metrics.BoundMetric]]:
 
 
 def _length(node: Mapping, rows: int) -> tuple[int, int]:
-  """Returns (steps of the stage, steps of an epoch)."""
+  """Counts (steps of the stage, steps of an epoch)."""
   if bool(node['steps']) == bool(node['epochs']):
     raise ValueError(
       f'set exactly one of steps and epochs; found steps={node["steps"]}, '

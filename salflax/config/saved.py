@@ -33,8 +33,8 @@ def save(config: ml_collections.ConfigDict, workdir: str) -> None:
   begun = any(p.name.isdigit() for p in path.parent.glob('*/checkpoints/*'))
   if begun and not path.exists():
     raise ValueError(
-      f'{workdir} has checkpoints but no config.json: which config they are of '
-      'is not known. Put it back, or take another --workdir.'
+      f'{workdir} has checkpoints but no config.json that says whose. Put it '
+      'back, or take another --workdir.'
     )
   if begun:
     theirs = load(workdir)
@@ -62,7 +62,7 @@ def _differences(a: Any, b: Any, at: str = ''):
 
 
 def load(workdir: str | os.PathLike) -> dict:
-  """Returns the config of a run, or of a released model.
+  """Loads the config of a run, or of a released model.
 
   Raises:
     FileNotFoundError: the folder is no run.

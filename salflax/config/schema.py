@@ -6,9 +6,8 @@ The functions of `configs/common.py` give them to configs.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from salflax.core import spec
+from salflax.core.spec import plain as plain
 
 # Each key stands here once: its meaning, its default, and by that its type.
 EVALUATE = dict(
@@ -150,27 +149,19 @@ _POSITIVE = (
 _STRINGS = ('stages', 'conditions', 'freeze')
 
 
-def plain(node: Any) -> Any:
-  """Returns a config as dicts and tuples, alike from a file or from JSON."""
-  if isinstance(node, Mapping | ml_collections.ConfigDict):
-    return {k: plain(v) for k, v in node.items()}
-  return tuple(map(plain, node)) if isinstance(node, list | tuple) else node
-
-
 def filled(what: str, defaults: Mapping, values: Mapping) -> dict[str, Any]:
-  """Returns the defaults with these values.
+  """Joins the defaults with these values.
 
   Raises:
     ValueError: for a key that is not among the defaults, with the nearest one.
   """
   for key in values:
-    if key not in defaults:
-      raise spec.unknown(f'key of {what}', key, defaults)
+    spec.lookup(f'key of {what}', defaults, key)
   return {**defaults, **values}
 
 
 def merged(base: Mapping, override: Mapping) -> dict:
-  """Returns `base` with the values of `override`, records merged."""
+  """Merges the values of `override` into `base`, record by record."""
   out = dict(base)
   for key, value in override.items():
     deeper = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
@@ -201,8 +192,7 @@ def check(config: Mapping[str, Any]) -> None:
   if not config['stages']:
     raise ValueError('config.stages is empty: name at least one stage.')
   for name in config['stages']:
-    if name not in of_stages:
-      raise spec.unknown('stage in config.stages', name, of_stages)
+    spec.lookup('stage in config.stages', of_stages, name)
   for name, section in of_stages.items():
     _check_keys(f'config.{name}', section, STAGE)
     _check_pairs(f'config.{name}.lr_scale', section['lr_scale'])

@@ -18,7 +18,7 @@ _HELD: set[str] = set()
 
 
 def cache_dir() -> pathlib.Path:
-  """Returns the folder of what can be made anew: $SALFLAX_CACHE."""
+  """Names the folder of what can be computed anew: $SALFLAX_CACHE."""
   default = pathlib.Path.home() / '.cache' / 'salflax'
   return pathlib.Path(os.environ.get('SALFLAX_CACHE', default))
 
@@ -67,7 +67,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Gives a temporary name beside `path`, renamed to it when all went well.
 
   A reader never sees half a file, and a failed writer leaves the old one. The
-  folder is made if need be; the suffix is kept, since writers go by it.
+  folder is created if need be; the suffix is kept, since writers go by it.
 
   Raises:
     OSError: the file cannot be written; always names it.
@@ -100,17 +100,28 @@ def replacing_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   scratch.mkdir()
   try:
     yield scratch
-    if folder.exists():
-      folder.rename(old)
-    try:
-      scratch.rename(folder)
-    except OSError:
-      if old.exists():
-        old.rename(folder)
-      raise
+    swap(scratch, folder, old)
   finally:
     for path in (scratch, old):
       shutil.rmtree(path, ignore_errors=True)
+
+
+def swap(new: pathlib.Path, folder: pathlib.Path, old: pathlib.Path) -> None:
+  """Renames `new` to `folder`, which becomes `old`; it comes back on an error.
+
+  Args:
+    new: complete folder.
+    folder: name that it gets, taken or not.
+    old: free name on the same disk.
+  """
+  if folder.exists():
+    folder.rename(old)
+  try:
+    new.rename(folder)
+  except OSError:
+    if old.exists():
+      old.rename(folder)
+    raise
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

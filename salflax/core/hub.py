@@ -11,13 +11,14 @@ Neither jax nor a network is needed for the first three.
 """
 
 import difflib
+import functools
 import importlib.util
 import os
 import pathlib
 import socket
 import threading
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from salflax.core.files import read_json
@@ -35,7 +36,7 @@ TIMEOUT = 4.0
 
 
 def weights_dir() -> pathlib.Path:
-  """Returns the folder of the user's own downloads."""
+  """Names the folder of the user's own downloads."""
   default = pathlib.Path.home() / '.cache' / 'salflax'
   return pathlib.Path(os.environ.get('SALFLAX_WEIGHTS', default))
 
@@ -46,7 +47,7 @@ def locate(
   files: Sequence[str],
   beside: Sequence[str] = (),
 ) -> pathlib.Path:
-  """Returns the path of the first of `files` that there is under `name`.
+  """Looks up the first of `files` that there is under `name`.
 
   Args:
     name: a file, a folder, or a name such as 'all-MiniLM-L6-v2',
@@ -150,7 +151,7 @@ def _first(folder: pathlib.Path, files: Sequence[str]) -> pathlib.Path | None:
 
 
 def package_of(name: str) -> str:
-  """Returns the pip package that carries weights of that name; '' for none."""
+  """Names the pip package that carries weights of a name; '' for none."""
   return PACKAGES.get(name, ('', ''))[0].replace('_', '-')
 
 
@@ -161,7 +162,7 @@ def package_file(name: str, files: Sequence[str]) -> pathlib.Path | None:
 
 
 def snapshot(name: str, patterns: Sequence[str]) -> pathlib.Path:
-  """Returns a folder of the Hugging Face Hub: of its cache, else downloaded.
+  """Takes a folder of the Hugging Face Hub from its cache, or downloads it.
 
   Args:
     name: 'user/name' of a repository of models.
@@ -172,30 +173,35 @@ def snapshot(name: str, patterns: Sequence[str]) -> pathlib.Path:
   """
   import huggingface_hub
 
-  reason = ''
-  for offline in (True, False):
-    if not offline and not _reachable():
-      reason = 'the Hub is out of reach'
-      break
-    try:
-      folder = pathlib.Path(
-        huggingface_hub.snapshot_download(
-          name, allow_patterns=list(patterns), local_files_only=offline
-        )
-      )
-    except (OSError, ValueError, RuntimeError) as e:
-      reason = str(e).strip().partition('\n')[0].rstrip('.')
-      continue
-    if (folder / patterns[0]).is_file():
-      return folder
-    reason = f'it has no {patterns[0]}'
-  raise FileNotFoundError(
+  def fetch(**options):
+    options |= dict(allow_patterns=list(patterns))
+    folder = pathlib.Path(huggingface_hub.snapshot_download(name, **options))
+    if not (folder / patterns[0]).is_file():
+      raise FileNotFoundError(f'it has no {patterns[0]}')
+    return folder
+
+  folder, reason = _fetch([fetch])
+  return folder or _fail(
     f'No folder {name!r} here, and none of the Hugging Face Hub: {reason}.'
   )
 
 
+def _fetch(attempts: Sequence[Callable]) -> tuple[pathlib.Path | None, str]:
+  """Asks the Hub's cache, then the Hub; says why, where both have nothing."""
+  reason = ''
+  for offline in (True, False):
+    if not offline and not _reachable():
+      return None, 'it is out of reach'
+    for fetch in attempts:
+      try:
+        return pathlib.Path(fetch(local_files_only=offline)), ''
+      except (OSError, ValueError, RuntimeError) as e:
+        reason = str(e).strip().partition('\n')[0].rstrip('.')
+  return None, reason
+
+
 def _package(name: str) -> pathlib.Path | None:
-  """Returns the folder of weights in the installed package of that name."""
+  """Looks up the folder of weights in the installed package of a name."""
   package, folder = PACKAGES.get(name.split('/')[-1], (None, None))
   spec = importlib.util.find_spec(package) if package else None
   if spec is None or not spec.submodule_search_locations:
@@ -206,20 +212,13 @@ def _package(name: str) -> pathlib.Path | None:
 def _from_hub(
   name: str, files: Sequence[str], beside: Sequence[str]
 ) -> pathlib.Path:
-  """Returns the file in the Hub's cache, downloading it where it is not."""
+  """Looks a file up in the Hub's cache; downloads it where it is not."""
   cached_file = transformers().utils.cached_file
   wanted = ' or '.join(files) + ''.join(f', {b}' for b in beside)
-  reason = ''
-  for offline in (True, False):
-    if not offline and not _reachable():
-      reason = 'it is out of reach'
-      break
-    for file in files:
-      try:
-        return pathlib.Path(cached_file(name, file, local_files_only=offline))
-      except OSError as e:
-        reason = str(e).strip().partition('\n')[0]
-  raise FileNotFoundError(_advice(name, wanted, reason))
+  path, reason = _fetch(
+    [functools.partial(cached_file, name, f) for f in files]
+  )
+  return path or _fail(_advice(name, wanted, reason))
 
 
 def transformers() -> Any:
@@ -264,7 +263,7 @@ def _advice(name: str, wanted: str, reason: str) -> str:
   folder = weights_dir() / name
   lines = [
     f'No file, folder or package {name!r} here, and none of the Hugging Face '
-    f'Hub: {reason.rstrip(".")}.',
+    f'Hub: {reason}.',
     f'Download {wanted} from https://huggingface.co/{name} and '
     f'put it into {folder}/, or give the path of that folder '
     'instead of the name.',

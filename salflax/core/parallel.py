@@ -45,7 +45,7 @@ def initialise(coordinator: str, processes: int = 1, process: int = 0) -> None:
 
 
 def describe(error: BaseException) -> str:
-  """Returns an error's message; says so where it is the end of another process.
+  """Writes an error's message; says so where it is another process's end.
 
   Such an error comes out of whatever computation this process was in.
   """
@@ -108,17 +108,17 @@ def make_mesh(
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding that puts a whole array on every device."""
+  """Makes the sharding that puts a whole array on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding that splits axis 0 over the devices."""
+  """Makes the sharding that splits axis 0 over the devices."""
   return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def layout(tree: Any, mesh: Mesh) -> Any:
-  """Returns the sharding of each array of a state, or of its shapes.
+  """Makes the sharding of each array of a state, or of its shapes.
 
   Along the axis 'shard' of the mesh, if it has one, arrays of two and more
   axes are split at the longest axis that divides; all else is everywhere.
@@ -143,14 +143,14 @@ def keep_layout(tree: Any, mesh: Mesh) -> Any:
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
-  """Returns the arrays of `tree` with each whole on every device."""
+  """Puts the arrays of `tree`, whole, on every device."""
   if all(x.sharding.is_fully_replicated for x in jax.tree.leaves(tree)):
     return tree
   return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
 
 
 def shard() -> tuple[int, int]:
-  """Returns (index of this process, number of processes)."""
+  """Tells the index of this process and the number of processes."""
   return jax.process_index(), jax.process_count()
 
 
@@ -164,7 +164,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def to_global(batch: Mapping[str, Any], mesh: Mesh) -> Mapping[str, Any]:
-  """Returns the batch as arrays split over the mesh.
+  """Splits the batch over the mesh.
 
   Args:
     batch: arrays [B / processes, ...]: this process's rows.
@@ -178,12 +178,12 @@ def to_global(batch: Mapping[str, Any], mesh: Mesh) -> Mapping[str, Any]:
 
 
 def to_everywhere(tree: Any, mesh: Mesh) -> Any:
-  """Returns the arrays of `tree`, equal on all processes, on every device."""
+  """Puts the arrays of `tree`, equal on all processes, on every device."""
   return place(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
 
 def place(tree: Any, shardings: Any) -> Any:
-  """Returns the arrays of `tree`, equal on all processes, where they belong."""
+  """Puts the arrays of `tree`, equal on all processes, where they belong."""
   return jax.tree.map(
     lambda x, sharding: jax.make_array_from_callback(
       np.shape(x), sharding, lambda i: np.asarray(x)[i]
@@ -193,7 +193,7 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-  """Returns this process's rows of an array that is split along axis 0."""
+  """Collects this process's rows of an array that is split along axis 0."""
   if array.is_fully_addressable:
     return np.asarray(array)
   shards = {s.index[0].start or 0: s.data for s in array.addressable_shards}

@@ -14,7 +14,7 @@ import inspect
 import io
 import numbers
 import tokenize
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 # float32 cannot hold much more.
@@ -50,7 +50,8 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> ValueError:
   near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
   hint = f' Did you mean {near[0]!r}?' if near else ''
   return ValueError(
-    f'Unknown {kind} {name!r}.{hint} Allowed: {", ".join(allowed)}.'
+    f'Unknown {kind} {name!r}.{hint} Allowed: '
+    f'{", ".join(a or repr(a) for a in allowed)}.'
   )
 
 
@@ -60,11 +61,22 @@ def some(names: Sequence[str], *, limit: int = 8) -> str:
   return ', '.join(names[:limit]) + more
 
 
-def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:
-  """Looks up an entry; the error for an unknown name has the nearest one."""
+def lookup(kind: str, table: Collection[str], name: str) -> Any:
+  """Looks up an entry of a table, or a name in a list of names.
+
+  Raises:
+    ValueError: for an unknown name, with the nearest one.
+  """
   if name not in table:
     raise unknown(kind, name, table)
-  return table[name]
+  return table[name] if isinstance(table, Mapping) else name
+
+
+def plain(node: Any) -> Any:
+  """Turns records into dicts and lists into tuples, alike from file or JSON."""
+  if hasattr(node, 'items'):
+    return {key: plain(value) for key, value in node.items()}
+  return tuple(map(plain, node)) if isinstance(node, list | tuple) else node
 
 
 def check_number(

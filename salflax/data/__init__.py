@@ -76,8 +76,7 @@ def load_source(
     call = spec.Call('load_source of scenes', (), options)
     spec.check_call(scenes.load, call, takes=1)
     return scenes.load(split, **options)
-  if dataset not in DATASETS:
-    raise spec.unknown('dataset', dataset, [*DATASETS, *GENERATED])
+  spec.lookup('dataset', [*DATASETS, *GENERATED], dataset)
   if bool(own) != (dataset == 'folder'):
     raise ValueError(
       f"Dataset {name!r}: a user's folder is 'folder:NAME', with the NAME it "

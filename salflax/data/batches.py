@@ -7,6 +7,8 @@ not on workers, nor on how many processes share the batch.
 
 import collections
 import concurrent.futures
+import operator
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -92,8 +94,7 @@ class PrepareImage:
   def __init__(self, prepare: Prepare, rows: int):
     self.prepare, self.rows, self._images = prepare, rows, {}
     self._texts = []
-    for index in range(len(prepare.source)):
-      row = meta(prepare.source, index)
+    for index, row in enumerate(metas(prepare.source)):
       self._images.setdefault(image_key(row), []).append(index)
       self._texts.append(str(row['text']))
     self._images = list(self._images.values())
@@ -120,8 +121,7 @@ def count_rows(source: Sequence[Example], rows_per_image: int) -> int:
   """Counts the rows of an epoch: all rows, or so many of each image."""
   if rows_per_image == 1:
     return len(source)
-  metas = (meta(source, i) for i in range(len(source)))
-  return rows_per_image * len({image_key(row) for row in metas})
+  return rows_per_image * len({image_key(row) for row in metas(source)})
 
 
 def join_images(batch: Batch) -> Batch:
@@ -137,6 +137,11 @@ def meta(source: Sequence[Example], index: int) -> dict[str, Any]:
   return source.meta(index) if hasattr(source, 'meta') else source[index]
 
 
+def metas(source: Sequence[Example]) -> list[dict[str, Any]]:
+  """Reads `meta` of every row."""
+  return [meta(source, index) for index in range(len(source))]
+
+
 def truth(source: Sequence[Example], index: int) -> Example:
   """Reads a row, without its image where the source can leave it out."""
   read = getattr(source, 'truth', source.__getitem__)
@@ -144,13 +149,21 @@ def truth(source: Sequence[Example], index: int) -> Example:
 
 
 def map_ahead(
-  function: Callable[[Any], Any], items: Iterable[Any], *, threads: int
+  function: Callable[[Any], Any],
+  items: Iterable[Any],
+  *,
+  threads: int | None = None,
 ) -> Iterator[Any]:
   """Yields function(item) in order, computed ahead in threads.
 
   Items are taken no faster than results: four a thread wait at most.
+
+  Args:
+    function: called in the threads.
+    items: its arguments.
+    threads: number of threads, by default one per processor.
   """
-  waiting = collections.deque()
+  waiting, threads = collections.deque(), threads or os.cpu_count() or 1
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     try:
       for item in items:
@@ -191,7 +204,22 @@ def number_image(example: Example) -> Example:
   return dict(example, image_number=np.uint32(number).astype(np.int32))
 
 
-class Rows:
+class View:
+  """Rows of other sources, whole or in part, by `read(index, reader)`."""
+
+  def __getitem__(self, index: int) -> Example:
+    return self.read(index, operator.getitem)
+
+  def meta(self, index: int) -> dict[str, Any]:
+    """Reads image_id, condition and text of a row, without its image."""
+    return self.read(index, meta)
+
+  def truth(self, index: int) -> Example:
+    """Reads a row without its image."""
+    return self.read(index, truth)
+
+
+class Rows(View):
   """Some rows of a source, in an order of their own."""
 
   def __init__(self, source: Sequence[Example], rows: Sequence[int]):
@@ -200,19 +228,12 @@ class Rows:
   def __len__(self) -> int:
     return len(self.rows)
 
-  def __getitem__(self, index: int) -> Example:
-    return self.source[self.rows[index]]
-
-  def meta(self, index: int) -> dict[str, Any]:
-    """Reads image_id, condition and text of a row."""
-    return meta(self.source, self.rows[index])
-
-  def truth(self, index: int) -> Example:
-    """Reads a row without its image."""
-    return truth(self.source, self.rows[index])
+  def read(self, index: int, reader: Callable) -> dict[str, Any]:
+    """Reads a row by `reader(source, index)`."""
+    return reader(self.source, self.rows[index])
 
 
-class Joined:
+class Joined(View):
   """The rows of several sources, one after another; `joined` tells which."""
 
   def __init__(
@@ -225,26 +246,13 @@ class Joined:
   def __len__(self) -> int:
     return int(self._ends[-1])
 
-  def _find(self, index):
+  def read(self, index: int, reader: Callable) -> dict[str, Any]:
+    """Reads a row by `reader(source, index)`, and adds `joined`."""
     part = int(np.searchsorted(self._ends, index, side='right'))
     if not 0 <= index < len(self):
       raise IndexError(f'Row {index} of {len(self)}.')
-    start = int(self._ends[part]) - len(self.sources[part])
-    return part, index - start
-
-  def __getitem__(self, index: int) -> Example:
-    part, row = self._find(index)
-    return dict(self.sources[part][row], joined=self.names[part])
-
-  def meta(self, index: int) -> dict[str, Any]:
-    """Reads image_id, condition, text and joined of a row."""
-    part, row = self._find(index)
-    return dict(meta(self.sources[part], row), joined=self.names[part])
-
-  def truth(self, index: int) -> Example:
-    """Reads a row without its image."""
-    part, row = self._find(index)
-    return dict(truth(self.sources[part], row), joined=self.names[part])
+    row = index - int(self._ends[part]) + len(self.sources[part])
+    return dict(reader(self.sources[part], row), joined=self.names[part])
 
 
 def _check_batch_size(batch_size: int, count: int) -> None:

@@ -1,12 +1,11 @@
 """The mean training map, laid into each image's frame."""
 
-import concurrent.futures
 from collections.abc import Sequence
 
 import numpy as np
 
 from salflax.core.types import Example
-from salflax.data import frames
+from salflax.data import batches, frames
 
 # Maps are averaged on this grid, whatever the size of the images.
 GRID = (288, 384)
@@ -36,11 +35,10 @@ def mean_map(
     return grid / grid.max() if grid.max() > 0 else None
 
   total, count = np.zeros(GRID), 0
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    for grid in pool.map(read, range(len(source))):
-      if grid is not None:
-        total += grid
-        count += 1
+  for grid in batches.map_ahead(read, range(len(source)), threads=threads):
+    if grid is not None:
+      total += grid
+      count += 1
   if not count:
     raise ValueError(
       f'A mean map needs saliency maps; none of {len(source)} has any mass.'

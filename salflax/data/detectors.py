@@ -34,8 +34,9 @@ def _in_samples(duration: float, interval: float) -> int:
   return max(2, round(duration / interval))
 
 
-def _ends(events) -> np.ndarray:
-  frame = events.frame
+def _detected(name, values, least, **options) -> np.ndarray:
+  detect = getattr(_library(), name)
+  frame = detect(values, minimum_duration=least, **options).frame
   return np.stack([frame['onset'].to_numpy(), frame['offset'].to_numpy()], 1)
 
 
@@ -55,13 +56,8 @@ def idt(
     duration: least duration in milliseconds.
   """
   spec.check_number('idt: dispersion', dispersion, 0, 1e6, above=True)
-  return _ends(
-    _library().idt(
-      positions,
-      minimum_duration=_in_samples(duration, interval),
-      dispersion_threshold=dispersion,
-    )
-  )
+  least = _in_samples(duration, interval)
+  return _detected('idt', positions, least, dispersion_threshold=dispersion)
 
 
 def ivt(
@@ -82,13 +78,8 @@ def ivt(
   """
   spec.check_number('ivt: speed', speed, 0, 1e9, above=True)
   velocities = np.gradient(positions, interval / 1000, axis=0)
-  return _ends(
-    _library().ivt(
-      velocities,
-      minimum_duration=_in_samples(duration, interval) - 1,
-      velocity_threshold=speed,
-    )
-  )
+  least = _in_samples(duration, interval) - 1
+  return _detected('ivt', velocities, least, velocity_threshold=speed)
 
 
 DETECTORS = {'idt': idt, 'ivt': ivt}

@@ -26,7 +26,7 @@ def files(raw: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 
   Args:
     raw: the folder.
-    pattern: of paths below it; '' for all tables.
+    pattern: pattern of paths below it; '' for all tables.
 
   Raises:
     FileNotFoundError: where there is none.

@@ -85,11 +85,11 @@ class Layout:
   def __post_init__(self):
     spec.lookup('tracker', trackers.TRACKERS, self.tracker)
     for role in self.columns:
-      spec.lookup('role of a column', dict.fromkeys(trackers.ROLES), role)
+      spec.lookup('role of a column', trackers.ROLES, role)
     for kind, table in (('units', UNITS), ('time', trackers.MILLISECONDS)):
       if getattr(self, kind):
         spec.lookup(kind, table, getattr(self, kind))
-    spec.lookup('fit', dict.fromkeys(FITS), self.fit)
+    spec.lookup('fit', FITS, self.fit)
     if self.fit != 'own' and self.screen is None:
       raise ValueError(f'--fit={self.fit} needs the size of the --screen.')
 

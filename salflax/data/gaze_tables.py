@@ -193,6 +193,30 @@ def _subjects(gaze) -> set[str]:
   return subjects or {label[1] if label else str(path)}
 
 
+def stray(
+  name: str, stem: str | None, condition: str, texts: Mapping[pairing.Key, Any]
+) -> tuple[str, str, str] | None:
+  """Says why gaze belongs to no sample; None where it belongs to one.
+
+  Args:
+    name: name of the image as written.
+    stem: id of the image, or None.
+    condition: condition as we spell it, '' for every one.
+    texts: sentences by image id and condition.
+
+  Returns:
+    Fields of a `problems.Problem`.
+  """
+  if stem is None:
+    return name, 'missing image', 'no such file in images/'
+  if condition and condition not in raw_lib.CONDITIONS:
+    error = spec.unknown('condition', condition, raw_lib.CONDITIONS)
+    return stem, 'unknown condition', str(error)
+  if condition and (stem, condition) not in texts:
+    return stem, 'condition without text', f'condition {condition}'
+  return None
+
+
 def _keys(gaze, images, texts, strays) -> None:
   """Adds the image id and spells the condition; counts rows of neither.
 
@@ -204,18 +228,9 @@ def _keys(gaze, images, texts, strays) -> None:
   spelt = {c: condition_of(c) for c in gaze['condition'].unique()}
   gaze['condition'] = gaze['condition'].map(spelt)
   for (name, condition), rows in gaze.groupby(['image', 'condition']):
-    stem = stems[name]
-    if stem is None:
-      stray = name, 'missing image', 'no such file in images/'
-    elif condition and condition not in raw_lib.CONDITIONS:
-      error = spec.unknown('condition', condition, raw_lib.CONDITIONS)
-      stray = stem, 'unknown condition', str(error)
-    elif condition and (stem, condition) not in texts:
-      stray = stem, 'condition without text', f'condition {condition}'
-    else:
-      continue
-    strays[stray] += len(rows)
-    gaze.loc[rows.index, 'stem'] = None
+    if problem := stray(name, stems[name], condition, texts):
+      strays[problem] += len(rows)
+      gaze.loc[rows.index, 'stem'] = None
 
 
 def read(

@@ -192,8 +192,8 @@ def files_by_stem(
     folder: where to look; a folder that is absent holds nothing.
     report: takes what is left out.
     types: the endings wanted.
-    ranked: of files that share a stem, take the one whose ending comes first
-      in `types`.
+    ranked: take the file whose ending comes first in `types`, where several
+      share a stem.
     skip: names of subfolders to pass over.
 
   Raises:

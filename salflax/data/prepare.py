@@ -122,22 +122,6 @@ def _recover(final: pathlib.Path, scratch: pathlib.Path) -> None:
     shutil.rmtree(scratch)
 
 
-def _publish(
-  written: pathlib.Path, final: pathlib.Path, scratch: pathlib.Path
-) -> None:
-  """Gives a finished dataset its name; the old one goes, or comes back."""
-  final.parent.mkdir(parents=True, exist_ok=True)
-  replaced = scratch / 'replaced'
-  if final.exists():
-    final.rename(replaced)
-  try:
-    written.rename(final)
-  except OSError:
-    if replaced.exists():
-      replaced.rename(final)
-    raise
-
-
 def _write(
   dataset: pairing.Dataset,
   root: pathlib.Path,
@@ -240,7 +224,8 @@ def prepare(
     _check_own(final, data_dir)
     try:
       written = _write(dataset, scratch, raw, name=name, request=request)
-      _publish(written, final, scratch)
+      final.parent.mkdir(parents=True, exist_ok=True)
+      files.swap(written, final, scratch / 'replaced')
     finally:
       with contextlib.suppress(OSError):  # not in place of an earlier error
         _recover(final, scratch)

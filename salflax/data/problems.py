@@ -89,8 +89,7 @@ class Report:
 
   def drop(self, name: str, reason: str, detail: str) -> None:
     """Adds a problem; `reason` must be one of `REASONS`."""
-    if reason not in REASONS:
-      raise spec.unknown('reason', reason, REASONS)
+    spec.lookup('reason', REASONS, reason)
     self.problems.append(Problem(printable(name), reason, printable(detail)))
 
   def reasons(self) -> dict[str, int]:

@@ -30,10 +30,10 @@ class Sample:
     condition: one of `CONDITIONS`.
     text: sentence, '' for free viewing.
     image: file of the image.
-    saliency: file of the map, or None: it is made of the fixations.
+    saliency: file of the map, or None: it is blurred from the fixations.
     fixations: file of a fixation image, points [N, 2], a function that reads
       them (`ReadGaze`) when the sample is read, or None.
-    sigma: blur of maps made of fixations, in pixels; None for `default_sigma`.
+    sigma: blur of maps from fixations, in pixels; None for `default_sigma`.
     split_by: 'id', or 'content' where names say nothing about images.
     part: 'fit', 'val', 'train' or 'test' where the dataset has one, else ''.
   """
@@ -69,7 +69,7 @@ class Record(NamedTuple):
     height: height of the image, in pixels.
     width: width of the image, in pixels.
     num_fixations: number of fixations, repeats counted.
-    image: key of the splits; the same for two copies of one image.
+    split_key: what the splits go by; the same for two copies of one image.
     part: part of the dataset's own split, '' where it has none; see `Sample`.
   """
 
@@ -79,7 +79,7 @@ class Record(NamedTuple):
   height: int
   width: int
   num_fixations: int
-  picture: str
+  split_key: str
   part: str = ''
 
 
@@ -248,7 +248,7 @@ def read_sample(
     height=image.size[0],
     width=image.size[1],
     num_fixations=len(points),
-    picture=sample.image_id if sample.split_by == 'id' else image.digest,
+    split_key=sample.image_id if sample.split_by == 'id' else image.digest,
     part=sample.part,
   )
   example = {

@@ -102,13 +102,18 @@ def _decode(data: bytes, mode: str) -> np.ndarray:
     return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
+def _record(picture: str = '', **fields: Any) -> raw_lib.Record:
+  # As `split_key` was called in data prepared before.
+  return raw_lib.Record(**{'split_key': picture, **fields})
+
+
 def _records(folder: pathlib.Path) -> list[raw_lib.Record]:
   path = folder / prepare.RECORDS
   try:
     lines = path.read_text('utf-8').splitlines()
     if not lines:
       raise ValueError('it holds nothing')
-    return [raw_lib.Record(**json.loads(line)) for line in lines]
+    return [_record(**json.loads(line)) for line in lines]
   except (ValueError, TypeError) as e:
     raise prepare.damaged(folder, f'{path.name}: {e}') from e
 
@@ -117,10 +122,8 @@ def _check_conditions(conditions, present, where: str) -> tuple[str, ...]:
   if isinstance(conditions, str):
     conditions = (conditions,)
   for condition in conditions:
-    if condition not in raw_lib.CONDITIONS:
-      raise spec.unknown('condition', condition, raw_lib.CONDITIONS)
-    if condition not in present:
-      raise spec.unknown(f'condition of {where}', condition, present)
+    spec.lookup('condition', raw_lib.CONDITIONS, condition)
+    spec.lookup(f'condition of {where}', present, condition)
   return tuple(conditions)
 
 
@@ -162,7 +165,7 @@ def load(
     )
   records = _records(folder)
   rows = splits.select(
-    dataset, split, [r.picture for r in records], [r.part for r in records]
+    dataset, split, [r.split_key for r in records], [r.part for r in records]
   )
   if conditions is not None:
     present = {r.condition for r in records}

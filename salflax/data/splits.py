@@ -101,8 +101,7 @@ def parse(split: str) -> list[str]:
   allowed = split_names()
   names = [s.strip() for s in str(split).split('+')]
   for name in names:
-    if name not in allowed:
-      raise spec.unknown('split', name, allowed)
+    spec.lookup('split', allowed, name)
   return names
 
 

@@ -63,7 +63,7 @@ class Tokenizer:
     )
 
   def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns word pieces i32 [B, L], and bool [B, L], True for real ones.
+    """Encodes sentences: i32 [B, L], and bool [B, L], True for real pieces.
 
     A text without a word, such as '' or ' ', is padding throughout: no
     sentence. Warns once of sentences that lose their end.
@@ -110,7 +110,7 @@ class Tokenizer:
 
 
 def _visible(text: str) -> str:
-  """Returns the text, '' where it shows nothing.
+  """Cleans a text; '' where it shows nothing.
 
   Halves of characters, which stop the library, become '?'.
   """

@@ -22,15 +22,15 @@ _UNIT = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Tracker:
-  """An export whose columns are known.
+  """An export, with the names of its columns.
 
   Attributes:
     columns: names of the columns of a table of fixations, by role; the first
       that is there counts.
     samples: names that differ in a table of samples.
-    units: of positions, as in `gaze_layout.UNITS`, where the names do not say
-      them.
-    time: of times, one of `MILLISECONDS`, where the names do not say it.
+    units: units of positions, as in `gaze_layout.UNITS`, where the names do
+      not say them.
+    time: unit of times, one of `MILLISECONDS`, where the names do not say it.
   """
 
   columns: Names

@@ -71,9 +71,7 @@ def check(
     return index, None, (saliency.shape, np.ptp(saliency) == 0)
 
   checked = Checked({}, {}, [], 0)
-  read_all = batches.map_ahead(
-    read, matched.paths.items(), threads=scorer.threads_or_all(threads)
-  )
+  read_all = batches.map_ahead(read, matched.paths.items(), threads=threads)
   resized = 0
   for index, fault, about in read_all:
     if fault:
@@ -170,7 +168,7 @@ class Keep:
     """
     paths = [
       pathlib.Path(self.folder, f'{name}.png')
-      for name in names(batches.meta(source, i) for i in range(len(source)))
+      for name in names(batches.metas(source))
     ]
     for path in paths:
       if len(os.fsencode(path.name)) > MAX_NAME:

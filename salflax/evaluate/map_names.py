@@ -224,7 +224,7 @@ def match(folder: str | os.PathLike, source: Sequence[Example]) -> Matched:
   """
   folder = pathlib.Path(folder)
   paths = _files(folder)
-  metas = [batches.meta(source, index) for index in range(len(source))]
+  metas = batches.metas(source)
   conditions = collections.defaultdict(set)
   for meta in metas:
     conditions[batches.image_key(meta)].add(meta['condition'])

@@ -16,7 +16,7 @@ import numpy as np
 from salflax.core.types import Example
 from salflax.data import batches, frames
 from salflax.data.center import GRID
-from salflax.evaluate.scorer import size_of, threads_or_all
+from salflax.evaluate.scorer import size_of
 
 # The condition in which people saw the image without a sentence.
 UNGUIDED = 'pure'
@@ -46,12 +46,8 @@ def without_scored(
   """
   if baselines is None:
     return None, []
-  scored = {
-    batches.image_key(batches.meta(source, i)) for i in range(len(source))
-  }
-  images = [
-    batches.image_key(batches.meta(baselines, i)) for i in range(len(baselines))
-  ]
+  scored = {batches.image_key(meta) for meta in batches.metas(source)}
+  images = [batches.image_key(meta) for meta in batches.metas(baselines)]
   kept = [i for i, image in enumerate(images) if image not in scored]
   if len(kept) == len(images):
     return baselines, []
@@ -59,7 +55,7 @@ def without_scored(
   if kept:
     note = (
       f'{left_out} of {len(set(images))} training images are scored here: the '
-      'centre prior and the baseline of IG are made of the others.'
+      'centre prior and the baseline of IG are of the others.'
     )
     return batches.Rows(baselines, kept), [note]
   note = (
@@ -85,9 +81,7 @@ class CentrePrior:
       return example['condition'], _density(example, GRID)
 
     sums = collections.defaultdict(lambda: np.zeros(GRID))
-    densities = batches.map_ahead(
-      read, range(len(source)), threads=threads_or_all(threads)
-    )
+    densities = batches.map_ahead(read, range(len(source)), threads=threads)
     for condition, density in densities:
       if density is not None:
         sums[condition] += density
@@ -121,8 +115,7 @@ class SameImage:
   def __init__(self, source: Sequence[Example]):
     self._source = source
     self._rows = collections.defaultdict(dict)
-    for index in range(len(source)):
-      meta = batches.meta(source, index)
+    for index, meta in enumerate(batches.metas(source)):
       rows = self._rows[batches.image_key(meta)]
       rows.setdefault(meta['condition'], []).append(index)
 
@@ -163,10 +156,8 @@ class Reference(NamedTuple):
 
   def covered(self, source: Sequence[Example]) -> batches.Rows:
     """Selects the rows of a source that it has an answer to."""
-    rows = range(len(source))
-    return batches.Rows(
-      source, [i for i in rows if self.covers(batches.meta(source, i))]
-    )
+    rows = enumerate(batches.metas(source))
+    return batches.Rows(source, [i for i, row in rows if self.covers(row)])
 
   def predict_rows(
     self, source: Sequence[Example], indexes: Sequence[int]

@@ -171,8 +171,8 @@ def summarise(
 
   Args:
     rows: by predictor, as in `Outcome`.
-    labels: of references and controls, by name.
-    label: of the predictor itself.
+    labels: labels of references and controls, by name.
+    label: label of the predictor itself.
     protocols: as of `describe`.
   """
   model, tests = rows['model'], {}

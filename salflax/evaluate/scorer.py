@@ -7,7 +7,6 @@ conditions or protocols are asked for.
 """
 
 import collections
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -36,11 +35,6 @@ def size_of(example: Example) -> tuple[int, int]:
   return tuple(int(n) for n in np.shape(example['saliency'])[:2])
 
 
-def threads_or_all(threads: int | None) -> int:
-  """Chooses a number of threads, by default one per processor."""
-  return threads or os.cpu_count() or 1
-
-
 class OtherFixations:
   """Where people looked on the other images seen in the same condition.
 
@@ -59,9 +53,7 @@ class OtherFixations:
       )
 
     self._images = collections.defaultdict(dict)
-    rows = batches.map_ahead(
-      read, range(len(source)), threads=threads_or_all(threads)
-    )
+    rows = batches.map_ahead(read, range(len(source)), threads=threads)
     for condition, image, points in rows:
       self._images[condition].setdefault(image, []).append(points)
 
@@ -203,9 +195,7 @@ def maps_of(
   """
   if hasattr(predictor, 'predict_rows'):
     return iter(predictor.predict_rows(source, indexes))
-  examples = batches.map_ahead(
-    source.__getitem__, indexes, threads=threads_or_all(threads)
-  )
+  examples = batches.map_ahead(source.__getitem__, indexes, threads=threads)
   return iter(predictor.predict((e['image'], e['text']) for e in examples))
 
 
@@ -252,7 +242,7 @@ def score(
   scores = batches.map_ahead(
     lambda item: (item[0], scorer(*item)),
     predictions,
-    threads=threads_or_all(threads),
+    threads=threads,
   )
   bar = tqdm.tqdm(
     scores,

@@ -5,7 +5,7 @@ With a wrong sentence, a model that reads must score worse.
 
 import collections
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,16 +29,9 @@ class OtherTexts(batches.Rows):
     super().__init__(source, list(texts))
     self._texts = list(texts.values())
 
-  def __getitem__(self, index: int) -> Example:
-    return dict(super().__getitem__(index), text=self._texts[index])
-
-  def meta(self, index: int) -> dict[str, Any]:
-    """Reads image_id, condition and text of a row, without its image."""
-    return dict(super().meta(index), text=self._texts[index])
-
-  def truth(self, index: int) -> Example:
-    """Reads a row without its image."""
-    return dict(super().truth(index), text=self._texts[index])
+  def read(self, index: int, reader: Callable) -> dict[str, Any]:
+    """Reads a row by `reader(source, index)`, with its other sentence."""
+    return dict(super().read(index, reader), text=self._texts[index])
 
 
 def has_text(meta: Mapping[str, Any]) -> bool:
@@ -49,10 +42,8 @@ def has_text(meta: Mapping[str, Any]) -> bool:
 def _with_text(
   source: Sequence[Example],
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-  for index in range(len(source)):
-    meta = batches.meta(source, index)
-    if has_text(meta):
-      yield index, meta
+  rows = enumerate(batches.metas(source))
+  return ((index, meta) for index, meta in rows if has_text(meta))
 
 
 def no_sentence(source: Sequence[Example]) -> OtherTexts:

@@ -8,6 +8,7 @@ import numpy as np
 # MATLAB's and Octave's `eps`. pysaliency writes 2.2204e-16, which moves KL and
 # IG by 1e-5 where a map is zero: hence an option wherever it is used.
 EPS = float(np.finfo(np.float64).eps)
+NAN = float('nan')  # the score of a truth that does not define it
 
 # Below this share of its maximum, a map's range is round-off, not structure.
 FLAT = 1e-12

@@ -15,9 +15,15 @@ import numpy as np
 
 from salflax.core import spec
 from salflax.metrics import distribution
-from salflax.metrics.arrays import as_cells, as_map, as_pair, is_flat, need_rng
+from salflax.metrics.arrays import (
+  NAN,
+  as_cells,
+  as_map,
+  as_pair,
+  is_flat,
+  need_rng,
+)
 
-NAN = float('nan')
 SIZE = (288, 384)
 Size = tuple[int, int] | None
 

@@ -15,9 +15,7 @@ import importlib.util
 import numpy as np
 
 from salflax.core import spec
-from salflax.metrics.arrays import EPS, as_density, as_pair, is_flat
-
-NAN = float('nan')
+from salflax.metrics.arrays import EPS, NAN, as_density, as_pair, is_flat
 
 
 def cc(pred, saliency) -> float:

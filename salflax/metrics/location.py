@@ -21,6 +21,7 @@ import numpy as np
 from salflax.core import spec
 from salflax.metrics.arrays import (
   EPS,
+  NAN,
   as_cells,
   as_density,
   as_map,
@@ -30,7 +31,6 @@ from salflax.metrics.arrays import (
   scale_to_unit,
 )
 
-NAN = float('nan')
 # Share of the uniform density in both densities of IG. Maps that were blurred
 # and stored in 8 bits are exactly 0 far from gaze: 12 of them, as a baseline,
 # would let one fixation in a corner earn 52 bits, and cost it as much.

@@ -10,9 +10,15 @@ Reference: NUS-VIP/salicon-evaluation, saliconeval/.
 import numpy as np
 
 from salflax.core import spec
-from salflax.metrics.arrays import as_cells, as_map, need_rng, scale_to_unit
+from salflax.metrics.arrays import (
+  NAN,
+  as_cells,
+  as_map,
+  need_rng,
+  scale_to_unit,
+)
 from salflax.metrics.distribution import cc
-from salflax.metrics.location import NAN, stepped_auc
+from salflax.metrics.location import stepped_auc
 
 
 def salicon_auc(pred, fixations, rng, *, samples=100_000, step=0.01) -> float:

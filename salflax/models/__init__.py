@@ -53,7 +53,7 @@ MODELS = {
 
 
 def build(node: Mapping[str, Any]) -> nn.Module:
-  """Returns the network that a config record describes.
+  """Builds the network that a config record describes.
 
   Args:
     node: {'name': name in MODELS, **attributes}. `backbone` and `text` may be
@@ -63,7 +63,7 @@ def build(node: Mapping[str, Any]) -> nn.Module:
   Raises:
     ValueError: for an unknown name or attribute, naming the nearest one.
   """
-  node = _plain(node)
+  node = spec.plain(node)  # tuples are hashable
   inherited = {k: node[k] for k in ('dtype',) if k in node}
   if isinstance(backbone := node.get('backbone'), Mapping):
     network = spec.lookup('model', MODELS, node.get('name'))
@@ -76,10 +76,3 @@ def build(node: Mapping[str, Any]) -> nn.Module:
       TEXT_ENCODERS, {**inherited, **text}, kind='text encoder'
     )
   return spec.build(MODELS, node, kind='model')
-
-
-def _plain(node: Any) -> Any:
-  """Returns records as dicts and lists (from JSON) as tuples: hashable."""
-  if isinstance(node, Mapping):
-    return {key: _plain(value) for key, value in node.items()}
-  return tuple(map(_plain, node)) if isinstance(node, list | tuple) else node

@@ -17,13 +17,13 @@ from salflax.models import base, layers
 
 
 def gaussian(sigma: float, radius: int = 2) -> np.ndarray:
-  """Returns a Gaussian of 2 radius + 1 taps, f32, that sums to 1."""
+  """Computes a Gaussian of 2 radius + 1 taps, f32, that sums to 1."""
   x = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
   return (x / x.sum()).astype(np.float32)
 
 
 def smooth(x: jax.Array, taps: np.ndarray) -> jax.Array:
-  """Returns x [B, h, w, C] filtered along rows and columns.
+  """Filters x [B, h, w, C] along rows and columns.
 
   Beyond the border the nearest cell counts, so that a flat map stays flat.
 
@@ -79,7 +79,7 @@ class AsppNet(base.Saliency):
   def __call__(
     self, image, tokens=None, token_mask=None, *, train: bool
   ) -> jax.Array:
-    """Returns saliency, f32 [B, H, W], 0 or more.
+    """Predicts saliency, f32 [B, H, W], 0 or more.
 
     Args:
       image: f32 [B, H, W, 3], or the backbone's features {level: [B, h, w, C]}.

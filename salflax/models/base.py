@@ -14,7 +14,7 @@ from salflax.models.layers import TextFeatures
 
 @jax.custom_vjp
 def projected_relu(x: jax.Array) -> jax.Array:
-  """Returns max(x, 0), with the gradient of a projection onto 0 or more.
+  """Computes max(x, 0), with the gradient of a projection onto 0 or more.
 
   Where x is negative, a gradient that would raise it passes, one that would
   lower it further does not. So a map that was pushed to zero everywhere can
@@ -45,7 +45,7 @@ class Saliency(nn.Module):
   """A network with the attributes backbone, text, size, levels and dtype."""
 
   def features(self, image, *, train: bool) -> dict:
-    """Returns {level: [B, h, w, C]} of an image, or of stored features."""
+    """Computes {level: [B, h, w, C]} of an image, or takes stored features."""
     if not isinstance(image, Mapping):
       return self.encode_image(image, train=train)
     return {level: image[level].astype(self.dtype) for level in self.levels}
@@ -57,7 +57,7 @@ class Saliency(nn.Module):
     return self.encode_text(tokens, token_mask)
 
   def encode_image(self, image, *, train: bool = False) -> dict:
-    """Returns the backbone's {level: [B, h, w, C]} of image [B, H, W, 3].
+    """Computes the backbone's {level: [B, h, w, C]} of image [B, H, W, 3].
 
     Raises:
       ValueError: for an image of another size than `size`.
@@ -70,7 +70,7 @@ class Saliency(nn.Module):
     return self.backbone(image, train=train)
 
   def encode_text(self, tokens, token_mask=None) -> TextFeatures:
-    """Returns the features of tokens i32 [B, L], token_mask bool [B, L].
+    """Computes the features of tokens i32 [B, L], token_mask bool [B, L].
 
     Raises:
       ValueError: if the network has no text encoder.
@@ -85,7 +85,7 @@ class Saliency(nn.Module):
     return self.text(tokens, token_mask)
 
   def enlarged(self, x: jax.Array) -> jax.Array:
-    """Returns the map x [B, h, w, 1] as f32 [B, H, W], bilinearly."""
+    """Enlarges the map x [B, h, w, 1] to f32 [B, H, W], bilinearly."""
     x = x[..., 0].astype(jnp.float32)
     shape = (x.shape[0], *self.size)
     if x.shape == shape:
@@ -94,7 +94,7 @@ class Saliency(nn.Module):
 
 
 def output_of(name: str):
-  """Returns the function in OUTPUTS of that name."""
+  """Looks up a function in OUTPUTS."""
   return spec.lookup('output', OUTPUTS, name)
 
 
@@ -103,7 +103,7 @@ def _alive_init(key, shape, dtype=jnp.float32):
 
 
 def last_conv(output: str, *, dtype: Any, name: str) -> layers.Conv:
-  """Returns the 1x1 convolution that makes the map, in front of `output`.
+  """Makes the 1x1 convolution that draws the map, in front of `output`.
 
   It starts small, since features of pixels in 0..255 are large, without bias.
   In front of a ReLU it starts positive too: the cells of an image are much

@@ -28,7 +28,7 @@ def _gates(features: int, dtype: Any, name: str, *, use_bias: bool = True):
 
 
 def gru(x: jax.Array, y: jax.Array, h: jax.Array) -> jax.Array:
-  """Returns the next state of a gated recurrent unit, PyTorch's convention.
+  """Computes the next state of a gated recurrent unit, PyTorch's convention.
 
   The reset gate acts on the hidden part after its linear map and bias.
 
@@ -83,7 +83,7 @@ class _DecoderCell(nn.Module):
 
 
 def _scan(cell, in_axes):
-  """Returns a cell that walks along axis 1 with the same weights throughout.
+  """Makes a cell that walks along axis 1 with the same weights throughout.
 
   What a step computes is computed again for the gradient, not kept: attention
   over 300 tokens would take 20 MB an image.
@@ -130,7 +130,7 @@ class Captioner(nn.Module):
     *,
     train: bool,
   ) -> jax.Array:
-    """Returns the negative log-likelihood of each sentence, f32 [B], >= 0.
+    """Computes the negative log-likelihood of each sentence, f32 [B], >= 0.
 
     Args:
       visual: [B, N, D], visual tokens.
@@ -157,7 +157,7 @@ class Captioner(nn.Module):
     return total / jnp.maximum(real.sum(-1), 1) if self.per_token else total
 
   def _encode(self, visual, train):
-    """Returns the outputs [B, N, H] and the last state [B, H]."""
+    """Computes the outputs [B, N, H] and the last state [B, H]."""
     x = layers.Dense(self.features, dtype=self.dtype, name='visual')(visual)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = _gates(self.features, self.dtype, 'encoder_input')(x)
@@ -167,7 +167,7 @@ class Captioner(nn.Module):
     return states.astype(self.dtype), last
 
   def _decode(self, tokens, h, ids, train):
-    """Returns the state after each word, [B, L - 1, H]."""
+    """Computes the state after each word, [B, L - 1, H]."""
     words = nn.Embed(
       self.vocab_size,
       self.word_dim,

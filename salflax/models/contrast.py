@@ -67,7 +67,7 @@ def masked(
   black: tuple[float, ...] = (0.0, 0.0, 0.0),
   where: jax.Array | None = None,
 ) -> jax.Array:
-  """Returns images dimmed by their maps, f32 [B, H, W, 3].
+  """Dims images by their maps, f32 [B, H, W, 3].
 
   Args:
     image: normalised, f32 [B, H, W, 3].
@@ -90,7 +90,7 @@ def masked(
 
 
 def visual_tokens(features: Any) -> jax.Array:
-  """Returns [B, N, C]: tokens as they are, or the cells of the coarsest level.
+  """Takes tokens [B, N, C] as they are, or the cells of the coarsest level.
 
   Args:
     features: [B, N, C], or {level: [B, h, w, C]}.
@@ -159,7 +159,7 @@ class Contrast(nn.Module):
     where: jax.Array | None = None,
     train: bool,
   ) -> Compared:
-    """Returns embeddings and the sentences' likelihood.
+    """Computes embeddings and the sentences' likelihood.
 
     Args:
       image: normalised, f32 [B, H, W, 3].
@@ -219,10 +219,6 @@ class Contrast(nn.Module):
     return x * scale + shift
 
   def _check(self):
-    for name, value, known in (
-      ('kind', self.kind, KINDS),
-      ('mask', self.mask, MASKS),
-      ('pool', self.pool, POOLS),
-    ):
-      if value not in known:
-        raise spec.unknown(f'{name} of contrast', value, known)
+    spec.lookup('kind of contrast', KINDS, self.kind)
+    spec.lookup('mask of contrast', MASKS, self.mask)
+    spec.lookup('pool of contrast', POOLS, self.pool)

@@ -4,7 +4,7 @@ Every form is a module called as `form(x, text)`: features x [B, h, w, C] and
 `TextFeatures` in, features of the same shape out (`te_prepend`: a token). With
 t the sentence vector, at the backbone's output (the paper's scheme 1):
 
-  gate      the paper's released code: a text-made query for every cell,
+  gate      the paper's released code: a query for every cell from the text,
             softmax over the rows of each column
   gate_hw   the same with one softmax over all cells
   full      the paper's equation 4: the query map attends to all cells
@@ -19,7 +19,7 @@ in a transformer encoder only (scheme 2):
 
   te_cross     `token` by another name: standard cross-attention
   te_bilinear  the released code's unused lines: softmax of cells times a
-               matrix made of t
+               matrix of t
   te_prepend   t as a token more, which all blocks see
 
 lowrank, token, bilinear and te_cross have a zero-initialised last layer and
@@ -53,6 +53,29 @@ def _norm(x: jax.Array, name: str, dtype: Any) -> jax.Array:
   return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)(x)
 
 
+def text_query(x: jax.Array, text: TextFeatures, dim: int, dtype: Any):
+  """Maps a sentence to queries of all cells, and cells to keys and values.
+
+  Without bias; called inside a compact method, whose `query`, `key` and `value`
+  the linear maps are.
+
+  Args:
+    x: [B, h, w, C].
+    text: features of the same B sentences.
+    dim: width of the three.
+    dtype: type of the computation.
+
+  Returns:
+    Query, key and value, [B, h, w, dim] each.
+  """
+  b, h, w, _ = x.shape
+  linear = functools.partial(Dense, use_bias=False, dtype=dtype)
+  # The released code flattens the query as (row, column, channel).
+  query = linear(h * w * dim, name='query')(text.sentence)
+  query = query.reshape(b, h, w, dim)
+  return query, linear(dim, name='key')(x), linear(dim, name='value')(x)
+
+
 class _TextQuery(nn.Module):
   """Queries W_Q t reshaped to cells, keys and values of the image.
 
@@ -66,14 +89,8 @@ class _TextQuery(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, text: TextFeatures) -> jax.Array:
-    b, h, w, c = x.shape
-    linear = functools.partial(Dense, use_bias=False, dtype=self.dtype)
-    # The released code flattens the query as (row, column, channel).
-    query = linear(h * w * c, name='query')(text.sentence)
-    query = query.reshape(b, h, w, c)
-    key = linear(c, name='key')(x)
-    value = linear(c, name='value')(x)
-    return x + self.attend(query, key, value)
+    parts = text_query(x, text, x.shape[-1], self.dtype)
+    return x + self.attend(*parts)
 
   def attend(self, query, key, value):
     """Computes the addend [B, h, w, C] of query, key, value alike."""
@@ -83,7 +100,7 @@ class _TextQuery(nn.Module):
 class Gate(_TextQuery):
   """The released code's gate: x + a V, a softmax over each column's rows.
 
-  a = softmax_h(sum_c Q K / sqrt(C)): a cell's own key meets a query made for
+  a = softmax_h(sum_c Q K / sqrt(C)): a cell's own key meets a query for
   that cell, and the cells of one column share a weight of 1.
   """
 
@@ -241,7 +258,7 @@ class TePrepend(nn.Module):
 
 
 def _zero_out(x, y, dtype):
-  """Returns y [B, hw, dim] as [B, h, w, C] like `x`, zero at the start."""
+  """Maps y [B, hw, dim] to [B, h, w, C] like `x`, zero at the start."""
   out = Conv(
     x.shape[-1],
     1,
@@ -271,7 +288,7 @@ PLACES = ('backbone', 'encoder')
 
 
 def _places(points):
-  """Returns {place: point}."""
+  """Sorts points by place: {place: point}."""
   return {'backbone' if p == 'backbone' else 'encoder': p for p in points}
 
 
@@ -287,8 +304,7 @@ def point(text: str, place: str = '') -> str:
   """
   name = spec.parse(text).name
   _, points = spec.lookup('form of fusion', FORMS, name)
-  if place and place not in PLACES:
-    raise spec.unknown('place', place, PLACES)
+  spec.lookup('place', ('', *PLACES), place)
   allowed = _places(points)
   if place and place not in allowed:
     fit = [k for k, (_, p) in FORMS.items() if place in _places(p)]
@@ -300,7 +316,7 @@ def point(text: str, place: str = '') -> str:
 
 
 def make(text: str, *, dtype: Any, name: str) -> nn.Module:
-  """Returns the form written as `'lowrank(dim=128)'`.
+  """Makes the form written as `'lowrank(dim=128)'`.
 
   Args:
     text: name in `FORMS`, with options.
@@ -318,7 +334,7 @@ def make(text: str, *, dtype: Any, name: str) -> nn.Module:
 
 
 def fuse(form: nn.Module, x: jax.Array, text: TextFeatures) -> jax.Array:
-  """Returns `form(x, text)`, and `x` itself for rows without any real word.
+  """Computes `form(x, text)`; rows without any real word stay `x`.
 
   Args:
     form: a module out of `FORMS`, but `te_prepend`.
@@ -330,7 +346,7 @@ def fuse(form: nn.Module, x: jax.Array, text: TextFeatures) -> jax.Array:
 
 
 def prepend(form: nn.Module, x: jax.Array, text: TextFeatures):
-  """Returns the token of `te_prepend` and whether it counts, bool [B, 1].
+  """Computes the token of `te_prepend`, and whether it counts, bool [B, 1].
 
   It counts in rows with a real word; arguments as for `fuse`.
   """

@@ -37,7 +37,7 @@ def _gates_init(key, shape, dtype=jnp.float32):
 class TextGate(nn.Module):
   """What a sentence adds to an attention map.
 
-  Queries W_Q t are made for every cell, keys and values W_K a and W_V a from
+  Queries W_Q t are for every cell, keys and values W_K a and W_V a from
   the map a, all without bias. The sum over channels of query times key, over
   sqrt(dim), goes through a softmax over the rows of each column, weighs the
   values, and a linear map takes them back to one channel.
@@ -55,13 +55,8 @@ class TextGate(nn.Module):
 
   @nn.compact
   def __call__(self, a: jax.Array, text: TextFeatures) -> jax.Array:
-    """Returns f32 [B, h, w, 1] of a [B, h, w, 1]; 0 for rows without words."""
-    b, h, w, _ = a.shape
-    linear = functools.partial(layers.Dense, use_bias=False, dtype=self.dtype)
-    query = linear(h * w * self.dim, name='query')(text.sentence)
-    query = query.reshape(b, h, w, self.dim)
-    key = linear(self.dim, name='key')(a)
-    value = linear(self.dim, name='value')(a)
+    """Computes f32 [B, h, w, 1] of a [B, h, w, 1]; 0 for rows without words."""
+    query, key, value = fusion.text_query(a, text, self.dim, self.dtype)
     zero = nn.initializers.zeros
     out = layers.Dense(
       1,
@@ -71,7 +66,7 @@ class TextGate(nn.Module):
       name='out',
     )
     y = out(fusion.gate_share(query, key, axis=1) * value)
-    has_text = text.mask.any(-1).reshape(b, 1, 1, 1)
+    has_text = text.mask.any(-1)[:, None, None, None]
     return jnp.where(has_text, y.astype(jnp.float32), 0.0)
 
 
@@ -93,7 +88,7 @@ class AttentiveConvLSTM(nn.Module):
   'released') differs in three ways, read in it: its attention is a softmax
   over a single channel, hence 1 everywhere, so that the gate reads no image;
   the gate is added behind it; h and c start as x. The code as released calls
-  this part from nowhere, so what it was trained with is not known.
+  this part from nowhere, so its training is unknown.
 
   Attributes:
     steps: number of looks.
@@ -111,7 +106,7 @@ class AttentiveConvLSTM(nn.Module):
   def __call__(
     self, x: jax.Array, text: TextFeatures | None = None
   ) -> jax.Array:
-    """Returns the last h, [B, h, w, C], of x [B, h, w, C]."""
+    """Computes the last h, [B, h, w, C], of x [B, h, w, C]."""
     width, released = x.shape[-1], self.gate_form == 'released'
     conv = functools.partial(
       layers.Conv, kernel_init=_input_init, dtype=self.dtype
@@ -161,7 +156,7 @@ class GaussianPriors(nn.Module):
 
   @nn.compact
   def __call__(self, h: int, w: int) -> jax.Array:
-    """Returns f32 [h, w, number] in [0, 1]."""
+    """Draws the Gaussians, f32 [h, w, number] in [0, 1]."""
 
     def init(key, shape):
       mean_key, sigma_key = jax.random.split(key)
@@ -204,8 +199,8 @@ class SAM(base.Saliency):
   Attributes:
     backbone: maps an image to {level: features} at 1/8: the dilated
       `vgg.VGG16` or `resnet.ResNet`.
-    text: maps token ids and mask to `TextFeatures`; None takes those ready
-      made, or no text at all.
+    text: maps token ids and mask to `TextFeatures`; None takes those as
+      they come, or no text at all.
     gate: channels of the sentence's gate on the attention; 0 for none.
     gate_form: 'logits' or 'released': see `AttentiveConvLSTM`.
     size: (H, W) of the image, multiples of 8.
@@ -237,7 +232,7 @@ class SAM(base.Saliency):
   def __call__(
     self, image, tokens=None, token_mask=None, *, train: bool
   ) -> jax.Array:
-    """Returns saliency, f32 [B, H, W], 0 or more.
+    """Predicts saliency, f32 [B, H, W], 0 or more.
 
     Args:
       image: f32 [B, H, W, 3], or the backbone's features {level: [B, h, w, C]}.
@@ -282,10 +277,8 @@ class SAM(base.Saliency):
       **{k: getattr(self, k) for k in ('size', 'width', 'steps', 'priors')},
       gate=self.gate or 1,
     )
-    if self.gate_form not in GATE_FORMS:
-      raise spec.unknown('gate_form', self.gate_form, GATE_FORMS)
-    if self.bound not in BOUNDS:
-      raise spec.unknown('bound', self.bound, BOUNDS)
+    spec.lookup('gate_form', GATE_FORMS, self.gate_form)
+    spec.lookup('bound', BOUNDS, self.bound)
     if len(self.levels) != 1:
       raise ValueError(f'SAM has one level, found {self.levels}.')
     if any(s % 8 for s in self.size):

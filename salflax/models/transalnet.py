@@ -74,8 +74,8 @@ class TranSalNet(base.Saliency):
 
   Attributes:
     backbone: maps an image to {level: features}, e.g. `resnet.ResNet`.
-    text: maps token ids and mask to `TextFeatures`; None takes those ready
-      made, or no text at all.
+    text: maps token ids and mask to `TextFeatures`; None takes those as
+      they come, or no text at all.
     fuse: levels that the sentence joins, out of `levels`.
     fusion: form in `fusion.FORMS`, with options: 'lowrank(dim=128)'.
     place: 'backbone' joins the text to the backbone's features (the paper's
@@ -122,14 +122,14 @@ class TranSalNet(base.Saliency):
   def __call__(
     self, image, tokens=None, token_mask=None, *, train: bool
   ) -> jax.Array:
-    """Returns saliency in [0, 1], f32 [B, H, W]; arguments as `logits`."""
+    """Predicts saliency in [0, 1], f32 [B, H, W]; arguments as `logits`."""
     return nn.sigmoid(self.logits(image, tokens, token_mask, train=train))
 
   @nn.compact
   def logits(
     self, image, tokens=None, token_mask=None, *, train: bool
   ) -> jax.Array:
-    """Returns the map before the sigmoid, f32 [B, H, W].
+    """Computes the map before the sigmoid, f32 [B, H, W].
 
     Args:
       image: f32 [B, H, W, 3], or the backbone's features {level: [B, h, w, C]}
@@ -212,7 +212,7 @@ class TranSalNet(base.Saliency):
     )(tap, at)
 
   def _conv_widths(self) -> dict[int, int]:
-    """Returns the channels after the convolution at each stride used."""
+    """Lists the channels after the convolution at each stride used."""
     level_widths = {_stride(v): w for v, w in zip(self.levels, self.widths)}
     coarsest, finest = max(level_widths), min(level_widths)
     strides = [s for s in STRIDES if self.out_stride <= s <= coarsest]
@@ -237,13 +237,11 @@ class TranSalNet(base.Saliency):
       **{k: getattr(self, k) for k in ('mlp_ratio', 'decoder_widths')},
       out_stride=self.out_stride,
     )
-    known = tuple(f'1/{s}' for s in STRIDES)
+    levels = tuple(f'1/{s}' for s in STRIDES)
     for level in self.levels:
-      if level not in known:
-        raise spec.unknown('level', level, known)
+      spec.lookup('level', levels, level)
     for level in self.fuse:
-      if level not in self.levels:
-        raise spec.unknown('level in fuse', level, self.levels)
+      spec.lookup('level in fuse', self.levels, level)
     fusions.point(self.fusion, self.place)
     if not self.levels or len(set(self.levels)) != len(self.levels):
       raise ValueError(f'levels={self.levels} must be different, and some.')

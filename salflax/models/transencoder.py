@@ -36,7 +36,7 @@ class TransEncoder(nn.Module):
   def __call__(
     self, x: jax.Array, at: Mapping[str, Callable] | None = None
   ) -> jax.Array:
-    """Returns [B, h, w, D].
+    """Encodes features [B, h, w, C] as [B, h, w, D].
 
     Args:
       x: [B, h, w, C].

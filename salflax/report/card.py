@@ -7,30 +7,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from salflax import data
 from salflax.core import files
 from salflax.evaluate import rows as rows_lib
 from salflax.report import tables
 
-# Name and licence of each data set, as docs/data.md has them.
-DATA = {
-  'sjtu_tis': (
-    'SJTU-TIS, 600 images, 1,800 samples',
-    'no licence stated by its publishers: for research use only',
-  ),
-  'osie': ('OSIE, 700 images', 'MIT'),
-  'salicon2015': (
-    'SALICON, 2015 edition',
-    'annotations CC BY 4.0, images as in COCO',
-  ),
-  'salicon2017': (
-    'SALICON, 2017 edition',
-    'annotations CC BY 4.0, images as in COCO',
-  ),
-  'mit1003': ('MIT1003', 'none stated'),
-  'cat2000': ('CAT2000', 'none stated'),
-  'fiwi': ('FiWI', 'none known'),
-  'scenes': ('scenes that salflax draws', 'Apache-2.0'),
-}
 # Licences of published weights, by a part of their name.
 WEIGHTS = {
   'efficientnet-lite': 'Apache-2.0',
@@ -125,13 +106,23 @@ def _data_sets(config: Mapping[str, Any]) -> list[str]:
   return list(dict.fromkeys(n.strip() for part in names for n in part))
 
 
+def _data_set(name: str) -> tuple[str, str]:
+  """Describes a data set, and names its licence."""
+  if name in data.GENERATED:
+    return 'scenes that salflax draws', 'Apache-2.0'
+  if name not in data.DATASETS:
+    return '', "its owner's"
+  dataset = data.DATASETS[name]()
+  return dataset.summary.rstrip('.'), dataset.licence.rstrip('.')
+
+
 def _head(name: str, config: Mapping[str, Any]) -> str:
   import huggingface_hub
 
-  data = _data_sets(config)
+  names = _data_sets(config)
   # Nothing else would warn those who find the model on the Hub.
   licence = {'license': 'apache-2.0'}
-  if data != ['scenes']:
+  if names != ['scenes']:
     licence = {'license': 'other', 'license_name': 'research-use'}
   head = huggingface_hub.ModelCardData(
     **licence,
@@ -139,7 +130,7 @@ def _head(name: str, config: Mapping[str, Any]) -> str:
     library_name='salflax',
     model_name=name,
     tags=['saliency', 'text-guided-saliency', 'eye-tracking', 'jax', 'flax'],
-    datasets=data,
+    datasets=names,
     metrics=list(METRICS),
   )
   return f'---\n{head.to_yaml()}\n---\n'
@@ -178,7 +169,8 @@ def _data(config: Mapping[str, Any]) -> str:
     conditions = ', '.join(node['conditions']) or 'all'
     rows.append((stage, node['data'], split, chosen, conditions))
   table = tables.Table('Stages of training', head, rows).markdown()
-  editions = {k: DATA[k][0] for k in _data_sets(config) if k in DATA}
+  sets = {k: _data_set(k) for k in _data_sets(config)}
+  editions = {name: about[0] for name, about in sets.items() if about[0]}
   return f'{table}\nEditions:\n\n{_listed(editions)}'
 
 
@@ -216,11 +208,11 @@ def _text(config: Mapping[str, Any]) -> str:
 def _licences(config: Mapping[str, Any]) -> str:
   result = {'salflax': 'Apache-2.0'}
   for name in _data_sets(config):
-    result[name] = DATA.get(name, ('', "its owner's"))[1]
+    result[name] = _data_set(name)[1]
   for part in ('backbone', 'text'):
     if weights := str(config['model'][part].get('weights', '')):
-      known = [v for k, v in WEIGHTS.items() if k in weights.lower()]
-      result[weights] = (known or ["its publisher's"])[0]
+      licences = [v for k, v in WEIGHTS.items() if k in weights.lower()]
+      result[weights] = (licences or ["its publisher's"])[0]
   text = _listed(result)
   if 'sjtu_tis' in result:
     text += '\nTrained on SJTU-TIS: these weights are for research use.\n'

@@ -75,7 +75,7 @@ def blocks(
     NoMaps: no run of it kept its maps.
     FileNotFoundError: the data set is not there.
   """
-  from salflax.data import frames
+  from salflax.data import batches, frames
   from salflax.data.maps import read_map
   from salflax.evaluate import map_folder
 
@@ -84,8 +84,7 @@ def blocks(
   source = load(summary['data'], summary['split'])
   index: dict[str, int] = {}
   places: dict[tuple[str, str], int] = {}
-  for k in range(len(source)):
-    meta = source.meta(k)
+  for k, meta in enumerate(batches.metas(source)):
     index.setdefault(meta['image_id'], k)
     places.setdefault((meta['image_id'], meta['condition']), k)
   maps = [map_folder.match(s.scores / 'maps', source).paths for _, s in kept]

@@ -92,7 +92,7 @@ def _numbers(node: Any, where: str, keys: Sequence[str]) -> None:
 
 
 def _checked(summary: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a summary whose every part is as evaluation writes it."""
+  """Checks that every part of a summary is as evaluation writes it."""
   for name, about in summary['protocols'].items():
     for key, info in about['metrics'].items():
       if type(info['higher_is_better']) is not bool:

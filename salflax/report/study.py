@@ -62,18 +62,18 @@ def agreement_table(ranking: Ranking) -> tables.Table:
   rows = []
   for name in ranking.metrics():
     printed, scores = ranking.printed(name), ranking.scores(name)
-    known = np.flatnonzero(np.isfinite(printed))
-    cells = [len(known)]
-    if len(known) < ENOUGH:
+    rows_printed = np.flatnonzero(np.isfinite(printed))
+    cells = [len(rows_printed)]
+    if len(rows_printed) < ENOUGH:
       rows.append([name, *cells, None, None, None])
       continue
-    values = scores.values[known]
-    rho, p = spearman(values.mean(1), printed[known])
-    low, high = _over_images(values, printed[known])
+    values = scores.values[rows_printed]
+    rho, p = spearman(values.mean(1), printed[rows_printed])
+    low, high = _over_images(values, printed[rows_printed])
     cells.append(f'{rho:+.2f} [{low:+.2f}, {high:+.2f}] {tables.p_value(p)}')
     between = None
     if len(scores.seeds) > 1:
-      one, two = (s[known].mean(1) for s in scores.seeds[:2])
+      one, two = (s[rows_printed].mean(1) for s in scores.seeds[:2])
       between = f'{spearman(one, two)[0]:+.2f}'
     rows.append([name, *cells, between, _apart(values, scores.images)])
   head = [

@@ -74,8 +74,8 @@ class _Frame:
     except TimeoutError:
       raise ConnectionError('The client does not read its answer.') from None
     finally:
-      known = scope['path'] in (*FILES, *_ROUTES)
-      path = scope['path'] if known else 'other'
+      path = scope['path']
+      path = path if path in (*FILES, *_ROUTES) else 'other'
       self._counts.requests.labels(path, status).inc()
       self._counts.seconds.labels(path).observe(time.monotonic() - start)
 

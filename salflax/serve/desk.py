@@ -112,7 +112,7 @@ class Desk:
       return await asyncio.to_thread(answers.body, order, maps, self.model)
 
   async def predict(self, request: Request) -> Response:
-    """Answers a prediction; one whose client left is given up."""
+    """Answers a prediction; one whose client left is dropped."""
     client = request.client.host if request.client else ''
     with self._admitted(client):
       order = await uploads.read_order(request, self.limits)

@@ -206,6 +206,13 @@ def _plain(name: str, value: str | UploadFile) -> str:
   return value
 
 
+def _check_name(kind: str, names: Sequence[str], name: str) -> None:
+  try:
+    spec.lookup(kind, names, name[:100])
+  except ValueError as e:
+    raise Refusal(422, str(e)) from e
+
+
 def _areas(text: str, limits: Limits) -> list[areas_lib.Area]:
   if not text.strip():
     return []
@@ -248,10 +255,7 @@ async def read_order(request: Request, limits: Limits) -> Order:
   form = await read_form(request, limits)
   try:
     for name in form:
-      try:
-        spec.lookup('field', dict.fromkeys(FIELDS), name[:100])
-      except ValueError as e:
-        raise Refusal(422, str(e)) from e
+      _check_name('field', FIELDS, name)
     upload = form.get('image')
     if not isinstance(upload, UploadFile):
       raise Refusal(422, 'No image: expected a file in the field image.')
@@ -262,10 +266,7 @@ async def read_order(request: Request, limits: Limits) -> Order:
     raise _too_large(limits)
   kind = _plain('format', form.get('format', 'json'))
   texts = _texts(form, limits)
-  try:
-    spec.lookup('format', dict.fromkeys(FORMATS), kind[:100])
-  except ValueError as e:
-    raise Refusal(422, str(e)) from e
+  _check_name('format', FORMATS, kind)
   if kind != 'json' and len(texts) > 1:
     raise Refusal(
       422, f'{len(texts)} sentences; allowed is one with format {kind}.'

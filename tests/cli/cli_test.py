@@ -63,10 +63,10 @@ def _examples():
   for path in files:
     text = re.sub(r'\\\\?\n\s*', ' ', path.read_text())
     for match in re.finditer(r'^ *salflax (\w+) (.*--.*)$', text, re.MULTILINE):
-      found = re.findall(
+      words = re.findall(
         r' --(?:no)?([\w-]+)', f' {match[2]}'.partition('#')[0]
       )
-      names = [name.replace('-', '_') for name in found if name != 'help']
+      names = [name.replace('-', '_') for name in words if name != 'help']
       yield path.name, match[1], names
 
 

@@ -85,7 +85,7 @@ def get_config(name, argument=''):
 
 
 def without_weights(config, bert, vgg):
-  """Returns the config with tiny fixed networks and drawn parameters."""
+  """Makes the config with tiny fixed networks and drawn parameters."""
   node = config_lib.plain(config)
   for name in node['stages']:
     if node[name]['perceptual'].get('weights'):
@@ -104,7 +104,7 @@ def without_weights(config, bert, vgg):
 
 
 def trace(stage):
-  """Returns the shapes that a train step of two images gives."""
+  """Computes the shapes that a train step of two images gives."""
   tx, example = stage.make_tx(), stages_lib.example_batch(stage)
   state = stages_lib.abstract_state(stage)
   batch = {
@@ -168,10 +168,10 @@ def test_configs_say_how_they_are_run(name):
   assert f'--config=configs/{name}.py' in module.__doc__
   assert inspect.getdoc(module.get_config)
   # Every argument that is tested is one a reader can know of.
-  told = module.__doc__ + inspect.getdoc(module.get_config)
+  docs = module.__doc__ + inspect.getdoc(module.get_config)
   for argument in ARGUMENTS.get(name, ()):
     for part in argument.split(','):
-      assert part.partition('=')[0] in told, part
+      assert part.partition('=')[0] in docs, part
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -207,7 +207,7 @@ def test_a_stage_refuses_a_key_it_does_not_know():
 
 
 def _set(path, value):
-  """Returns a change of a config: config.<path> = value."""
+  """Makes a change of a config: config.<path> = value."""
 
   def change(node):
     *parents, last = path.split('.')
@@ -283,6 +283,10 @@ WRONG = {
   'frame': (
     _set('only.pp', tiny_config.PP.replace('32, 32', 'height=32, width=64')),
     r'pp resizes to \(32, 64\), the model has size \(32, 32\)',
+  ),
+  'an op that may come once': (
+    _set('only.eval_pp', tiny_config.EVAL_PP + '|normalize("imagenet")'),
+    'config.only: normalize goes once',
   ),
   'no rasterize': (
     lambda node: node['only'].update(
@@ -415,8 +419,8 @@ def test_what_is_wrong_is_named_within_seconds(case, bert, monkeypatch):
 
 
 def test_the_config_that_those_change_is_sound(bert):
-  for given in ('', bert):
-    for stage in config_lib.resolve(tiny_config.get_config(f'bert={given}')):
+  for encoder in ('', bert):
+    for stage in config_lib.resolve(tiny_config.get_config(f'bert={encoder}')):
       checks.check(stage)
 
 

@@ -57,8 +57,8 @@ def inputs(rows=3):
 
 
 def make(**options):
-  given = dict(vision=Cells(), dim=4, hidden=4, vocab_size=11)
-  return Contrast(**(given | options))
+  defaults = dict(vision=Cells(), dim=4, hidden=4, vocab_size=11)
+  return Contrast(**(defaults | options))
 
 
 def apply(model, *args, variables=None, **options):
@@ -86,9 +86,9 @@ def test_what_is_masked_is_black_before_it_is_normalised(name):
   _, mean, std = pp.normalization(text)
   black = tuple((-np.array(mean) / std).tolist())
   normal = lambda x: pp.normalize({'image': x}, None, name)['image']
-  found = masked(normal(pixels)[None], share[None], mask='raw', black=black)
+  actual = masked(normal(pixels)[None], share[None], mask='raw', black=black)
   want = normal(pixels * share[..., None])
-  np.testing.assert_allclose(found[0], want, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(actual[0], want, rtol=1e-4, atol=1e-4)
 
 
 def test_a_dim_map_shows_as_much_as_a_bright_one():
@@ -105,10 +105,10 @@ def test_padding_is_neither_seen_nor_the_maximum():
   where[:, :, 20:] = False
   bright = np.where(where, pred, 1.0).astype(np.float32)
   black = (-3.0, -2.0, -1.0)
-  found = masked(image, bright, where=where, black=black)
+  actual = masked(image, bright, where=where, black=black)
   want = masked(image[:, :, :20], pred[:, :, :20], black=black)
-  np.testing.assert_allclose(found[:, :, :20], want, rtol=1e-6)
-  assert (np.asarray(found)[:, :, 20:] == np.float32(black)).all()
+  np.testing.assert_allclose(actual[:, :, :20], want, rtol=1e-6)
+  assert (np.asarray(actual)[:, :, 20:] == np.float32(black)).all()
 
 
 @pytest.mark.parametrize('mask', ['max', 'raw', 'released'])
@@ -116,14 +116,14 @@ def test_padding_is_neither_seen_nor_the_maximum():
 def test_flat_maps_are_finite(mask, value):
   image, pred, *_ = inputs()
   see = lambda p: jnp.square(masked(image, p, mask=mask)).sum()
-  found, gradient = jax.value_and_grad(see)(jnp.full_like(pred, value))
-  assert np.isfinite(found) and np.isfinite(gradient).all()
+  actual, gradient = jax.value_and_grad(see)(jnp.full_like(pred, value))
+  assert np.isfinite(actual) and np.isfinite(gradient).all()
 
 
 def test_shrinking_takes_means():
   image = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
-  found = shrink(image, factor=2)
-  np.testing.assert_allclose(found[1, 1, 2], image[1, 2:, 4:].mean((0, 1)))
+  actual = shrink(image, factor=2)
+  np.testing.assert_allclose(actual[1, 1, 2], image[1, 2:, 4:].mean((0, 1)))
   np.testing.assert_array_equal(shrink(image, factor=1), image)
   with pytest.raises(ValueError, match='stride=4 does not divide .*4 x 6'):
     shrink(image, factor=4)
@@ -140,24 +140,24 @@ def test_tokens_are_the_cells_of_the_coarsest_level():
 
 def test_the_common_space():
   model, args = make(), inputs()
-  found = apply(model, *args)
-  assert found.images.shape == found.sentences.shape == (3, 4)
-  assert found.nll.shape == (3,) and (found.nll > 0).all()
+  actual = apply(model, *args)
+  assert actual.images.shape == actual.sentences.shape == (3, 4)
+  assert actual.nll.shape == (3,) and (actual.nll > 0).all()
   first = apply(make(pool='first'), *args)
-  np.testing.assert_allclose(found.sentences, first.sentences)
-  assert np.abs(found.images - first.images).max() > 1e-3
+  np.testing.assert_allclose(actual.sentences, first.sentences)
+  assert np.abs(actual.images - first.images).max() > 1e-3
 
 
 def test_the_released_space_is_that_of_all_tokens():
   args = inputs()
   model = make(kind='order', caption=False, mask='released')
   variables = made_up.variables(model, *args, train=False)
-  found = apply(model, *args, variables=variables)
-  assert found.images.shape == found.sentences.shape == (3, (1 + 2 * 3) * 5)
-  assert found.nll is None
+  actual = apply(model, *args, variables=variables)
+  assert actual.images.shape == actual.sentences.shape == (3, (1 + 2 * 3) * 5)
+  assert actual.nll is None
   tower = {'params': variables['params']['vision']}
   tokens = Cells().apply(tower, args[1][..., None] * args[0], train=False)
-  np.testing.assert_allclose(found.images, tokens.reshape(3, -1), rtol=1e-5)
+  np.testing.assert_allclose(actual.images, tokens.reshape(3, -1), rtol=1e-5)
   assert set(variables['params']) == {'vision', 'sentence'}
 
 
@@ -175,8 +175,8 @@ def test_a_tower_gets_the_pixels_it_expects():
   model, *_ = contrast_lib.attach(config_lib.plain(node), model, ours, words)
   pixels = np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8)
   ops = lambda name: pp.normalize({'image': pixels}, None, name)['image']
-  found = model.contrast._repainted(ops('caffe_resnet'))
-  np.testing.assert_allclose(found, ops('imagenet'), atol=1e-5)
+  actual = model.contrast._repainted(ops('caffe_resnet'))
+  np.testing.assert_allclose(actual, ops('imagenet'), atol=1e-5)
 
 
 def test_gradients_reach_the_map_through_a_tower():
@@ -566,9 +566,13 @@ def test_long_sentences_are_cut_where_they_are_only_matched(bert, toys, caplog):
 
 
 def test_the_released_form_has_its_own_defaults():
-  found = common.contrast(kind='order').to_dict()
-  assert (found['margin'], found['hardest'], found['caption']) == (0, False, 0)
-  assert found['mask'] == 'released'
+  actual = common.contrast(kind='order').to_dict()
+  assert (actual['margin'], actual['hardest'], actual['caption']) == (
+    0,
+    False,
+    0,
+  )
+  assert actual['mask'] == 'released'
   assert common.contrast(kind='order', margin=0.2).margin == 0.2
   assert common.stage(contrast=dict(kind='order')).contrast.mask == 'released'
   with pytest.raises(ValueError, match="'magrin'. Did you mean 'margin'"):

@@ -52,17 +52,17 @@ def test_published_transalnet_is_what_a_text_guided_network_starts_from(
     _record(weights=str(path)), jnp.float32
   )
   tokens = tokenizer(['a red umbrella'])
-  given = _abstract(model, tokens)
+  values = _abstract(model, tokens)
   for scope, load, skip in weights:
-    given = pretrained.merge(given, load(), at=scope, skip=skip)
+    values = pretrained.merge(values, load(), at=scope, skip=skip)
   drawn = {
     path[1].key
-    for path, leaf in jax.tree_util.tree_leaves_with_path(given)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(values)
     if isinstance(leaf, jax.ShapeDtypeStruct)
   }
   # All but what joins the text to it comes from a file.
   assert drawn == {'fusion_8', 'fusion_16', 'fusion_32'}
-  kernel = given['params']['decoder']['conv1']['kernel']
+  kernel = values['params']['decoder']['conv1']['kernel']
   expected = state['decoder.conv1.weight'].transpose(2, 3, 1, 0)
   np.testing.assert_array_equal(kernel, expected.astype(np.float32))
 
@@ -274,8 +274,8 @@ def test_a_new_entry_of_every_table_is_built(bert, tmp_path, monkeypatch):
   shapes = _abstract(model, [w[:1] for w in words])
   assert {'text', 'fusion_8', 'backbone'} < set(shapes['params'])
   (scope, load, skip), (text, *_) = weights
-  given = pretrained.merge(shapes, load(), at=scope, skip=skip)
-  assert (given['params']['backbone']['only']['bias'] == 1).all()
+  values = pretrained.merge(shapes, load(), at=scope, skip=skip)
+  assert (values['params']['backbone']['only']['bias'] == 1).all()
   assert text == 'text' and image.shape[0] == len(TEXTS)
   network.save_text(model, tokenizer, tmp_path / 'text')
   again, *_ = network.make(record, jnp.float32, saved=tmp_path / 'text')

@@ -93,16 +93,6 @@ def test_numbers_of_a_model(key, value):
     _check(lambda config: config['model'].update({key: value}))
 
 
-@pytest.mark.parametrize('key', ['pp', 'eval_pp'])
-def test_an_op_that_may_come_once(key):
-  with pytest.raises(ValueError, match=f'{key} has normalize 2 times'):
-    _check(
-      lambda config: config['only'].update(
-        {key: config['only'][key] + '|normalize("imagenet")'}
-      )
-    )
-
-
 def test_all_faults_are_listed():
   with pytest.raises(ValueError, match='(?s)seed.*epochs'):
     _check(lambda c: (c.update(seed=-1), c['only'].update(epochs=math.inf)))

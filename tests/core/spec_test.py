@@ -236,8 +236,8 @@ def test_weighted_sum_wants_options_named():
 )
 def test_weighted_sum_reads_back_what_was_written(terms):
   text = ' + '.join(f'{w!r}*{n}' for w, n in terms)
-  found = spec.weighted_sum({n: double for n in TABLE}, text, takes=1)
-  assert [(t.weight, t.name) for t in found] == terms
+  actual = spec.weighted_sum({n: double for n in TABLE}, text, takes=1)
+  assert [(t.weight, t.name) for t in actual] == terms
 
 
 def test_build_calls_with_the_rest_of_the_record():

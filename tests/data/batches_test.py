@@ -203,7 +203,7 @@ def test_an_error_names_the_row(source, training):
   assert any('row 5' in note for note in caught.value.__notes__)
 
 
-def test_an_error_names_the_picture():
+def test_an_error_names_the_image():
   source = Toy(2)
   source.rows[6]['image'] = source.rows[6]['image'][..., 0]
   with pytest.raises(ValueError, match='Expected an image') as caught:
@@ -212,7 +212,7 @@ def test_an_error_names_the_picture():
 
 
 @pytest.mark.slow
-def test_an_error_in_a_worker_names_the_picture():
+def test_an_error_in_a_worker_names_the_image():
   source = Toy(2)
   source.rows[6]['image'] = source.rows[6]['image'][..., 0]
   batches = batches_lib.train_batches(
@@ -220,8 +220,8 @@ def test_an_error_in_a_worker_names_the_picture():
   )
   with pytest.raises(Exception, match='Expected an image') as caught:
     _take(batches, 2)
-  said = str(caught.value) + ''.join(getattr(caught.value, '__notes__', ()))
-  assert 'picture01/non_salient' in said
+  notes = str(caught.value) + ''.join(getattr(caught.value, '__notes__', ()))
+  assert 'picture01/non_salient' in notes
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_rows_end_where_they_end():
     assert len(list(source)) == len(source)
 
 
-def test_pictures_of_joined_sources_are_told_apart():
+def test_images_of_joined_sources_are_told_apart():
   """Two data sets may have an image of the same name."""
   both = batches_lib.Joined([Toy(1), Toy(1, seed=5)])
   rows = [both.meta(i) for i in (0, 1, 4)]
@@ -278,7 +278,7 @@ def test_pictures_of_joined_sources_are_told_apart():
   assert batches_lib.image_key(batches_lib.Rows(both, [4]).meta(0)) == other
 
 
-def test_a_picture_is_the_same_in_a_row_and_in_what_is_told_of_it():
+def test_an_image_is_the_same_in_a_row_and_in_its_meta():
   class Split(list):
     def meta(self, index):
       # A data set's own split is no matter of which image it is.

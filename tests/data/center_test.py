@@ -43,11 +43,11 @@ def test_it_lies_in_the_box():
   for row in source:
     out = add(prepare(dict(row), None))
     top, left, h, w = out['box']
-    found = out['center']
-    assert found.shape == (30, 40) and found.dtype == np.float32
-    inside = found[top : top + h, left : left + w]
+    actual = out['center']
+    assert actual.shape == (30, 40) and actual.dtype == np.float32
+    inside = actual[top : top + h, left : left + w]
     np.testing.assert_array_equal(inside, frames.resize(mean, (h, w)))
-    assert inside.any() and np.count_nonzero(found) == np.count_nonzero(inside)
+    assert inside.any() and np.count_nonzero(actual) == np.count_nonzero(inside)
 
 
 def test_a_stage_computes_it_for_a_loss_that_asks(tmp_path):

@@ -58,9 +58,9 @@ def test_sjtu_tis_stores_what_was_published(sjtu_layout, tmp_path):
     example['fixations'], np.argwhere(fixated[..., 0] == 255)
   )
   name = '000000000109_2.png' if sjtu_layout.published else '000000000109.jpg'
-  shown = Image.open(sjtu_layout.path('image', name)).convert('RGB')
+  pixels = Image.open(sjtu_layout.path('image', name)).convert('RGB')
   assert example['image'].shape == (24, 32, 3)
-  np.testing.assert_array_equal(example['image'], np.asarray(shown))
+  np.testing.assert_array_equal(example['image'], np.asarray(pixels))
 
 
 def test_osie_counts_pixels_from_one(tmp_path):
@@ -231,7 +231,7 @@ def test_conditions_and_exclusion_choose_rows(prepared, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name, split, options, error, said',
+  'name, split, options, error, pattern',
   [
     ('sjtu', 'all', {}, ValueError, "Did you mean 'sjtu_tis'"),
     ('sjtu_tis', 'tset', {}, ValueError, "Did you mean 'test'"),
@@ -263,9 +263,9 @@ def test_conditions_and_exclusion_choose_rows(prepared, tmp_path):
   ],
 )
 def test_what_does_not_exist_is_an_error(
-  prepared, name, split, options, error, said
+  prepared, name, split, options, error, pattern
 ):
-  with pytest.raises(error, match=said):
+  with pytest.raises(error, match=pattern):
     data.load_source(name, split, prepared, **options)
 
 
@@ -402,7 +402,7 @@ def test_a_image_under_two_names_is_in_one_split(tmp_path):
   _prepare('folder', root, tmp_path, name='mine')
   source = data.load_source('folder:mine', 'all', tmp_path)
   places = {
-    splits.place('folder', r.picture)
+    splits.place('folder', r.split_key)
     for r in source.records
     if r.image_id == 'p0' or r.image_id.startswith('copy')
   }

@@ -83,17 +83,17 @@ def test_mit1003_reads_recordings(tmp_path):
   )
 
 
-@pytest.mark.parametrize('kind', ['fixMap', 'fixPts', 'picture', 'grey'])
+@pytest.mark.parametrize('kind', ['fixMap', 'fixPts', 'image', 'grey'])
 def test_mit1003_names_what_is_wrong(tmp_path, kind):
   root = fake_gaze.mit1003(tmp_path / 'raw', ['a', 'b'])
   folder = root / 'ALLFIXATIONMAPS'
   reason = {
     'fixMap': 'missing map',
     'fixPts': 'missing fixations',
-    'picture': 'missing image',
+    'image': 'missing image',
     'grey': 'not a fixation image',
   }[kind]
-  if kind == 'picture':
+  if kind == 'image':
     (root / 'ALLSTIMULI/a.jpeg').unlink()
   elif kind == 'grey':
     content = (folder / 'a_fixMap.jpg').read_bytes()
@@ -122,8 +122,8 @@ def test_detected_fixations_are_where_the_eye_rested():
   for a, b in zip(stops[:-1], stops[1:]):
     parts += [a + (b - a) * steps[0], np.tile(b, (60, 1))]
   track = np.concatenate(parts) + rng.normal(0, 0.5, (60 * 8 + 70, 2))
-  found = mit1003.detect_fixations(track)
-  np.testing.assert_allclose(found, stops, atol=1.0)
+  actual = mit1003.detect_fixations(track)
+  np.testing.assert_allclose(actual, stops, atol=1.0)
   blink = track.copy()
   blink[:60] = np.nan
   assert len(mit1003.detect_fixations(blink)) == 7
@@ -195,7 +195,7 @@ def test_fiwi_names_what_is_wrong(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'dataset, said',
+  'dataset, message',
   [
     ('salicon2015', 'images/train'),
     ('salicon2017', 'fixations/train'),
@@ -204,7 +204,7 @@ def test_fiwi_names_what_is_wrong(tmp_path):
     ('fiwi', 'eyeMaps/all5'),
   ],
 )
-def test_another_layout_is_an_error(tmp_path, dataset, said):
+def test_another_layout_is_an_error(tmp_path, dataset, message):
   (tmp_path / 'raw' / 'images').mkdir(parents=True)
-  with pytest.raises(FileNotFoundError, match=said):
+  with pytest.raises(FileNotFoundError, match=message):
     _prepare(dataset, tmp_path / 'raw', tmp_path)

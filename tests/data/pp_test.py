@@ -24,7 +24,7 @@ GEOMETRY = (
 )
 
 
-def _picture(size, *, seed=0):
+def _image(size, *, seed=0):
   rng = np.random.default_rng(seed)
   return rng.integers(0, 256, (*size, 3), np.uint8)
 
@@ -37,7 +37,7 @@ def _bump(size, row, column, sigma):
 
 def _example(size, points=(), **more):
   return {
-    'image': _picture(size),
+    'image': _image(size),
     'fixations': np.array(points, np.int32).reshape(-1, 2),
     'image_id': 'a',
     'text': '',
@@ -73,7 +73,7 @@ def test_a_fixation_stays_under_the_peak_of_its_map(text, size, share):
 
 
 @pytest.mark.parametrize('text', GEOMETRY)
-def test_the_picture_moves_with_its_fixation(text):
+def test_the_image_moves_with_its_fixation(text):
   size, (row, column) = (96, 128), (24, 100)
   example = _example(size, [(row, column)])
   example['image'][:] = 0
@@ -119,7 +119,7 @@ def test_the_box_is_centred_fills_one_side_and_keeps_the_aspect(size, frame):
   assert w in (max(1, int(exact_w + 1e-9)), frame[1])
 
 
-def test_boxes_of_common_pictures():
+def test_boxes_of_common_images():
   assert frames.fit((480, 640), (288, 384)) == (0, 0, 288, 384)
   assert frames.fit((640, 480), (288, 384)) == (0, 84, 288, 216)
   assert frames.fit((600, 1200), (288, 384)) == (48, 0, 192, 384)
@@ -210,7 +210,7 @@ def test_rasterize_twice_is_once():
 
 
 @pytest.mark.parametrize('point', [(-1, 3), (3, -1), (48, 3), (3, 64)])
-def test_a_fixation_outside_of_the_picture_is_named(point):
+def test_a_fixation_outside_of_the_image_is_named(point):
   example = _example((48, 64), [(1, 1), point])
   row, column = point
   with pytest.raises(ValueError, match=rf'\({row}, {column}\).*48 x 64'):
@@ -220,7 +220,7 @@ def test_a_fixation_outside_of_the_picture_is_named(point):
 
 
 def test_examples_without_gaze_pass():
-  example = {'image': _picture((30, 40)), 'text': ''}
+  example = {'image': _image((30, 40)), 'text': ''}
   text = 'resize_pad(32, 32)|flip(1.0)|rasterize|normalize("unit")'
   out = pp.make(text)(example, _rng())
   assert out['image'].shape == (32, 32, 3)
@@ -295,7 +295,7 @@ def test_bad_strings_fail_when_they_are_read(text, says):
     np.zeros((4, 4, 3), np.float32),
   ],
 )
-def test_bad_pictures_are_described(image):
+def test_bad_images_are_described(image):
   with pytest.raises(ValueError, match=r'Expected an image u8 \[h, w, 3\]'):
     pp.resize_pad({'image': image}, None, 8, 8)
 
@@ -314,11 +314,11 @@ def test_flip_without_a_generator_says_where_it_belongs():
 def test_is_random_and_pickling():
   assert pp.is_random('resize_pad(3, 3)|flip(0.5)')
   assert not pp.is_random('resize_pad(3, 3)|mirror|normalize("unit")')
-  made = pp.make('resize_pad(32, 32)|flip(0.5)|rasterize')
-  again = pickle.loads(pickle.dumps(made))
-  a, b = (f(_example((30, 40), [(2, 3)]), _rng()) for f in (made, again))
+  pipeline = pp.make('resize_pad(32, 32)|flip(0.5)|rasterize')
+  again = pickle.loads(pickle.dumps(pipeline))
+  a, b = (f(_example((30, 40), [(2, 3)]), _rng()) for f in (pipeline, again))
   np.testing.assert_array_equal(a['image'], b['image'])
-  assert again.text == made.text
+  assert again.text == pipeline.text
 
 
 @pytest.mark.parametrize(

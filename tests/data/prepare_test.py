@@ -34,7 +34,7 @@ def _command(dataset, raw, data_dir, **options):
 
 
 def _finished(data_dir):
-  """Returns all but the locks."""
+  """Lists all but the locks."""
   names = [p.relative_to(data_dir).as_posix() for p in data_dir.rglob('*')]
   return sorted(n for n in names if not n.endswith('.lock'))
 
@@ -48,7 +48,7 @@ def test_nothing_usable_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'dataset, files, error, said',
+  'dataset, files, error, message',
   [
     ('sjtu_tis', ['image/x', 'map/x'], FileNotFoundError, 'image_1800'),
     (
@@ -74,12 +74,12 @@ def test_nothing_usable_is_an_error(tmp_path):
     ('folder', ['images/x', 'fixations.csv'], ValueError, 'no column'),
   ],
 )
-def test_another_layout_is_an_error(tmp_path, dataset, files, error, said):
+def test_another_layout_is_an_error(tmp_path, dataset, files, error, message):
   for name in files:
     (tmp_path / 'raw' / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / 'raw' / name).write_text('x')
   name = 'mine' if dataset == 'folder' else ''
-  with pytest.raises(error, match=said):
+  with pytest.raises(error, match=message):
     _prepare(dataset, tmp_path / 'raw', tmp_path / 'out', name=name)
   assert _finished(tmp_path / 'out') == []
 
@@ -384,7 +384,7 @@ def test_two_at_once_do_not_mix(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  'kwargs, said',
+  'kwargs, message',
   [
     ({'dataset': 'sjtu'}, "Did you mean 'sjtu_tis'"),
     ({'dataset': 'folder'}, 'needs a --name'),
@@ -394,10 +394,10 @@ def test_two_at_once_do_not_mix(tmp_path, capsys):
     ({'dataset': 'osie', 'raw': '/absent'}, '/absent is absent'),
   ],
 )
-def test_wrong_arguments_are_named(tmp_path, capsys, kwargs, said):
+def test_wrong_arguments_are_named(tmp_path, capsys, kwargs, message):
   kwargs = {'raw': str(tmp_path), 'data_dir': str(tmp_path / 'out'), **kwargs}
   assert _command(**kwargs) == 1
-  assert said in capsys.readouterr().err
+  assert message in capsys.readouterr().err
   assert not (tmp_path / 'out' / 'osie').exists()
 
 

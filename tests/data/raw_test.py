@@ -37,7 +37,7 @@ def _blur(path):
   Image.fromarray(gray).convert('RGB').save(path)
 
 
-def _truncate_picture(fake):
+def _truncate_image(fake):
   _cut(fake.path('image', '000000000071.jpg'))
   return {('000000000071/' + c, 'unreadable image') for c in ('pure', 'whole')}
 
@@ -47,7 +47,7 @@ def _empty_file(fake):
   return {('000000000071/' + c, 'unreadable image') for c in ('pure', 'whole')}
 
 
-def _no_picture(fake):
+def _no_image(fake):
   fake.path('image', '000000000071.jpg').unlink()
   return {
     ('000000000071/pure', 'missing image'),
@@ -81,7 +81,7 @@ def _no_gaze_for_a_sentence(fake):
   return {('000000000109/all', 'missing map')}
 
 
-def _picture_alone(fake):
+def _image_alone(fake):
   fake_data.save(
     fake.path('image', '000000000333.jpg'), fake_data.image(fake.rng)
   )
@@ -159,11 +159,11 @@ def _bad_rows(fake):
   }
 
 
-def _two_pictures_of_one_id(fake):
-  shown = fake_data.image(fake.rng)
-  fake_data.save(fake.path('image', '71.jpg'), shown)
-  found = {('000000000071/whole', 'duplicate id')}
-  return found | {
+def _two_images_of_one_id(fake):
+  pixels = fake_data.image(fake.rng)
+  fake_data.save(fake.path('image', '71.jpg'), pixels)
+  twice = {('000000000071/whole', 'duplicate id')}
+  return twice | {
     ('000000000071/' + c, 'missing image') for c in ('pure', 'whole')
   }
 
@@ -180,15 +180,15 @@ def _two_files_of_one_map(fake):
 @pytest.mark.parametrize(
   'spoil, num_left',
   [
-    (_truncate_picture, 10),
+    (_truncate_image, 10),
     (_empty_file, 10),
-    (_no_picture, 10),
+    (_no_image, 10),
     (_truncate_map, 11),
     (_truncate_fixations, 11),
     (_no_map, 11),
     (_no_fixations, 11),
     (_no_gaze_for_a_sentence, 11),
-    (_picture_alone, 12),
+    (_image_alone, 12),
     (_other_size, 10),
     (_empty_maps, 10),
     (_map_for_fixations, 11),
@@ -199,7 +199,7 @@ def _two_files_of_one_map(fake):
     (_empty_sentence, 11),
     (_two_sentences, 11),
     (_bad_rows, 12),
-    (_two_pictures_of_one_id, 10),
+    (_two_images_of_one_id, 10),
     (_two_files_of_one_map, 11),
   ],
 )

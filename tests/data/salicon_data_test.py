@@ -101,7 +101,7 @@ def test_salicon_prefers_the_mat_to_a_image_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'edition, samples, said',
+  'edition, samples, message',
   [
     ('2015', 7_200, None),
     ('2015', 21_900, 'looks like SALICON 2017, not 2015.*salicon2017'),
@@ -110,13 +110,13 @@ def test_salicon_prefers_the_mat_to_a_image_beside_it(tmp_path):
     ('2017', 90, None),  # Too few to tell.
   ],
 )
-def test_salicon_tells_the_editions_apart(tmp_path, edition, samples, said):
+def test_salicon_tells_the_editions_apart(tmp_path, edition, samples, message):
   root = fake_gaze.salicon(tmp_path / 'raw', samples=samples // 3)
-  if said is None:
+  if message is None:
     done = _prepare(f'salicon{edition}', root, tmp_path)
     assert done.summary['samples'] == 5
     return
-  with pytest.raises(ValueError, match=said):
+  with pytest.raises(ValueError, match=message):
     _prepare(f'salicon{edition}', root, tmp_path)
 
 
@@ -167,12 +167,12 @@ def _break_salicon(root, kind):
     scipy.io.savemat(path, {'gaze': {'fixations': [[1.0, np.nan]]}})
   elif kind == 'map':
     (root / f'maps/train/{path.stem}.png').unlink()
-  elif kind == 'picture':
+  elif kind == 'image':
     (root / f'images/train/{path.stem}.jpg').unlink()
 
 
 @pytest.mark.parametrize(
-  'kind, reason, said',
+  'kind, reason, message',
   [
     ('cut', 'unreadable fixations', '000000000001.mat'),
     ('absent', 'missing fixations', 'fixations/train/'),
@@ -186,16 +186,16 @@ def _break_salicon(root, kind):
     ('column', 'unreadable fixations', 'rows of x and y'),
     ('nan', 'unreadable fixations', 'not a finite number'),
     ('map', 'missing map', 'maps/train/'),
-    ('picture', 'missing image', 'images/train/'),
+    ('image', 'missing image', 'images/train/'),
   ],
 )
-def test_salicon_names_what_is_wrong(tmp_path, kind, reason, said):
+def test_salicon_names_what_is_wrong(tmp_path, kind, reason, message):
   root = fake_gaze.salicon(tmp_path / 'raw')
   _break_salicon(root, kind)
   summary = _prepare('salicon2017', root, tmp_path).summary
   (problem,) = summary['problems']
   assert problem['name'] == 'COCO_train2014_000000000001/pure'
-  assert problem['reason'] == reason and said in problem['detail']
+  assert problem['reason'] == reason and message in problem['detail']
   assert summary['samples'] == 4
 
 

@@ -221,13 +221,17 @@ def test_phrase_fits_one_thing_alone():
     scene = source.scene(i)
     for thing in scene.things:
       phrase = sentences.phrase(rng, thing, scene.things, scene.extent)
-      said = canonical(phrase)
+      phrase_facts = canonical(phrase)
       fits = []
       for other in scene.things:
         facts = {other.kind, other.colour, other.pattern}
         where = sentences.place(other, scene.extent)
-        told = any(p in phrase for p in (' on the ', ' in the ', ' at the '))
-        fits.append(said <= facts and (not told or phrase.endswith(where)))
+        with_place = any(
+          p in phrase for p in (' on the ', ' in the ', ' at the ')
+        )
+        fits.append(
+          phrase_facts <= facts and (not with_place or phrase.endswith(where))
+        )
       assert fits.count(True) == 1, (phrase, scene)
       assert scene.things[fits.index(True)] is thing
 
@@ -308,15 +312,17 @@ def test_text_is_needed(source, maps):
     same = [j for j in range(i - i % 4, i - i % 4 + 4) if j != i]
     return maps[same].mean(0)
 
+  def gaze(i, named):
+    condition = source.meta(i)['condition'] if named else 'pure'
+    return scenes.gaze(source.scene(i), condition, named, source.size)
+
   def swapped(i):
     # The sentence of the other kind: salient for non-salient and back.
     other = {2: i + 1, 3: i - 1}.get(i % 4, i)
-    return source.density(i, named=source.named(other))
+    return gaze(i, source.named(other))
 
   reads = by_condition(source, lambda i: cc(maps[i], source.density(i)))
-  blind = by_condition(
-    source, lambda i: cc(maps[i], source.density(i, named=()))
-  )
+  blind = by_condition(source, lambda i: cc(maps[i], gaze(i, ())))
   mean = by_condition(source, lambda i: cc(maps[i], others(i)))
   wrong = by_condition(source, lambda i: cc(maps[i], swapped(i)))
   prior = by_condition(source, lambda i: cc(maps[i], maps[i % 4 :: 4].mean(0)))

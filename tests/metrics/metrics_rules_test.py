@@ -288,12 +288,12 @@ def linear_programme(p, s):
   size = p.size
   out = np.kron(np.eye(size), np.ones(size))
   into = np.kron(np.ones(size), np.eye(size))
-  found = optimize.linprog(
+  actual = optimize.linprog(
     cost.ravel(),
     A_eq=np.concatenate([out, into]),
     b_eq=np.concatenate([p.ravel(), s.ravel()]),
   )
-  return found.fun
+  return actual.fun
 
 
 @pytest.mark.parametrize('shape', [(15, 20), (14, 19), (3, 23)])

@@ -49,11 +49,11 @@ def test_rows_of_one_image_are_one_observation():
 def test_the_mean_is_over_rows_also_where_images_have_unequal_numbers():
   a, b = np.array([1.0, 1, 1, 5]), np.zeros(4)
   groups = ['x', 'x', 'x', 'y']
-  found = paired(a, b, groups)
-  assert found.difference == 2
+  actual = paired(a, b, groups)
+  assert actual.difference == 2
   # Two images: resamples are xx, xy, yy; swaps give sums of 8 and 2.
-  assert (found.low, found.high) == (1, 5)
-  assert found.p == 0.5
+  assert (actual.low, actual.high) == (1, 5)
+  assert actual.p == 0.5
 
 
 def test_order_of_rows_does_not_matter():
@@ -84,17 +84,17 @@ def test_p_agrees_with_scipy(images):
 
 def test_p_is_uniform_where_nothing_differs():
   rng = RNG(0)
-  found = [paired(*rng.normal(size=(2, 12))).p for _ in range(200)]
-  assert stats.kstest(found, 'uniform').pvalue > 1e-3
+  actual = [paired(*rng.normal(size=(2, 12))).p for _ in range(200)]
+  assert stats.kstest(actual, 'uniform').pvalue > 1e-3
 
 
 def test_direction_and_ends():
   b = RNG(0).normal(size=100)
-  found = paired(b + 1, b + RNG(1).normal(0, 0.1, 100))
-  assert found.low < found.difference < found.high
-  assert found.low > 0.9
+  actual = paired(b + 1, b + RNG(1).normal(0, 0.1, 100))
+  assert actual.low < actual.difference < actual.high
+  assert actual.low > 0.9
   # 1 of 10,000: the swap that was observed.
-  assert found.p == pytest.approx(1e-4)
+  assert actual.p == pytest.approx(1e-4)
   mirrored = paired(b, b + 1)
   assert mirrored.difference == pytest.approx(-1)
 
@@ -115,9 +115,9 @@ def test_missing_scores_are_left_out():
 @pytest.mark.parametrize('values', [[], [np.nan], [1.0]])
 def test_too_few_images_have_no_interval(values):
   assert np.isnan(interval(values)).all()
-  found = paired(values, values)
-  assert np.isnan([found.low, found.high]).all()
-  assert np.isnan(found.difference) == (values != [1.0])
+  actual = paired(values, values)
+  assert np.isnan([actual.low, actual.high]).all()
+  assert np.isnan(actual.difference) == (values != [1.0])
 
 
 def test_bad_input_is_named():

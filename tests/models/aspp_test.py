@@ -23,7 +23,7 @@ def _picture(b=2, size=(30, 40), seed=0):
 
 
 @pytest.fixture(scope='module')
-def made():
+def network():
   model, image = _network(), _picture()
   return model, made_up.variables(model, image, train=False), image
 
@@ -56,8 +56,8 @@ def test_the_gaussian_is_the_products_and_keeps_flat_maps():
 
 
 @pytest.mark.parametrize('output', ['relu', 'projected_relu', 'sigmoid'])
-def test_saliency_has_the_images_size(made, output):
-  model, variables, image = made
+def test_saliency_has_the_images_size(network, output):
+  model, variables, image = network
   apply = functools.partial(model.clone(output=output).apply, train=False)
   y = jax.jit(apply)(variables, 9 * image)
   assert y.shape == (2, 30, 40) and y.dtype == jnp.float32
@@ -66,8 +66,8 @@ def test_saliency_has_the_images_size(made, output):
   assert (y.max() <= 1) or 'relu' in output
 
 
-def test_features_may_be_scaled(made):
-  model, variables, image = made
+def test_features_may_be_scaled(network):
+  model, variables, image = network
   taps = model.apply(variables, image, method='encode_image')
   half = jax.tree.map(lambda x: x / 2, taps)
   np.testing.assert_allclose(
@@ -94,8 +94,8 @@ def test_a_projected_relu_lets_a_map_of_zeros_learn():
     np.testing.assert_array_equal(gradient, want)
 
 
-def test_a_dead_map_has_a_gradient_behind_a_projected_relu(made):
-  model, variables, image = made
+def test_a_dead_map_has_a_gradient_behind_a_projected_relu(network):
+  model, variables, image = network
   params = dict(variables['params'])
   dead = dict(params['last'], bias=params['last']['bias'] - 100)
   params['last'] = dead
@@ -113,8 +113,8 @@ def test_a_dead_map_has_a_gradient_behind_a_projected_relu(made):
   assert size('projected_relu') > 0.1
 
 
-def test_dropout_is_for_training(made):
-  model, variables, image = made
+def test_dropout_is_for_training(network):
+  model, variables, image = network
   apply = jax.jit(
     lambda key, train: model.apply(
       variables, image, train=train, rngs={'dropout': key}
@@ -126,8 +126,8 @@ def test_dropout_is_for_training(made):
   assert not np.array_equal(apply(a, True), apply(b, True))
 
 
-def test_text_is_ignored_and_stored_features_will_do(made):
-  model, variables, image = made
+def test_text_is_ignored_and_stored_features_will_do(network):
+  model, variables, image = network
   apply = functools.partial(model.apply, variables, train=False)
   want = apply(image)
   tokens = jnp.zeros((2, 4), jnp.int32)
@@ -137,9 +137,9 @@ def test_text_is_ignored_and_stored_features_will_do(made):
   np.testing.assert_array_equal(apply(taps), want)
 
 
-def test_every_rate_sees_its_own_neighbours(made):
+def test_every_rate_sees_its_own_neighbours(network):
   """A kernel that takes one neighbour only moves the image by its rate."""
-  model, variables, _ = made
+  model, variables, _ = network
   levels = ('pool3', 'pool4', 'conv5_3')
   params = jax.tree.map(jnp.zeros_like, variables['params'])
   for rate in model.rates:
@@ -167,7 +167,7 @@ def test_every_rate_sees_its_own_neighbours(made):
     (dict(size=(32, 40)), 'set `size`'),
   ],
 )
-def test_aspp_names_what_is_wrong(made, options, message):
-  model, variables, image = made
+def test_aspp_names_what_is_wrong(network, options, message):
+  model, variables, image = network
   with pytest.raises(ValueError, match=message):
     model.clone(**options).apply(variables, image, train=False)

@@ -30,7 +30,7 @@ HEADS = {'cls': 'bert', 'pooler': 'bert'}
 
 
 def _shapes(*, blip=False):
-  """Returns names and shapes of a tiny state dict, without prefix."""
+  """Lists names and shapes of a tiny state dict, without prefix."""
   d, m = TINY['hidden_size'], TINY['intermediate_size']
   shapes = {
     'embeddings.word_embeddings.weight': (TINY['vocab_size'], d),
@@ -124,7 +124,7 @@ def test_minilm(goldens):
 
 
 def _golden_run(goldens, tmp_path, which, config, golden_name, **overrides):
-  """Returns features and golden of a full-size network of rule weights."""
+  """Computes features and golden of a full-size network of rule weights."""
   shapes = json.loads((goldens / 'text_state_dict_shapes.json').read_text())
   golden = np.load(goldens / golden_name)
   seed = int(golden['seed'])

@@ -40,7 +40,7 @@ def linear(kernel, bias=None):
 
 
 def from_torch():
-  """Returns our parameters of a PyTorch state dict that the rule fills."""
+  """Makes our parameters of a PyTorch state dict that the rule fills."""
   t = lambda name, *shape: 3 * tensor(name, shape)
   e, d = 'encoder.rnn', 'decoder.rnn'
   words = t(f'{d}.weight_ih_l0', 3 * H, W + H)
@@ -70,8 +70,8 @@ def from_torch():
 
 
 def test_it_gives_the_numbers_of_pytorch(golden, inputs):
-  found = make().apply({'params': from_torch()}, *inputs, train=False)
-  np.testing.assert_allclose(found, golden['nll'], rtol=1e-5)
+  actual = make().apply({'params': from_torch()}, *inputs, train=False)
+  np.testing.assert_allclose(actual, golden['nll'], rtol=1e-5)
 
 
 def sigmoid(x):
@@ -97,20 +97,20 @@ def plainly(params, visual, ids, mask):
   both = np.concatenate([p['decoder_input']['kernel'], d['context']['kernel']])
   p_in = {'kernel': both, 'bias': p['decoder_input']['bias']}
   keys = tokens @ p['key']['kernel'] + p['key']['bias']
-  for word, following, told in zip(ids[:-1], ids[1:], mask[1:]):
+  for word, following, real in zip(ids[:-1], ids[1:], mask[1:]):
     score = np.tanh(keys + h @ d['query']['kernel']) @ d['score']['kernel']
     share = np.exp(score[:, 0]) / np.exp(score).sum()
     x = np.concatenate([p['word_embedding']['embedding'][word], share @ tokens])
     h = plain_gru(x, h, p_in, d['hidden'])
     logits = h @ p['out']['kernel'] + p['out']['bias']
-    total -= told * (logits[following] - np.log(np.exp(logits).sum()))
+    total -= real * (logits[following] - np.log(np.exp(logits).sum()))
   return total
 
 
 def test_it_is_the_plain_recurrence(inputs, variables):
-  found = make().apply(variables, *inputs, train=False)
+  actual = make().apply(variables, *inputs, train=False)
   want = [plainly(variables['params'], *row) for row in zip(*inputs)]
-  np.testing.assert_allclose(found, want, rtol=1e-5)
+  np.testing.assert_allclose(actual, want, rtol=1e-5)
 
 
 def test_gates():
@@ -126,25 +126,25 @@ def test_gates():
 def test_padding_does_not_count(inputs, variables):
   visual, ids, mask = inputs
   other = np.where(mask, ids, 5).astype(np.int32)
-  found = make().apply(variables, visual, other, mask, train=False)
+  actual = make().apply(variables, visual, other, mask, train=False)
   want = make().apply(variables, *inputs, train=False)
-  np.testing.assert_array_equal(found, want)
+  np.testing.assert_array_equal(actual, want)
   none = make().apply(variables, visual, ids, 0 * mask, train=False)
   assert not none.any()
 
 
 def test_per_token_is_the_mean(inputs, variables):
-  found = make(per_token=True).apply(variables, *inputs, train=False)
+  actual = make(per_token=True).apply(variables, *inputs, train=False)
   want = make().apply(variables, *inputs, train=False)
-  np.testing.assert_allclose(found * (inputs[2].sum(1) - 1), want, rtol=1e-6)
+  np.testing.assert_allclose(actual * (inputs[2].sum(1) - 1), want, rtol=1e-6)
 
 
 def test_flat_logits_are_the_uniform_guess(inputs, variables):
   params = dict(variables['params'])
   params['out'] = jax.tree.map(jnp.zeros_like, params['out'])
-  found = make().apply({'params': params}, *inputs, train=False)
+  actual = make().apply({'params': params}, *inputs, train=False)
   want = (inputs[2].sum(1) - 1) * np.log(V)
-  np.testing.assert_allclose(found, want, rtol=1e-5)
+  np.testing.assert_allclose(actual, want, rtol=1e-5)
 
 
 def test_dropout_only_in_training(inputs, variables):
@@ -184,10 +184,10 @@ def test_it_learns_a_sentence(inputs):
 
 
 def test_bfloat16_is_near(inputs, variables):
-  found = make(dtype=jnp.bfloat16).apply(variables, *inputs, train=False)
+  actual = make(dtype=jnp.bfloat16).apply(variables, *inputs, train=False)
   want = make().apply(variables, *inputs, train=False)
-  assert found.dtype == jnp.float32
-  np.testing.assert_allclose(found, want, rtol=0.05)
+  assert actual.dtype == jnp.float32
+  np.testing.assert_allclose(actual, want, rtol=0.05)
 
 
 def test_shapes_that_do_not_fit_are_named(inputs, variables):

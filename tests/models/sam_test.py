@@ -33,13 +33,13 @@ def _text(b=2, sentence=7, seed=1):
 def _network(**options):
   backbone = models.VGG16(('conv5_3',), width=2, dilated=True)
   # The made-up ReLU may be dead, and a clipped prior has no gradient.
-  given = dict(size=(32, 48), width=16, priors=3, gate=4)
-  given |= dict(output='sigmoid', bound='soft')
-  return models.SAM(backbone, **(given | options))
+  defaults = dict(size=(32, 48), width=16, priors=3, gate=4)
+  defaults |= dict(output='sigmoid', bound='soft')
+  return models.SAM(backbone, **(defaults | options))
 
 
 def _sizes(**options):
-  """Returns the parameters of each part of a network of full size."""
+  """Counts the parameters of each part of a network of full size."""
   model = models.build(dict(name='sam', **options))
   shapes = jax.eval_shape(
     functools.partial(model.init, train=False),
@@ -71,7 +71,7 @@ def test_sam_resnet_has_the_published_size():
 
 
 def _convolved(x, p):
-  """Returns the 3x3 convolution in float64, tap by tap."""
+  """Computes the 3x3 convolution in float64, tap by tap."""
   kernel = np.asarray(p['kernel'], np.float64)
   h, w = x.shape[1:3]
   padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -89,7 +89,7 @@ def _softmax(x, axis):
 
 
 def _gate(p, a, sentence):
-  """Returns what the sentence adds to the map a [B, h, w, 1]."""
+  """Computes what the sentence adds to the map a [B, h, w, 1]."""
   p = {k: np.asarray(v['kernel'], np.float64) for k, v in p.items()}
   b, h, w, _ = a.shape
   query = (sentence @ p['query']).reshape(b, h, w, -1)
@@ -225,7 +225,7 @@ def test_the_soft_bound_holds():
 
 
 @pytest.fixture(scope='module')
-def made():
+def network():
   model, image, text = _network(), _normal(2, 32, 48, 3), _text()
   variables = made_up.variables(model, image, text, train=False)
   apply = jax.jit(functools.partial(model.apply, train=False))
@@ -233,8 +233,8 @@ def made():
 
 
 @pytest.mark.parametrize('sign', [1, -1])
-def test_the_published_output_is_not_negative(made, sign):
-  model, variables, _, image, text = made
+def test_the_published_output_is_not_negative(network, sign):
+  model, variables, _, image, text = network
   params = dict(variables['params'])
   params['last'] = {
     'kernel': sign * jnp.abs(params['last']['kernel']),
@@ -255,15 +255,15 @@ def test_the_published_output_starts_alive(seed):
   assert np.all(np.asarray(y) > 0)
 
 
-def test_without_words_the_network_is_the_plain_one(made):
-  model, variables, apply, image, text = made
+def test_without_words_the_network_is_the_plain_one(network):
+  model, variables, apply, image, text = network
   plain = apply(variables, image)
-  told = apply(variables, image, text)
-  assert np.abs(told - plain).max() > 1e-6
+  guided = apply(variables, image, text)
+  assert np.abs(guided - plain).max() > 1e-6
   half = text._replace(mask=text.mask.at[0].set(False))
   some = apply(variables, image, half)
   np.testing.assert_array_equal(some[0], plain[0])
-  np.testing.assert_array_equal(some[1], told[1])
+  np.testing.assert_array_equal(some[1], guided[1])
   without = {k: v for k, v in variables['params'].items()}
   without['convlstm'] = {
     k: v for k, v in without['convlstm'].items() if k != 'gate'
@@ -285,8 +285,8 @@ def test_the_gate_starts_as_its_form_says(released):
   assert ('bias' in variables['params']['out']) == released
 
 
-def test_stored_features_stand_in_for_the_image(made):
-  model, variables, apply, image, text = made
+def test_stored_features_stand_in_for_the_image(network):
+  model, variables, apply, image, text = network
   taps = model.apply(variables, image, method='encode_image')
   assert set(taps) == {'conv5_3'}
   np.testing.assert_array_equal(
@@ -295,8 +295,8 @@ def test_stored_features_stand_in_for_the_image(made):
 
 
 @pytest.mark.slow
-def test_gradients_reach_every_part(made):
-  model, variables, _, image, text = made
+def test_gradients_reach_every_part(network):
+  model, variables, _, image, text = network
 
   @jax.jit
   def gradient(params):
@@ -332,7 +332,7 @@ def test_sam_names_what_is_wrong(options, message):
     )
 
 
-def test_token_ids_need_an_encoder(made):
-  _, variables, apply, image, _ = made
+def test_token_ids_need_an_encoder(network):
+  _, variables, apply, image, _ = network
   with pytest.raises(ValueError, match='no text encoder'):
     apply(variables, image, jnp.zeros((2, 4), jnp.int32))

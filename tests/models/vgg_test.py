@@ -58,7 +58,7 @@ def test_a_scale_is_a_pooling():
 
 
 def _plain(params, x, *, dilated):
-  """Returns conv5_3 of x [B, H, W, 3], one operation after another."""
+  """Computes conv5_3 of x [B, H, W, 3], one operation after another."""
   for block, depth in enumerate((2, 2, 3, 3, 3), 1):
     for j in range(depth):
       place = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]

@@ -72,7 +72,7 @@ def _state(seed=7):
 
 
 def _original(state):
-  """Returns the tensors under the names of the original .pth."""
+  """Puts the tensors under the names of the original .pth."""
   for pattern, name in (
     (r'embeddings\.class_embedding', 'cls_token'),
     (r'embeddings\.position_embedding', 'pos_embed'),
@@ -107,7 +107,7 @@ def loaded(folder):
   return vit.load(folder)
 
 
-def _pictures():
+def _images():
   rng = np.random.default_rng(0)
   return (
     rng.uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32),
@@ -118,7 +118,7 @@ def _pictures():
 def test_tokens_equal_pytorchs(loaded, goldens):
   module, variables = loaded
   golden = np.load(goldens / 'blip_vision_rule.npz')
-  square, oblong = _pictures()
+  square, oblong = _images()
   apply = jax.jit(module.apply)
   tokens = apply(variables, square)
   assert tokens.shape == (2, 17, DIM)
@@ -168,7 +168,7 @@ def test_interpolated_positions_keep_level_and_symmetry(new):
 
 def test_bfloat16_computes_in_half_and_answers_in_float32(loaded):
   module, variables = loaded
-  square, _ = _pictures()
+  square, _ = _images()
   full = jax.jit(module.apply)(variables, square)
   half = jax.jit(module.clone(dtype='bfloat16').apply)(variables, square)
   assert half.dtype == jnp.float32

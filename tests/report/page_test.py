@@ -34,7 +34,7 @@ PATHS = {'data_dir': '/here', 'cache_dir': '/there', 'threads': 2}
 
 
 def rows(shift, condition='salient'):
-  """Returns rows of three images with scores around .5 + shift."""
+  """Makes rows of three images with scores around .5 + shift."""
   return [
     {
       'image_id': f'p{k}',
@@ -50,7 +50,7 @@ def rows(shift, condition='salient'):
 
 @functools.cache
 def evaluation(shift, condition):
-  """Returns rows by predictor, and what a summary says of them."""
+  """Makes rows by predictor, and what a summary says of them."""
   scores = {
     'model': rows(shift, condition),
     'centre': rows(-0.125, condition),
@@ -117,9 +117,9 @@ PAPER = paper.Paper(
 
 
 def sections(runs):
-  known = results_lib.Runs(PAPER, runs)
+  paper_runs = results_lib.Runs(PAPER, runs)
   return [
-    sections_lib.section(PAPER, t, [known.find(r, t) for r in t.rows])
+    sections_lib.section(PAPER, t, [paper_runs.find(r, t) for r in t.rows])
     for t in PAPER.tables
   ]
 
@@ -181,9 +181,9 @@ def test_other_protocols_tests_and_costs(tmp_path):
   ]
   assert differences['ours − salient'].startswith('+0.0625 [+0.062, +0.062] p=')
   assert differences['ours − Centre prior'].startswith('+0.1875')
-  made = s.more[-1].cells()
-  assert made[1][1:] == [
-    *('0', made[0][2], '12,345', '121', '900'),
+  costs = s.more[-1].cells()
+  assert costs[1][1:] == [
+    *('0', costs[0][2], '12,345', '121', '900'),
     'bash launch/paper.sh toy --only=new',
   ]
 
@@ -443,40 +443,40 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope='module')
-def shown(tmp_path_factory):
+def written(tmp_path_factory):
   """Runs the command; returns the folders of the page and of the docs."""
-  folder = tmp_path_factory.mktemp('shown')
+  folder = tmp_path_factory.mktemp('written')
   path = write_run(folder / 'runs', 'new')
   image = np.random.default_rng(0).integers(0, 256, (40, 2500, 3), np.uint8)
   Image.fromarray(image).save(path / 'evaluate' / 'test' / 'difference.png')
   Image.fromarray(image[:, :9]).save(path / 'tis' / 'curves.png')
-  given = dict(runs=str(folder / 'runs'), paper='toy', out=None, data_dir='')
+  flags = dict(runs=str(folder / 'runs'), paper='toy', out=None, data_dir='')
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(papers.PAPERS, 'toy', PAPER)
-    cli.execute(types.SimpleNamespace(**given, docs=str(folder / 'docs')))
+    cli.execute(types.SimpleNamespace(**flags, docs=str(folder / 'docs')))
   return folder / 'runs' / 'report', folder / 'docs'
 
 
-def test_the_page_stands_alone_and_is_well_formed(shown):
-  folder, _ = shown
+def test_the_page_stands_alone_and_is_well_formed(written):
+  folder, _ = written
   assert sorted(p.name for p in folder.iterdir()) == [
     *('index.html', 'tables.md', 'tables.tex'),
   ]
   text = (folder / 'index.html').read_text()
-  found = Page(text)
-  assert not {'script', 'link', 'iframe', 'b', 'small'} & set(found.tags)
+  parsed_page = Page(text)
+  assert not {'script', 'link', 'iframe', 'b', 'small'} & set(parsed_page.tags)
   # The forest, the difference twice, the curves.
-  assert len(found.loaded) == 4
-  assert all(s.startswith('data:image/') for s in found.loaded)
+  assert len(parsed_page.loaded) == 4
+  assert all(s.startswith('data:image/') for s in parsed_page.loaded)
   assert not re.search(r'https?://|url\(|@import', text)
-  assert SENTENCES[1] in found.text and 'viewport' in text
+  assert SENTENCES[1] in parsed_page.text and 'viewport' in text
   command = 'bash launch/paper.sh toy --only=finetuned_salient'
-  assert f'{command} --runs={folder.parent}' in found.text
+  assert f'{command} --runs={folder.parent}' in parsed_page.text
   assert 'prefers-color-scheme' in text or 'light dark' in text
 
 
-def test_docs_hold_tables_and_plots_and_no_images(shown):
-  _, docs = shown
+def test_docs_hold_tables_and_plots_and_no_images(written):
+  _, docs = written
   assert sorted(p.name for p in docs.iterdir()) == [
     'toy.md',
     'toy_curves_new_free.png',
@@ -503,16 +503,16 @@ def test_images_are_embedded_smaller(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'given, message',
+  'flags, message',
   [
     (dict(paper='text_giuded'), "Did you mean 'text_guided'"),
     (dict(runs='nowhere'), 'there is no such folder'),
   ],
 )
-def test_wrong_options(tmp_path, monkeypatch, given, message):
+def test_wrong_options(tmp_path, monkeypatch, flags, message):
   monkeypatch.chdir(tmp_path)
   options = dict(runs=None, paper='text_guided', out=None, docs=None)
-  options |= dict(data_dir='') | given
+  options |= dict(data_dir='') | flags
   with pytest.raises(ValueError, match=message):
     cli.execute(types.SimpleNamespace(**options))
   assert not list(tmp_path.iterdir())
@@ -541,10 +541,10 @@ def test_another_data_set_than_the_printed_one_is_named(tmp_path):
   path = write_run(tmp_path, 'new') / 'evaluate' / 'test' / 'summary.json'
   summary = json.loads(path.read_text())
   rows_lib.write_json(path, summary | {'data': 'osie', 'split': 'test'})
-  known = results_lib.Runs(PAPER, tmp_path)
+  paper_runs = results_lib.Runs(PAPER, tmp_path)
   row = TABLE.rows[1]
-  assert not known.find(row, TABLE._replace(data='osie')).notes
-  (note,) = known.find(row, TABLE._replace(data='sjtu_tis')).notes
+  assert not paper_runs.find(row, TABLE._replace(data='osie')).notes
+  (note,) = paper_runs.find(row, TABLE._replace(data='sjtu_tis')).notes
   assert note == 'ours is of osie test, the printed one of sjtu_tis.'
 
 
@@ -581,11 +581,11 @@ class TestDifference:
   def test_colours_say_which_sentence_draws_more(self):
     change = np.zeros((8, 10))
     change[0, 0], change[7, 9] = 2, -2
-    found = figures.diverging(self.image, change, top=2).astype(int)
-    assert found[0, 0, 0] > found[0, 0, 2] + 50
-    assert found[7, 9, 2] > found[7, 9, 0] + 50
-    assert (found[3, 3] == found[3, 4]).all()
-    np.testing.assert_array_equal(found[3, 3], 192)
+    parsed_page = figures.diverging(self.image, change, top=2).astype(int)
+    assert parsed_page[0, 0, 0] > parsed_page[0, 0, 2] + 50
+    assert parsed_page[7, 9, 2] > parsed_page[7, 9, 0] + 50
+    assert (parsed_page[3, 3] == parsed_page[3, 4]).all()
+    np.testing.assert_array_equal(parsed_page[3, 3], 192)
     flat = figures.diverging(self.image, 0 * change, top=0.0)
     assert (flat == 192).all()
 
@@ -621,8 +621,10 @@ def test_a_missing_run_is_of_the_size_of_the_others(tmp_path):
       data_dir='',
     )
   )
-  said = (tmp_path / 'out/tables.md').read_text()
-  assert '--only=non_salient_full --scale=small --free=osie --runs=' in said
-  said = (tmp_path / 'docs/text_guided.md').read_text()
-  assert '--only=non_salient_full --scale=small --free=osie' in said
-  assert str(folder) not in said
+  written_text = (tmp_path / 'out/tables.md').read_text()
+  assert (
+    '--only=non_salient_full --scale=small --free=osie --runs=' in written_text
+  )
+  written_text = (tmp_path / 'docs/text_guided.md').read_text()
+  assert '--only=non_salient_full --scale=small --free=osie' in written_text
+  assert str(folder) not in written_text

@@ -18,7 +18,7 @@ def entry(mean, *, n=2, n_valid=None, low=None, high=None):
 def summary(conditions, overall=None):
   return {
     'n': 4,
-    'pictures': 2,
+    'images': 2,
     'overall': overall or {},
     'mean_of_conditions': {},
     'conditions': conditions,
@@ -196,8 +196,8 @@ class TestOverlay:
   def test_heat_where_it_is_salient_and_the_image_elsewhere(self):
     saliency = np.zeros((30, 40))
     saliency[5, 6] = 3
-    found = plots.overlay(IMAGE, saliency, opacity=1)
-    changed = (found != IMAGE).any(-1)
+    actual = plots.overlay(IMAGE, saliency, opacity=1)
+    changed = (actual != IMAGE).any(-1)
     assert changed[5, 6] and changed.sum() == 1
     np.testing.assert_array_equal(plots.overlay(IMAGE, 0 * saliency), IMAGE)
 

@@ -24,7 +24,7 @@ IMAGES = 20
 
 
 def rows(shift, count=IMAGES):
-  """Returns rows whose CC is `shift` above, and whose KL as far below."""
+  """Makes rows whose CC is `shift` above, and whose KL as far below."""
   base, noise = np.random.default_rng(0).random((2, count))
   return [
     {
@@ -125,11 +125,11 @@ def test_ranks_turn_with_the_metric(study):
   read = ranked(study)
   assert read.seeds == ['seed0', 'seed1']
   for name in ('CC', 'KL'):
-    found = read.scores(name)
-    assert found.values.shape == (4, IMAGES) and len(found.seeds) == 2
-    np.testing.assert_allclose(found.values, np.mean(found.seeds, 0))
+    actual = read.scores(name)
+    assert actual.values.shape == (4, IMAGES) and len(actual.seeds) == 2
+    np.testing.assert_allclose(actual.values, np.mean(actual.seeds, 0))
     np.testing.assert_array_equal(
-      ranking.ranks(found.values.mean(1)), [4, 3, 2, 1]
+      ranking.ranks(actual.values.mean(1)), [4, 3, 2, 1]
     )
   cells = study_lib.rank_table(read).cells()
   # Printed CC: .6388, .6326, .6943, .6740; KL: .9472, .8336, .9157, 1.3498.
@@ -140,12 +140,12 @@ def test_ranks_turn_with_the_metric(study):
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=12))
 def test_equal_scores_share_a_rank(scores):
-  found = ranking.ranks(scores)
+  actual = ranking.ranks(scores)
   n = len(scores)
-  assert found.sum() == n * (n + 1) / 2
+  assert actual.sum() == n * (n + 1) / 2
   for i in range(n):
     for j in range(n):
-      assert (scores[i] > scores[j]) == (found[i] < found[j])
+      assert (scores[i] > scores[j]) == (actual[i] < actual[j])
 
 
 def test_claims_hold_or_do_not(study):
@@ -224,9 +224,9 @@ def test_a_diverged_run_is_a_result(study):
   rows_lib.write_json(
     path / 'diverged.json', {'step': 7, 'message': 'At step 7.'}
   )
-  found = Runs(PAPER, study).find(TABLE.rows[2], TABLE)
-  assert list(found.seeds) == ['0']
-  assert found.notes == ['seed1: diverged. At step 7.']
+  actual = Runs(PAPER, study).find(TABLE.rows[2], TABLE)
+  assert list(actual.seeds) == ['0']
+  assert actual.notes == ['seed1: diverged. At step 7.']
 
 
 def write_elsewhere(study):
@@ -297,8 +297,8 @@ def test_images_furthest_apart_come_first(study):
   rows_lib.write_rows(path, scored)
   runs = Runs(PAPER, study)
   load = lambda data, split: Source(IMAGES)
-  found = gallery.blocks(PAPER, PAPER.galleries[1], runs, load)
-  assert [b[0].caption for b in found][:2] == ['p11', 'p04']
+  actual = gallery.blocks(PAPER, PAPER.galleries[1], runs, load)
+  assert [b[0].caption for b in actual][:2] == ['p11', 'p04']
 
 
 def test_a_data_set_that_is_not_there_is_named(study, tmp_path):
@@ -308,8 +308,8 @@ def test_a_data_set_that_is_not_there_is_named(study, tmp_path):
     raise FileNotFoundError(f'No data set {data}.')
 
   runs = Runs(PAPER, study)
-  made = gallery.extras(PAPER, runs, load, tmp_path)
-  assert [e.notes for e in made] == [['Not drawn: No data set toy.']] * 2
+  drawings = gallery.extras(PAPER, runs, load, tmp_path)
+  assert [e.notes for e in drawings] == [['Not drawn: No data set toy.']] * 2
 
 
 def test_the_page(study, tmp_path, monkeypatch):
@@ -333,10 +333,10 @@ def test_the_page(study, tmp_path, monkeypatch):
   assert 'holds under CC, KL' in (tmp_path / 'out' / 'tables.tex').read_text()
   docs = sorted(p.name for p in (tmp_path / 'docs').iterdir())
   assert docs == ['toy.md', 'toy_ranks.png', 'toy_table_2.png']
-  said = (tmp_path / 'docs' / 'toy.md').read_text()
-  assert '| folder:mine NSS |' in said
-  assert 'Spearman' in said and 'toy_ranks.png' in said
-  assert str(study) not in said
+  markdown = (tmp_path / 'docs' / 'toy.md').read_text()
+  assert '| folder:mine NSS |' in markdown
+  assert 'Spearman' in markdown and 'toy_ranks.png' in markdown
+  assert str(study) not in markdown
 
 
 def test_figures(tmp_path):
@@ -364,7 +364,7 @@ def test_every_row_of_the_study_is_declared():
     assert not set(claim.folders) & set(claim.than)
   keys = {t.key for t in about.tables}
   assert {about.study.table, *(g.table for g in about.galleries)} <= keys
-  for shown in about.galleries:
-    assert {shown.good, shown.bad} - {''} <= set(config.ROWS)
+  for entry in about.galleries:
+    assert {entry.good, entry.bad} - {''} <= set(config.ROWS)
   printed = [r for r in loss_study.PAPER.tables[1].rows if r.printed]
   assert len(printed) == 27

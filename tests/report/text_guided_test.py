@@ -23,7 +23,7 @@ def section(row, **options):
 
 
 def params_of(config, node):
-  """Returns the shapes of a row's parameters, sentences being 256 wide."""
+  """Computes the shapes of a row's parameters, sentences being 256 wide."""
   record = config_lib.merged(config['model'], node['model'])
   del record['backbone']['weights']
   model = models.build(dict(record, text=None))

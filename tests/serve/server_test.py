@@ -125,17 +125,17 @@ def test_a_network_that_fails_is_named(monkeypatch, capsys):
 
 
 def test_the_command_makes_the_application(monkeypatch, capsys):
-  loaded, made = [], {}
+  loaded, settings = [], {}
   monkeypatch.setattr(
     predictor_lib.Predictor, 'load', lambda *a, **k: loaded.append((a, k))
   )
-  monkeypatch.setattr(app_lib, 'make', lambda p, **k: made.update(k))
+  monkeypatch.setattr(app_lib, 'make', lambda p, **k: settings.update(k))
   monkeypatch.setattr(server, 'run', lambda a, s, *, ready: ready())
   options = ('--max_mb=2', '--max_megapixels=50', '--max_text=9')
   assert run('--port=0', '--run=runs/tsn', '--stage=sjtu', *options) == 0
   assert loaded == [(('runs/tsn',), {'stage': 'sjtu'})]
-  limits = made['limits']
-  assert made['model'] == 'tsn' and limits.file_bytes == 2_000_000
+  limits = settings['limits']
+  assert settings['model'] == 'tsn' and limits.file_bytes == 2_000_000
   assert limits.pixels == 50_000_000 and limits.held_pixels == 200_000_000
   assert limits.text_length == 9 and limits.texts == 8
   assert capsys.readouterr().out.startswith('http://127.0.0.1:')

@@ -8,7 +8,7 @@ import numpy as np
 from salflax.data import pairing
 from salflax.data.published import mat
 
-# Blur of maps made of fixations, where FIXATIONMAPS is absent: about one degree
+# Blur of maps from fixations, where FIXATIONMAPS is absent: about one degree
 # on the 1920 x 1080 images, as the Tuebingen benchmark has it.
 SIGMA = 40.0
 
@@ -18,7 +18,7 @@ def samples(raw, report, *, sigma=SIGMA):
 
   Args:
     raw: folder that is, or holds, trainSet.
-    sigma: blur of the maps made of fixations, where FIXATIONMAPS is absent.
+    sigma: blur of the maps from fixations, where FIXATIONMAPS is absent.
   """
   root = raw if (raw / 'Stimuli').is_dir() else raw / 'trainSet'
   if not all(map(pairing.is_folder, (root / 'Stimuli', root / 'FIXATIONLOCS'))):

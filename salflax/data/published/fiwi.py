@@ -8,7 +8,7 @@ def samples(raw, report, *, sigma=None):
 
   Args:
     raw: folder with stimuli/ and eyeMaps/all5/.
-    sigma: blur of the maps made of the fixations, in pixels;
+    sigma: blur of the maps from the fixations, in pixels;
       `maps.default_sigma` if None.
   """
   folders = raw / 'stimuli', raw / 'eyeMaps' / 'all5'

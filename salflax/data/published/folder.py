@@ -17,8 +17,6 @@ from salflax.data import (
 )
 from salflax.data import raw as raw_lib
 
-Key = pairing.Key
-
 
 def samples(raw, report, *, gaze=None, sigma=None):
   """Lists the samples.
@@ -28,7 +26,7 @@ def samples(raw, report, *, gaze=None, sigma=None):
       fixations.csv, or tables of an eye tracker; texts.csv is optional.
     gaze: options of `gaze_layout.Layout` for the tables of an eye tracker, in
       place of fixations.csv.
-    sigma: blur of maps made of fixations, in pixels; `maps.default_sigma` if
+    sigma: blur of maps from fixations, in pixels; `maps.default_sigma` if
       None. Maps that exist are taken as they are.
   """
   has_maps, has_files = (
@@ -69,10 +67,6 @@ def samples(raw, report, *, gaze=None, sigma=None):
   return pairing.pair(report, texts, parts, sigma=sigma, split_by='content')
 
 
-def _unknown(condition: str) -> str:
-  return str(spec.unknown('condition', condition, raw_lib.CONDITIONS))
-
-
 def _read_texts(path, images, report):
   """Reads the sentences by image and condition."""
   by_key, named = collections.defaultdict(list), set()
@@ -88,7 +82,8 @@ def _read_texts(path, images, report):
     elif stem is None:
       report.drop(place, 'text without image', f'image {row["image"]!r}')
     elif condition not in raw_lib.CONDITIONS:
-      report.drop(place, 'unknown condition', _unknown(condition))
+      error = spec.unknown('condition', condition, raw_lib.CONDITIONS)
+      report.drop(place, 'unknown condition', str(error))
     elif condition == 'pure' and text:
       report.drop(place, 'text in a pure condition', f'{text!r}')
     elif condition != 'pure' and not text:
@@ -154,14 +149,10 @@ def _read_points(path, images, texts, report):
     stem = gaze_cells.stem_of(row['image'], images)
     key = stem, gaze_tables.condition_of(row.get('condition', ''))
     x, y = (tables.number(row[axis]) for axis in 'xy')
-    if stem is None:
-      strays[row['image'], 'missing image', 'no such file in images/'] += 1
-    elif fault:
+    if stem is not None and fault:
       broken[stem] = f'{place}: {fault}'
-    elif key[1] and key[1] not in raw_lib.CONDITIONS:
-      strays[stem, 'unknown condition', _unknown(key[1])] += 1
-    elif key[1] and key not in texts:
-      strays[stem, 'condition without text', f'condition {key[1]}'] += 1
+    elif problem := gaze_tables.stray(row['image'], *key, texts):
+      strays[problem] += 1
     elif {row['x'].lower(), row['y'].lower()} <= {*gaze_cells.BLINKS}:
       positions[key].append((np.nan, np.nan))
     elif x is None or y is None:

@@ -11,7 +11,7 @@ import numpy as np
 from salflax.data import maps, pairing, problems, splits
 from salflax.data.published import mat
 
-# Blur of maps made of fixations: the cut-off of the MIT benchmark's blur, 8
+# Blur of maps from fixations: the cut-off of the MIT benchmark's blur, 8
 # cycles an image, on images of 1024 pixels.
 SIGMA = 24.0
 # Images to fit, to validate and to test on (Bruckert et al., 2021); which
@@ -27,7 +27,7 @@ def samples(raw, report, *, sigma=SIGMA):
   Args:
     raw: folder with ALLSTIMULI and ALLFIXATIONMAPS, or with ALLSTIMULI and
       DATA, the eye tracker's recordings. With both, ALLFIXATIONMAPS counts.
-    sigma: blur of the maps made of recordings, in pixels.
+    sigma: blur of the maps from recordings, in pixels.
   """
   has_images, has_maps, has_tracks = (
     pairing.is_folder(raw / n)

@@ -15,7 +15,7 @@ def samples(raw, report, *, sigma=SIGMA):
 
   Args:
     raw: folder that holds data/stimuli and data/eye/fixations.mat.
-    sigma: blur of the maps made of the fixations, in pixels.
+    sigma: blur of the maps from the fixations, in pixels.
   """
   root = raw if (raw / 'stimuli').is_dir() else raw / 'data'
   stimuli, gaze_file = root / 'stimuli', root / 'eye' / 'fixations.mat'

@@ -13,7 +13,7 @@ import numpy as np
 from salflax.data import maps, pairing, problems
 from salflax.data.published import mat
 
-# Blur of maps made of fixations, in pixels of the 640 x 480 images: that of
+# Blur of maps from fixations, in pixels of the 640 x 480 images: that of
 # SALICON's own evaluation.
 SIGMA = 19.0
 # The published validation images are what we test on: the published test
@@ -35,7 +35,7 @@ def samples(raw, report, *, edition, sigma=SIGMA):
     raw: folder with images/, fixations/ and, if there are, maps/, each with
       train/ and val/. Fixations are .mat, or two-valued images without loss.
     edition: '2015' or '2017'.
-    sigma: blur of the maps made of fixations, where there is no maps/.
+    sigma: blur of the maps from fixations, where there is no maps/.
 
   Raises:
     FileNotFoundError: for another layout.

@@ -1,12 +1,12 @@
-"""Text-guided scenes drawn on the fly: no download, right answers known.
+"""Text-guided scenes drawn on the fly: no download, exact right answers.
 
 An image holds three to six coloured things on a textured ground. It is looked
 at under several conditions, as in SJTU-TIS: without text, with a description
 of the whole, and with a sentence that names the most conspicuous thing or an
-inconspicuous one. Fixations are drawn from a known density: centre bias,
+inconspicuous one. Fixations are drawn from a density that sums up centre bias,
 conspicuity and, where a sentence names something, that thing. Things lie
-anywhere, so a sentence tells where to look only to a model that finds what it
-names in the image.
+anywhere, so a sentence tells where to look only to a model that sees in the
+image what it names.
 
 NumPy and Pillow only. Every example follows from (seed, split, index) alone.
 """
@@ -94,10 +94,9 @@ class Scenes(Sequence):
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     image, condition = self._row(index)
-    scene = self.scene(index)
     points = self._fixations(image, condition, self.density(index))
     return {
-      'image': draw(self._rng(image, 'art'), scene, self.size),
+      'image': draw(self._rng(image, 'art'), self.scene(index), self.size),
       'saliency': blur(points, self.size)[..., None],
       'fixations': points,
       **self.meta(index),
@@ -120,22 +119,14 @@ class Scenes(Sequence):
     """Lists which of the scene's things the sentence of a row names."""
     return self._text(*self._row(index))[1]
 
-  def density(
-    self, index: int, *, named: Sequence[int] | None = None
-  ) -> np.ndarray:
-    """Computes the density a row's fixations are drawn from, f64 [h, w].
+  def density(self, index: int) -> np.ndarray:
+    """Computes the density a row's fixations are drawn from: see `gaze`.
 
-    It sums to 1, and tells how well a model could do that reads the sentence
-    and finds what it names.
-
-    Args:
-      index: number of the row.
-      named: things that a sentence names instead of the row's own; () for what
-        a reader would do who takes no notice of it.
+    It tells how well a model could do that reads the sentence and finds what
+    it names.
     """
-    named = self.named(index) if named is None else tuple(named)
-    condition = self._row(index)[1] if named else 'pure'
-    return gaze(self.scene(index), condition, named, self.size)
+    _, condition = self._row(index)
+    return gaze(self.scene(index), condition, self.named(index), self.size)
 
   def _row(self, index: int) -> tuple[int, str]:
     index = operator.index(index)
@@ -145,22 +136,19 @@ class Scenes(Sequence):
     return image, self.conditions[which]
 
   def _scene(self, image: int) -> Scene:
-    unit = min(self.size)
-    extent = (self.size[0] / unit, self.size[1] / unit)
+    extent = tuple(side / min(self.size) for side in self.size)
     return _composed(*self._seeds(image, 'scene'), extent=extent)
 
   def _seeds(self, image: int, use: str) -> tuple[int, ...]:
-    uses = ('scene', 'art', *CONDITIONS)
-    split = list(SPLITS).index(self.split)
-    return self.seed, split, image, uses.index(use)
+    split = [*SPLITS].index(self.split)
+    return self.seed, split, image, ('scene', 'art', *CONDITIONS).index(use)
 
   def _rng(self, image: int, use: str) -> np.random.Generator:
     return np.random.default_rng(self._seeds(image, use))
 
   def _text(self, image: int, condition: str) -> tuple[str, tuple[int, ...]]:
     """Writes the sentence of a row and lists the things that it names."""
-    rng = self._rng(image, condition)
-    scene = self._scene(image)
+    rng, scene = self._rng(image, condition), self._scene(image)
     if condition == 'pure':
       return '', ()
     number = len(scene.things)
@@ -202,10 +190,7 @@ def draw(
 
 
 def gaze(
-  scene: Scene,
-  condition: str,
-  named: Sequence[int],
-  size: tuple[int, int],
+  scene: Scene, condition: str, named: Sequence[int], size: tuple[int, int]
 ) -> np.ndarray:
   """Computes where people look, a density f64 [h, w] that sums to 1.
 
@@ -216,10 +201,9 @@ def gaze(
     size: (h, w).
   """
   centre, conspicuity, sentence = _SHARES[condition]
-  h, w = size
+  (h, w), unit = size, min(size)
   bias = _bump(size, h / 2, w / 2, 0.22 * h, 0.22 * w)
   density = (1 - centre - conspicuity - sentence) / (h * w) + centre * bias
-  unit = min(size)
   for i, thing in enumerate(scene.things):
     share = conspicuity * thing.weight
     share += sentence * (i in named) / max(len(named), 1)

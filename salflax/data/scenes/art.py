@@ -68,14 +68,12 @@ def _outline(shape: str, *numbers: float) -> np.ndarray:
   return np.reshape(numbers, (-1, 2))  # poly
 
 
-def _parse(part: str) -> tuple[str, np.ndarray]:
-  paint, shape, *numbers = part.split()
-  return paint, _outline(shape, *map(float, numbers))
-
-
 # By name: paint and outline of each part, in order.
 THINGS = {
-  name: [_parse(part) for part in parts]
+  name: [
+    (paint, _outline(shape, *map(float, numbers)))
+    for paint, shape, *numbers in map(str.split, parts)
+  ]
   for name, parts in read_lines('things.txt', ';').items()
 }
 
@@ -168,8 +166,7 @@ def _tile(thing, ground_name: str, n: int) -> Image.Image:
   mask = Image.new('L', (big, big))
   for paint, outline in parts:
     if paint not in _TRIM:
-      fill = 255 if paint == 'main' else 0
-      ImageDraw.Draw(mask).polygon(outline, fill=fill)
+      ImageDraw.Draw(mask).polygon(outline, fill=255 * (paint == 'main'))
   tile.putalpha(mask)
   for paint, outline in parts:
     if paint in _TRIM:
@@ -192,11 +189,10 @@ def paint(page: Image.Image, thing, *, ground_name: str, unit: int) -> None:
   """
   # Painted parts reach 0.7 of half a tile.
   n = max(8, round(2 * thing.radius * unit / 0.7))
-  tile = _tile(thing, ground_name, n)
+  drop, tile = max(1, n // 18), _tile(thing, ground_name, n)
   left = round(thing.column * unit - n / 2)
   top = round(thing.row * unit - n / 2)
   alpha = tile.getchannel('A')
-  drop = max(1, n // 18)
   strength = 0.45 - 0.3 * thing.fade
   shadow = alpha.filter(ImageFilter.BoxBlur(drop))
   shadow = shadow.point([int(v * strength) for v in range(256)])

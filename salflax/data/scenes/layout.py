@@ -52,18 +52,16 @@ def compose(rng: np.random.Generator, extent: tuple[float, float]) -> Scene:
   ground = str(rng.choice(list(art.GROUNDS)))
   number = int(rng.integers(3, 7))
   things = []
-  for rank, (kind, colour) in enumerate(_pairs(rng, number, ground)):
+  for rank, look in enumerate(_pairs(rng, number, ground)):
     big, faded = (0.2, 0.0) if rank == 0 else (0.125, 0.2)
     radius = big * rng.uniform(0.85, 1.15) * (0.9 if number > 4 else 1.0)
     if rank == number - 1:
       radius, faded = 0.09 * rng.uniform(0.95, 1.15), 0.35
-    row, column, radius = _spot(rng, things, radius, extent)
+    spot = _spot(rng, things, radius, extent)
     pattern = str(rng.choice(art.PATTERNS, p=(0.55, 0.15, 0.15, 0.15)))
     angle = float(rng.uniform(-0.3, 0.3))
     fade = float(faded * rng.uniform(0.6, 1.0))
-    things.append(
-      Thing(kind, colour, pattern, row, column, radius, angle, fade)
-    )
+    things.append(Thing(*look, pattern, *spot, angle, fade))
   weights = np.array([_conspicuity(t, ground) for t in things])
   weights /= weights.sum()
   things = [t._replace(weight=float(w)) for t, w in zip(things, weights)]

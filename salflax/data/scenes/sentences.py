@@ -6,8 +6,6 @@ pattern is used tells nothing about how conspicuous the thing is. The words
 left and right are used for sides only, so that mirroring may swap them.
 """
 
-import itertools
-
 import numpy as np
 
 from salflax.data.scenes import art
@@ -61,16 +59,12 @@ def phrase(rng: np.random.Generator, thing, things, extent) -> str:
   def value(other, fact):
     return place(other, extent) if fact == 'place' else getattr(other, fact)
 
+  def alone(facts):
+    alike = lambda other: all(value(other, f) == value(thing, f) for f in facts)
+    return sum(map(alike, things)) == 1
+
   order = [_FACTS[i] for i in rng.permutation(len(_FACTS))]
-  facts = next(
-    facts
-    for facts in itertools.chain(order, [_FACTS[1]])
-    if not any(
-      all(value(other, fact) == value(thing, fact) for fact in facts)
-      for other in things
-      if other is not thing
-    )
-  )
+  facts = next(filter(alone, [*order, _FACTS[1]]))
   words = [
     _pick(rng, WORDS[getattr(thing, fact)])
     for fact in ('pattern', 'colour', 'kind')
@@ -90,15 +84,13 @@ def name_one(rng: np.random.Generator, thing, scene) -> str:
   noun = phrase(rng, thing, scene.things, scene.extent)
   where = place(thing, scene.extent)
   twice = noun.endswith(where)
-  return _pick(
-    rng, [p for p in WORDS['one'] if not (twice and '{at}' in p)]
-  ).format(
-    a=an(noun),
-    A=an(noun).capitalize(),
-    the=f'the {noun}',
-    The=f'The {noun}',
-    at=where,
-    ground=_pick(rng, WORDS[scene.ground]),
+  options = [p for p in WORDS['one'] if not (twice and '{at}' in p)]
+  pattern, words = _pick(rng, options), {'a': an(noun), 'the': f'the {noun}'}
+  words |= {
+    name.capitalize(): text.capitalize() for name, text in words.items()
+  }
+  return pattern.format(
+    **words, at=where, ground=_pick(rng, WORDS[scene.ground])
   )
 
 

@@ -47,7 +47,7 @@ _kernel_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-  """Returns the zeros before and after a side, as TensorFlow's SAME has."""
+  """Counts the zeros before and after a side, as TensorFlow's SAME does."""
   total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
   return total // 2, total - total // 2
 
@@ -193,7 +193,7 @@ class EfficientNetLite(nn.Module):
     return features
 
   def plan(self) -> list[list[tuple[int, int, int, int]]]:
-    """Returns each stage's blocks: (channels, kernel, stride, expansion)."""
+    """Lists each stage's blocks: (channels, kernel, stride, expansion)."""
     width, depth = spec.lookup('variant', SCALES, self.variant)
     stages = []
     for i, (repeats, kernel, stride, expansion, channels) in enumerate(STAGES):
@@ -206,7 +206,7 @@ class EfficientNetLite(nn.Module):
     return stages
 
   def unused(self, scope: str = 'backbone') -> tuple[str, ...]:
-    """Returns patterns of a published file's tensors that it does without."""
+    """Lists patterns of a published file's tensors that it does without."""
     wanted = self._checked()
     if CLASSES in wanted:
       return ()
@@ -221,12 +221,11 @@ class EfficientNetLite(nn.Module):
     if not self.taps:
       raise ValueError('EfficientNet-Lite needs a tap, such as 1/16.')
     for tap in self.taps:
-      if tap not in names:
-        raise spec.unknown('tap of EfficientNet-Lite', tap, names)
+      spec.lookup('tap of EfficientNet-Lite', names, tap)
     return {tap: names[tap] for tap in self.taps}
 
 
 def _round(channels: float) -> int:
-  """Returns the multiple of 8 near `channels`, never below 90 % of it."""
+  """Rounds to a multiple of 8 near `channels`, never below 90 % of it."""
   rounded = max(8, int(channels + 4) // 8 * 8)
   return rounded + 8 if rounded < 0.9 * channels else rounded

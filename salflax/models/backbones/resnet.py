@@ -113,7 +113,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-    """Returns {tap: [B, h, w, C]} after the ReLU, for image [B, H, W, 3].
+    """Computes {tap: [B, h, w, C]} after the ReLU, for image [B, H, W, 3].
 
     Raises:
       ValueError: for an unknown variant or tap, or for one whose stage has no
@@ -153,7 +153,7 @@ class ResNet(nn.Module):
     return features
 
   def unused(self, scope: str = 'backbone') -> tuple[str, ...]:
-    """Returns patterns of a published file's tensors that it does without.
+    """Lists patterns of a published file's tensors that it does without.
 
     Args:
       scope: place of this network in the whole one.
@@ -171,13 +171,11 @@ class ResNet(nn.Module):
 
   def _check(self):
     layers.check_positive(width=self.width)
-    if self.variant not in VARIANTS:
-      raise spec.unknown('variant of ResNet', self.variant, VARIANTS)
+    spec.lookup('variant of ResNet', VARIANTS, self.variant)
     if not self.taps:
       raise ValueError(f'ResNet needs a tap out of {", ".join(SCALES)}.')
     n = len(self.depths)
     # Dilated, the last two stages do not stand where their scales say.
-    known = (*SCALES[: min(n, 2) if self.dilated else n], *STAGES[:n])
+    taps = (*SCALES[: min(n, 2) if self.dilated else n], *STAGES[:n])
     for tap in self.taps:
-      if tap not in known:
-        raise spec.unknown('tap', tap, known)
+      spec.lookup('tap', taps, tap)

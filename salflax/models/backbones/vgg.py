@@ -23,7 +23,7 @@ SCALES = {f'1/{2**i}': f'pool{i}' for i in range(1, 6)}
 
 
 def _steps() -> dict[str, int]:
-  """Returns 'conv1_1' to 'pool5', in order, and their places in the file."""
+  """Lists 'conv1_1' to 'pool5', in order, and their places in the file."""
   places, steps = itertools.count(), {}
   for block, depth in enumerate(DEPTHS, 1):
     for j in range(1, depth + 1):
@@ -62,7 +62,7 @@ class VGG16(nn.Module):
   def __call__(
     self, image: jax.Array, *, train: bool = False
   ) -> dict[str, jax.Array]:
-    """Returns {tap: [B, h, w, C]} for image [B, H, W, 3].
+    """Computes {tap: [B, h, w, C]} for image [B, H, W, 3].
 
     Sides that do not divide lose what is left over at each pooling.
 
@@ -97,7 +97,7 @@ class VGG16(nn.Module):
     return features
 
   def unused(self, scope: str = 'backbone') -> tuple[str, ...]:
-    """Returns patterns of a published file's tensors that it does without.
+    """Lists patterns of a published file's tensors that it does without.
 
     Args:
       scope: place of this network in the whole one.
@@ -112,13 +112,12 @@ class VGG16(nn.Module):
     layers.check_positive(width=self.width)
     if not self.taps:
       raise ValueError('VGG-16 needs a tap, such as conv5_3.')
-    known = {**STEPS, **SCALES}
+    taps = {**STEPS, **SCALES}
     if self.dilated:
       for name in ('1/16', '1/32', 'pool5'):
-        known.pop(name)
+        taps.pop(name)
     for tap in self.taps:
-      if tap not in known:
-        raise spec.unknown('tap of VGG-16', tap, known)
+      spec.lookup('tap of VGG-16', taps, tap)
     if len({SCALES.get(t, t) for t in self.taps}) != len(self.taps):
       raise ValueError(f'taps={self.taps} name a step twice.')
     return self.taps

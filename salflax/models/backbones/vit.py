@@ -39,7 +39,7 @@ _NAMES = transformer.BlockNames(
 )
 _ORIGINAL = 'visual_encoder.'
 _HUGGING_FACE = 'vision_model.'
-# The original names (timm's), and what Hugging Face made of them.
+# The original names (timm's), and those of Hugging Face.
 _RENAMED = (
   (r'cls_token', 'embeddings.class_embedding'),
   (r'pos_embed', 'embeddings.position_embedding'),
@@ -87,14 +87,14 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-    """Returns tokens after the last LayerNorm, f32 [B, 1 + N, D].
+    """Computes tokens after the last LayerNorm, f32 [B, 1 + N, D].
 
     Args:
       image: normalised, [B, H, W, 3].
       train: has no effect, for there is neither dropout nor BatchNorm.
 
     Raises:
-      ValueError: for an image that is not made of whole patches.
+      ValueError: for an image whose sides are not whole patches.
     """
     del train
     self._check(image)
@@ -124,7 +124,7 @@ class ViT(nn.Module):
 def from_config(
   folder_or_json: str | os.PathLike, **overrides
 ) -> dict[str, Any]:
-  """Returns the attributes of `ViT` that BLIP's config.json stands for.
+  """Reads the attributes of `ViT` that BLIP's config.json stands for.
 
   Args:
     folder_or_json: the file, its folder, or a name `hub.locate` knows.
@@ -146,7 +146,7 @@ def from_config(
 
 
 def load(name: str | os.PathLike, **overrides) -> tuple[ViT, dict[str, Any]]:
-  """Returns the vision tower of BLIP with its published weights.
+  """Loads the vision tower of BLIP with its published weights.
 
   Takes the files of Hugging Face and the original .pth, whose sizes are in its
   tensors.
@@ -180,7 +180,7 @@ def load(name: str | os.PathLike, **overrides) -> tuple[ViT, dict[str, Any]]:
 
 
 def rename(state: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the vision tower's tensors of a BLIP file, without their prefix.
+  """Selects the vision tower's tensors of a BLIP file, without their prefix.
 
   The text side, momentum copies (*_m), queues and heads are left out.
 
@@ -203,7 +203,7 @@ def rename(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(state: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
-  """Returns the sizes of the original tower, from its tensors."""
+  """Reads the sizes of the original tower off its tensors."""
   kernel = state.get('embeddings.patch_embedding.weight')
   table = state.get('embeddings.position_embedding')
   mlp = state.get('encoder.layers.0.mlp.fc1.bias')

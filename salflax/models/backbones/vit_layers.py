@@ -11,7 +11,7 @@ from salflax.models import layers
 
 
 def bicubic_matrix(old: int, new: int) -> np.ndarray:
-  """Returns f32 [new, old], PyTorch's bicubic interpolation of one axis.
+  """Computes PyTorch's bicubic interpolation of one axis, f32 [new, old].
 
   Cubic convolution with a = -0.75, pixel centres at the halves
   (align_corners=False), the border repeated, no smoothing when it shrinks.
@@ -48,7 +48,7 @@ class Embeddings(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
-    """Returns [B, 1 + N, D] of image [B, H, W, 3]."""
+    """Embeds image [B, H, W, 3] as [B, 1 + N, D]."""
     p, d = self.patch, self.hidden_dim
     b, height, width, _ = image.shape
     h, w = height // p, width // p

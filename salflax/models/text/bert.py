@@ -91,7 +91,7 @@ class Bert(nn.Module):
   def __call__(
     self, tokens: jax.Array, token_mask: jax.Array, *, train: bool = False
   ) -> TextFeatures:
-    """Returns token vectors f32 [B, L, D] and sentence vectors f32 [B, S].
+    """Computes token vectors f32 [B, L, D] and sentence vectors f32 [B, S].
 
     Args:
       tokens: i32 [B, L], word pieces.
@@ -136,8 +136,7 @@ class Bert(nn.Module):
     return jnp.sum(x * weight, axis=1) / count
 
   def _check(self, tokens: jax.Array, mask: jax.Array) -> None:
-    if self.pool not in POOLS:
-      raise spec.unknown('pool', self.pool, POOLS)
+    spec.lookup('pool', POOLS, self.pool)
     layers.check_positive(
       **{k: getattr(self, k) for k in _CONFIG if k != 'eps'}
     )
@@ -156,9 +155,9 @@ class Bert(nn.Module):
 def from_config(
   folder_or_json: str | os.PathLike, **overrides
 ) -> dict[str, Any]:
-  """Returns the attributes of `Bert` that a config.json stands for.
+  """Reads the attributes of `Bert` that a config.json stands for.
 
-  A folder of sentence-transformers also says how its sentence vector is made
+  A folder of sentence-transformers also says how its sentence vector is pooled
   (1_Pooling/config.json, modules.json).
 
   Args:
@@ -191,7 +190,7 @@ def from_config(
 
 
 def _pooling(folder: pathlib.Path) -> dict[str, Any]:
-  """Returns how sentence-transformers makes the sentence vector, if it does."""
+  """Reads how sentence-transformers pools a sentence vector, if it does."""
   path = folder / '1_Pooling' / 'config.json'
   if not path.is_file():
     return {}
@@ -205,11 +204,11 @@ def _pooling(folder: pathlib.Path) -> dict[str, Any]:
 def load(
   name: str | os.PathLike, **overrides
 ) -> tuple[Bert, dict[str, Any], pathlib.Path]:
-  """Returns a text encoder with its published weights.
+  """Loads a text encoder with its published weights.
 
   Takes BERT (with and without the prefix 'bert.', LayerNorm as weight and bias
   or gamma and beta), MiniLM, and the text tower of BLIP (Hugging Face's files
-  and the original .pth, whose config is known).
+  and the original .pth, whose config never differs).
 
   Args:
     name: a weight file, its folder, or a name `hub.locate` knows, such as
@@ -246,7 +245,7 @@ def load(
 
 
 def _blip_sizes(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Returns the sizes of BLIP's text tower, from its tensors."""
+  """Reads the sizes of BLIP's text tower off its tensors."""
   vocab, dim = state[_BLIP_WORDS].shape
   wide = state.get('text_encoder.encoder.layer.0.intermediate.dense.bias')
   proj = state.get('text_proj.bias')
@@ -274,7 +273,7 @@ def variables_of(
 def _text_only(
   state: Mapping[str, np.ndarray], module: Bert
 ) -> dict[str, np.ndarray]:
-  """Returns the tensors the module is made of, without their prefix.
+  """Selects the tensors that the module has, without their prefix.
 
   Left out are heads ('cls.'), an unused pooler, and of BLIP the image side,
   the momentum copies (*_m), the queues, and the cross-attention that reads
@@ -301,9 +300,9 @@ def _text_only(
 def _tokenizer_folder(
   name: str | os.PathLike, weights: pathlib.Path
 ) -> pathlib.Path:
-  """Returns the folder of the vocabulary.
+  """Looks up the folder of the vocabulary.
 
-  The original BLIP is one .pth, made with bert-base's word pieces; beside a
+  The original BLIP is one .pth, with bert-base's word pieces; beside a
   config.json another network's vocabulary would give wrong words.
   """
   places = [name]

@@ -49,7 +49,7 @@ _FAMILIES = (
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Returns the tensors of a weight file under the names stored in it.
+  """Reads the tensors of a weight file under the names stored in it.
 
   Half precision (float16, bfloat16) becomes float32; nothing in the file is
   ever executed.
@@ -152,7 +152,7 @@ def convert(state: Mapping[str, np.ndarray]) -> dict[str, dict]:
 def _convert_one(
   name: str, x: np.ndarray
 ) -> tuple[str, tuple[str, ...], np.ndarray]:
-  """Returns collection, path and value of one tensor in Flax's layout."""
+  """Converts one tensor to collection, path and value in Flax's layout."""
   scopes: list[str] = []
   *modules, leaf = name.split('.')
   for part in modules:
@@ -177,7 +177,7 @@ def _convert_one(
 
 
 def family(names: Iterable[str]) -> str:
-  """Returns which published network has tensors of these names, or ''.
+  """Names the published network that has tensors of these names, or ''.
 
   Args:
     names: PyTorch names, or paths of converted variables.
@@ -201,7 +201,7 @@ def merge(
   skip: Sequence[str] = (),
   source: str = 'the loaded weights',
 ) -> dict[str, Any]:
-  """Returns `initialised` with the loaded tensors in place.
+  """Puts the loaded tensors in their places in `initialised`.
 
   Args:
     initialised: variables of the network, {'params': ..., 'batch_stats': ...};

@@ -17,7 +17,7 @@ _ENCODERS = {'1': 'encoder_32', '2': 'encoder_16', '3': 'encoder_8'}
 
 
 def rename(state: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the published TranSalNet_Res state dict under our names.
+  """Renames the published TranSalNet_Res state dict to our names.
 
   {'encoder.encoder.4.0.conv1.weight': x} becomes {'backbone.layer1.0…': x}, as
   `pretrained.convert` takes it. Other names stay as they are.

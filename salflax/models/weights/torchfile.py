@@ -31,7 +31,7 @@ MAX_PACKED = 2**26
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Returns the tensors of a PyTorch file by name.
+  """Reads the tensors of a PyTorch file by name.
 
   Nested dicts are joined with dots; a state dict under 'state_dict', 'model'
   or 'model_state_dict' is taken out of its checkpoint; what is not a tensor is
@@ -79,7 +79,7 @@ def _tensors(node: Any, prefix: str = '', depth: int = 0) -> Iterator:
 
 
 def _window(tensor: Tensor, memory: Mapping[str, np.ndarray]) -> np.ndarray:
-  """Returns the tensor's elements, in row-major order."""
+  """Lays out the tensor's elements in row-major order."""
   storage, offset, size, stride = tensor
   flat = memory[storage.key].view(storage.dtype)
   offset += storage.offset
@@ -102,7 +102,7 @@ def _window(tensor: Tensor, memory: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _read_zip(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
-  """Returns the root object and the memory of each storage."""
+  """Reads the root object and the memory of each storage."""
   with zipfile.ZipFile(path) as archive:
     names = archive.namelist()
     roots = [n for n in names if n == 'data.pkl' or n.endswith('/data.pkl')]
@@ -129,7 +129,7 @@ def _read_zip(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
-  """Returns the bytes of an entry that is not a decompression bomb."""
+  """Reads the bytes of an entry; refuses a decompression bomb."""
   info = archive.getinfo(name)
   if info.file_size > max(MAX_PACKED, 100 * info.compress_size):
     raise Refused(f'entry {name!r} unpacks to {info.file_size} bytes')
@@ -137,7 +137,7 @@ def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _read_stream(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
-  """Returns the same for the layout from before PyTorch 1.6."""
+  """Reads the same from the layout from before PyTorch 1.6."""
   with path.open('rb') as f:
     if f.read(1) != b'\x80':
       raise Refused('it is neither a zip archive nor a pickle')
@@ -162,7 +162,7 @@ def _read_stream(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _bounded(count: int, f: BinaryIO) -> int:
-  """Returns `count` if the file has so many bytes left."""
+  """Checks that the file has `count` bytes left; returns it."""
   left = os.fstat(f.fileno()).st_size - f.tell()
   if not 0 <= count <= left:
     raise Refused(f'it is truncated: {count} bytes wanted, {left} left')
@@ -170,7 +170,7 @@ def _bounded(count: int, f: BinaryIO) -> int:
 
 
 def _flat(raw: bytes, dtype: np.dtype, *, big: bool) -> np.ndarray:
-  """Returns the elements in the machine's byte order."""
+  """Turns the elements to the machine's byte order."""
   flat = np.frombuffer(raw, np.uint8)
   if big and dtype.itemsize > 1:
     flat = flat.reshape(-1, dtype.itemsize)[:, ::-1].reshape(-1)

@@ -11,22 +11,11 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401 (numpy finds bfloat16 through it)
 import numpy as np
 
-_DTYPES = {
-  'Double': np.dtype(np.float64),
-  'Float': np.dtype(np.float32),
-  'Half': np.dtype(np.float16),
-  'BFloat16': np.dtype(ml_dtypes.bfloat16),
-  'Long': np.dtype(np.int64),
-  'Int': np.dtype(np.int32),
-  'Short': np.dtype(np.int16),
-  'Char': np.dtype(np.int8),
-  'Byte': np.dtype(np.uint8),
-  'Bool': np.dtype(np.bool_),
-}
-_TORCH_DTYPES = {
+# Types of elements, and of their storages, by name.
+_STORAGES = {
   'float64': 'Double',
   'float32': 'Float',
   'float16': 'Half',
@@ -38,6 +27,7 @@ _TORCH_DTYPES = {
   'uint8': 'Byte',
   'bool': 'Bool',
 }
+_DTYPES = {name: np.dtype(name) for name in _STORAGES}
 
 
 class Refused(ValueError):
@@ -99,10 +89,10 @@ _GLOBALS: dict[str, Any] = {
   'torch._utils._rebuild_parameter': _rebuild_parameter,
   'torch._utils._rebuild_parameter_with_state': _rebuild_parameter,
   'torch.Size': tuple,
-  'torch.storage.UntypedStorage': _DTYPES['Byte'],
-  'torch.UntypedStorage': _DTYPES['Byte'],
-  **{f'torch.{k}Storage': v for k, v in _DTYPES.items()},
-  **{f'torch.{k}': _DTYPES[v] for k, v in _TORCH_DTYPES.items()},
+  'torch.storage.UntypedStorage': _DTYPES['uint8'],
+  'torch.UntypedStorage': _DTYPES['uint8'],
+  **{f'torch.{_STORAGES[k]}Storage': v for k, v in _DTYPES.items()},
+  **{f'torch.{k}': v for k, v in _DTYPES.items()},
 }
 
 
@@ -116,7 +106,7 @@ class Machine:
     self.storages: dict[str, Storage] = {}
 
   def run(self, f: BinaryIO) -> Any:
-    """Returns the object that the pickle at the file's position describes."""
+    """Builds the object that the pickle at the file's position describes."""
     for opcode, arg, _ in pickletools.genops(f):
       name = opcode.name
       if name == 'STOP':

@@ -4,7 +4,7 @@ const LEAST = 4; // pixels of the image, the least side of a box
 const clamp = (v, least, most) => Math.min(Math.max(v, least), most);
 
 /**
- * Boxes in pixels of the image, shown on several stages at once.
+ * Boxes in pixels of the image, drawn on several stages at once.
  *
  * onChange is called after every change, onName with the area whose name is
  * to be typed, say with a sentence for screen readers.

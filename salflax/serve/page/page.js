@@ -7,7 +7,7 @@ const $ = (id) => document.getElementById(id);
 let limits = null;
 let file = null;
 let preview = null; // URL of the chosen file
-let result = null; // what is shown: file, answer, maps, image
+let result = null; // what stands on the page: file, answer, maps, image
 
 /** Makes an element with properties and children. */
 function make(tag, properties = {}, ...children) {
@@ -180,11 +180,11 @@ function show() {
     const npy = make('button', {type: 'button', textContent: '.npy'});
     png.setAttribute('aria-label', `Download the overlay of ${label(text)} as PNG`);
     npy.setAttribute('aria-label', `Download the map of ${label(text)} as NumPy file`);
-    const shown = figure(readable(text), png, npy);
-    shown.canvas.setAttribute('aria-label', `Map of the predicted gaze: ${label(text)}`);
-    png.addEventListener('click', () => shown.canvas.toBlob((blob) => save(blob, k, 'png')));
+    const view = figure(readable(text), png, npy);
+    view.canvas.setAttribute('aria-label', `Map of the predicted gaze: ${label(text)}`);
+    png.addEventListener('click', () => view.canvas.toBlob((blob) => save(blob, k, 'png')));
     npy.addEventListener('click', () => download([['text', text], ['format', 'npy']], k, 'npy'));
-    return {...shown, layer: heat(maps[k])};
+    return {...view, layer: heat(maps[k])};
   });
   $('figures').replaceChildren(...result.figures.map((f) => f.element));
   $('after').replaceChildren(...answer.sentences.map(({text}, k) =>
