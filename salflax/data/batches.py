@@ -157,11 +157,6 @@ def map_ahead(
   """Yields function(item) in order, computed ahead in threads.
 
   Items are taken no faster than results: four a thread wait at most.
-
-  Args:
-    function: called in the threads.
-    items: its arguments.
-    threads: number of threads, by default one per processor.
   """
   waiting, threads = collections.deque(), threads or os.cpu_count() or 1
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:

@@ -59,14 +59,8 @@ def text_query(x: jax.Array, text: TextFeatures, dim: int, dtype: Any):
   Without bias; called inside a compact method, whose `query`, `key` and `value`
   the linear maps are.
 
-  Args:
-    x: [B, h, w, C].
-    text: features of the same B sentences.
-    dim: width of the three.
-    dtype: type of the computation.
-
-  Returns:
-    Query, key and value, [B, h, w, dim] each.
+  From cells x [B, h, w, C] and B sentences: query, key and value, of shape
+  [B, h, w, dim] each, computed in `dtype`.
   """
   b, h, w, _ = x.shape
   linear = functools.partial(Dense, use_bias=False, dtype=dtype)
