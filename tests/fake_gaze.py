@@ -105,7 +105,7 @@ def recording(path: pathlib.Path, stops: list[tuple], *, rng=None) -> None:
     path: the file, <observer>/<image>.mat.
     stops: x, y and duration in samples at 240 Hz of each fixation; negative
       positions are blinks.
-    rng: of jitter by half a pixel; none if None.
+    rng: draws the jitter by half a pixel; none if None.
   """
   track = np.concatenate([np.tile([x, y], (n, 1)) for x, y, n in stops])
   track = track.astype(float)

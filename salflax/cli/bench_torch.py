@@ -38,7 +38,7 @@ class Result(NamedTuple):
   """What a task took on one side.
 
   Attributes:
-    seconds: of one call; None where the memory did not suffice.
+    seconds: time of one call; None where the memory did not suffice.
     memory: peak in GB; None on a CPU.
     value: maps f32 [B, H, W] of the forward pass, or the first step's loss.
   """

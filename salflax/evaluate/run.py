@@ -124,18 +124,26 @@ def run(
   if keep:
     kept = map_folder.Keep(predictor, keep, threads=threads)
   rows, labels = {'model': score(kept, source, label)}, dict(SENTENCES)
-  if controls and getattr(predictor, 'reads_text', True):
-    views, too_few = sentences.controls(source, whole, seed=seed)
-    notes += too_few
-    for name, view in views.items():
-      if len(view):
-        rows[name] = score(predictor, view, SENTENCES[name])
   if controls:
-    for name, ref in references_lib.references(prior, whole).items():
-      if len(view := ref.covered(source)):
-        rows[name], labels[name] = score(ref, view, ref.label), ref.label
+    others_too, too_few = _controls(predictor, source, whole, prior, seed)
+    notes += too_few
+    for name, (one, view, title) in others_too.items():
+      if len(view):
+        rows[name], labels[name] = score(one, view, title), title
   result = summarise(rows, labels, label, describe(protocols))
   return Outcome(result, rows, notes)
+
+
+def _controls(predictor, source, whole, prior, seed):
+  """Lists name -> (predictor, its rows, its title) beside the model; notes."""
+  controls, notes = {}, []
+  if getattr(predictor, 'reads_text', True):
+    views, notes = sentences.controls(source, whole, seed=seed)
+    for name, view in views.items():
+      controls[name] = predictor, view, SENTENCES[name]
+  for name, reference in references_lib.references(prior, whole).items():
+    controls[name] = reference, reference.covered(source), reference.label
+  return controls, notes
 
 
 def folder_name(data: str = '', **settings: Any) -> str:

@@ -140,7 +140,7 @@ class ImageHead(nn.Module):
     grid: (h, w), the finest level's cells.
     width: C, channels of a cell.
     temperatures: factors of the class logits.
-    distances: of the neighbours that each block sees.
+    distances: distances of the neighbours that each block sees.
     dropout: share of channels that are left out in training.
     noise: deviation of what is added to the features in training.
   """
@@ -231,8 +231,8 @@ class SentenceHead(nn.Module):
     """Computes logits f32 [R, h, w].
 
     Args:
-      cells: of B images.
-      words: of R sentences, R / B for each image, one image after another.
+      cells: cells of B images.
+      words: words of R sentences, R / B for each image, one after another.
       train: whether channels and words are left out.
     """
     each = words.mask.shape[0] // cells.logits.shape[0]

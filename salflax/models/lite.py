@@ -159,7 +159,7 @@ class Lite(base.Saliency):
     return TextFeatures(words, text.mask, text.sentence)
 
   def text_sources(self) -> tuple[Any, ...]:
-    """Returns what `encode_text` reads beside its text encoder."""
+    """Lists arrays that `encode_text` reads beside its text encoder."""
     names = self._names()
     return names.lemma_vectors, names.entries
 

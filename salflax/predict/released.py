@@ -59,7 +59,7 @@ def join(runs: Sequence[Any]) -> tuple[dict[str, Any], Variables]:
   """Joins runs of one network to one whose maps are averaged.
 
   Args:
-    runs: of `trained.load`; networks with members, alike in all else.
+    runs: runs of `trained.load`; networks with members, alike in all else.
 
   Returns:
     Config of the joined network, and its variables.
@@ -107,7 +107,7 @@ def join(runs: Sequence[Any]) -> tuple[dict[str, Any], Variables]:
 
 
 def _asked(record: Mapping[str, Any], run: Any) -> dict[str, Any]:
-  """Returns what of a record is no default, but for the number of members."""
+  """Selects the keys of a record that differ from defaults; not `members`."""
   kind = type(run.stage.model)
   return {
     k: v
@@ -129,7 +129,7 @@ def public(config: Any) -> Any:
 
 
 def _config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-  """Returns what of a run's config tells how to predict."""
+  """Selects the keys of a run's config that predicting needs."""
   others = {*config['stages']} - {stage}
   result = {k: v for k, v in config.items() if k not in others}
   blank = dict(contrast={}, perceptual={}, store=False, init='')

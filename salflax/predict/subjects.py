@@ -77,9 +77,7 @@ def of_run(
     data_dir: folder of prepared data sets.
   """
   asked = run.config['evaluate']
-  own_protocols = metrics.split_protocols(asked['protocols']) or [
-    *DEFAULT_PROTOCOLS
-  ]
+  usual = metrics.split_protocols(asked['protocols']) or [*DEFAULT_PROTOCOLS]
   with_controls = asked['controls'] if controls is None else controls
   source = run.load_source(data, split, conditions, data_dir)
   names, part = data or run.section['data'], split or run.section['test_split']
@@ -87,42 +85,52 @@ def of_run(
   # The centre bias is that of the images scored, wherever the model learnt.
   own = not data and not train_split
   train = train_split or run.section['split']
-  baselines = None
-  if train != 'none':
-    limit = run.section['limit'] if own else 0
-    baselines = resolve.load_rows(names, train, folder, limit=limit)
-  last = run.stage.name == run.config['stages'][-1]
+  limit = run.section['limit'] if own else 0
   name = run_lib.folder_name(
     data,
-    stage='' if last else run.stage.name,
+    stage=_unless_last(run),
     split=split,
     conditions=conditions,
-    protocols=protocols if list(protocols) != own_protocols else (),
+    protocols=protocols if list(protocols) != usual else (),
     train_split=train_split,
     controls='' if with_controls == asked['controls'] else with_controls,
     seed=seed or '',
   )
-  workdir = pathlib.Path(run.workdir)
   own_conditions = () if data else run.section['conditions']
   return Subject(
     predictor=run.predictor(store=store),
     source=source,
-    protocols=protocols or own_protocols,
-    label=_label(workdir),
-    baselines=baselines,
+    protocols=protocols or usual,
+    label=_label(pathlib.Path(run.workdir)),
+    baselines=_baselines(names, train, folder, limit=limit),
     whole=resolve.load_rows(names, part, folder),
     controls=with_controls,
-    about={
-      'run': _label(workdir),
-      'stage': run.stage.name,
-      'step': run.at,
+    about=_about(run)
+    | {
       'data': names,
       'split': part,
       'conditions': tuple(conditions) or own_conditions,
       'trained_on': run.trained_on(names, source, data_dir),
     },
-    folder=workdir / 'evaluate' / name,
+    folder=pathlib.Path(run.workdir, 'evaluate', name),
   )
+
+
+def _unless_last(run: trained.Run) -> str:
+  last = run.stage.name == run.config['stages'][-1]
+  return '' if last else run.stage.name
+
+
+def _about(run: trained.Run) -> dict[str, Any]:
+  label = _label(pathlib.Path(run.workdir))
+  return {'run': label, 'stage': run.stage.name, 'step': run.at}
+
+
+def _baselines(data, split, folder, *, limit=0):
+  """Opens the rows of the centre prior; None for the split 'none'."""
+  if split == 'none':
+    return None
+  return resolve.load_rows(data, split, folder, limit=limit)
 
 
 def of_maps(
@@ -158,22 +166,7 @@ def of_maps(
   folder = pathlib.Path(os.path.abspath(maps))
   where = resolve.data_dir(data_dir)
   source = resolve.load_rows(data, split, where, conditions)
-  matched = map_folder.match(folder, source)
-  checked = map_folder.check(matched, source, threads=threads)
-  faults = map_folder.faults(matched, checked)
-  paths = {
-    index: path
-    for index, path in matched.paths.items()
-    if index not in checked.unusable
-  }
-  if faults and not (partial and paths):
-    raise ValueError(
-      '\n  '.join([f'{maps}: these maps cannot be scored:', *faults])
-      + ('\nMend them, or give --partial to score the others.' if paths else '')
-    )
-  baselines = None
-  if train_split != 'none':
-    baselines = resolve.load_rows(data, train_split, where)
+  paths, notes = _usable(folder, source, partial=partial, threads=threads)
   name = run_lib.folder_name(
     f'{folder.name}-scores-{data}',
     split='' if split == 'test' else split,
@@ -187,7 +180,7 @@ def of_maps(
     source=batches.Rows(source, list(paths)),
     protocols=protocols or DEFAULT_PROTOCOLS,
     label=folder.name,
-    baselines=baselines,
+    baselines=_baselines(data, train_split, where),
     whole=resolve.load_rows(data, split, where),
     controls=controls,
     about={
@@ -200,4 +193,22 @@ def of_maps(
     },
     folder=folder.with_name(name),
   )
-  return subject, map_folder.notes(matched, checked) + faults
+  return subject, notes
+
+
+def _usable(folder, source, *, partial, threads):
+  """Matches maps with rows: {row: path of its map}, and notes."""
+  matched = map_folder.match(folder, source)
+  checked = map_folder.check(matched, source, threads=threads)
+  faults = map_folder.faults(matched, checked)
+  paths = {
+    index: path
+    for index, path in matched.paths.items()
+    if index not in checked.unusable
+  }
+  if faults and not (partial and paths):
+    raise ValueError(
+      '\n  '.join([f'{folder}: these maps cannot be scored:', *faults])
+      + ('\nMend them, or give --partial to score the others.' if paths else '')
+    )
+  return paths, map_folder.notes(matched, checked) + faults

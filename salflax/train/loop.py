@@ -197,21 +197,7 @@ def train_stage(
     with Stop() as stop, contextlib.ExitStack() as stack:
       extra = _loop(stage, folder, mesh, start, checkpoints, stop, stack)
     best = checkpoints.best()
-    trains, parameters = optim.count(abstract.params, stage.freeze)
-    result = {
-      'best_step': best[0],
-      'best_score': best[1],
-      'score': stage.score,
-      'seconds': round(extra['seconds'], 1),
-      'peak_memory_mb': round(log.peak_memory_mb()),
-      'trainable_parameters': trains,
-      'parameters': parameters,
-    }
-    if jax.process_index() == 0:
-      rows_lib.write_json(os.path.join(folder, 'result.json'), result)
-      # What diverged once, and not again.
-      pathlib.Path(folder, 'diverged.json').unlink(missing_ok=True)
-    parallel.barrier(f'{stage.name} is finished')
+    _finish(stage, folder, best, extra['seconds'], abstract.params)
   except Diverged as e:
     if jax.process_index() == 0:
       report = {'step': e.step, 'message': str(e)}
@@ -221,14 +207,29 @@ def train_stage(
     checkpoints.close()
   _LOG.info(
     '%s: best %s %.4f at step %d, %s, peak memory %.0f MB.',
-    stage.name,
-    stage.score,
-    best[1],
-    best[0],
-    log.duration(result['seconds']),
-    result['peak_memory_mb'],
+    *(stage.name, stage.score, best[1], best[0]),
+    *(log.duration(extra['seconds']), log.peak_memory_mb()),
   )
   return where
+
+
+def _finish(stage, folder, best, seconds, params):
+  """Writes result.json, by which a stage is finished."""
+  trains, parameters = optim.count(params, stage.freeze)
+  result = {
+    'best_step': best[0],
+    'best_score': best[1],
+    'score': stage.score,
+    'seconds': round(seconds, 1),
+    'peak_memory_mb': round(log.peak_memory_mb()),
+    'trainable_parameters': trains,
+    'parameters': parameters,
+  }
+  if jax.process_index() == 0:
+    rows_lib.write_json(os.path.join(folder, 'result.json'), result)
+    # What diverged once, and not again.
+    pathlib.Path(folder, 'diverged.json').unlink(missing_ok=True)
+  parallel.barrier(f'{stage.name} is finished')
 
 
 def _loop(stage, folder, mesh, start, checkpoints, stop, stack):

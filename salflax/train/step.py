@@ -276,18 +276,11 @@ def make_train_step(
     scalars.
   """
   whole, rows = parallel.replicated(mesh), parallel.split(mesh)
-  compute = gradient.loss_of(
-    functools.partial(
-      *(forward, model),
-      train=True,
-      round_taps=round_taps,
-      mutable=['batch_stats'],
-    ),
-    functools.partial(compare, model, train=True),
-    loss_fn,
-    contrast_fn,
-    remat,
+  bound = functools.partial(
+    forward, model, train=True, round_taps=round_taps, mutable=['batch_stats']
   )
+  contrasted = functools.partial(compare, model, train=True)
+  compute = gradient.loss_of(bound, contrasted, loss_fn, contrast_fn, remat)
   grad_fn = jax.value_and_grad(compute, has_aux=True)
   sharded = 'shard' in mesh.shape
 
@@ -300,25 +293,28 @@ def make_train_step(
       grad_fn, params, state.batch_stats, batch, key, parts=accumulate
     )
     grads = parallel.keep_layout(grads, mesh)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    measures['loss'] = loss
-    # Of the updates, not of the gradients: frozen ones are then never formed.
-    measures['update_norm'] = optax.tree.norm(updates)
-    state = TrainState(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      batch_stats=batch_stats,
-      opt_state=opt_state,
-    )
+    state, norm = _updated(state, tx, grads, batch_stats)
+    measures |= {'loss': loss, 'update_norm': norm}
     return parallel.keep_layout(state, mesh), measures
 
   place = None if sharded else whole
-  return jax.jit(
-    step_fn,
-    in_shardings=(place, rows, whole),
-    out_shardings=(place, whole),
-    donate_argnums=0,
+  shardings = dict(
+    in_shardings=(place, rows, whole), out_shardings=(place, whole)
   )
+  return jax.jit(step_fn, donate_argnums=0, **shardings)
+
+
+def _updated(state, tx, grads, batch_stats):
+  """Takes a step along gradients; the next state and the step's length."""
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  state = TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    batch_stats=batch_stats,
+    opt_state=opt_state,
+  )
+  # Of the updates, not of the gradients: frozen ones are then never formed.
+  return state, optax.tree.norm(updates)
 
 
 def make_predict_fn(
