@@ -154,7 +154,7 @@ def test_the_network_in_torch_is_ours():
   options = types.SimpleNamespace(smoke=True, height=32, width=64)
   tasks = [bench_sides.Task(what, 3, 'float32') for what in bench_torch.WHATS]
   sides = (
-    bench_sides.Ours(options, tasks, gpu=False),
+    bench_sides.Ours(options, gpu=False),
     bench_sides.Torch(options, gpu=False),
   )
   for task in tasks:
