@@ -74,19 +74,23 @@ def transalnet() -> dict:
 
 
 def small_backbone(name: str) -> tuple[dict, str]:
-  """Writes the record of a frozen ResNet-50, and its pixels' normalisation.
+  """Writes the record of a frozen backbone, and its pixels' normalisation.
 
   Args:
-    name: 'resnet50_v1', whose weights docs/reproduce.md describes, or
-      'resnet50', torchvision's, which are downloaded.
+    name: 'lite0', EfficientNet-Lite0, which comes with pip; 'resnet50_v1',
+      whose weights docs/reproduce.md describes, or 'resnet50', torchvision's,
+      which are downloaded, both up to layer3.
   """
+  resnet = dict(bn='frozen', depths=(3, 4, 6, 0))
+  lite = dict(name='efficientnet_lite', variant='lite0')
   weights = dict(
-    resnet50_v1=('resnet50_v1_to_layer3.safetensors', 'caffe_resnet'),
-    resnet50=('timm/resnet50.tv_in1k', 'imagenet'),
+    lite0=(lite, 'efficientnet-lite0', 'lite'),
+    resnet50_v1=(resnet, 'resnet50_v1_to_layer3.safetensors', 'caffe_resnet'),
+    resnet50=(resnet, 'timm/resnet50.tv_in1k', 'imagenet'),
   )
   choice('backbone', name, weights)
-  file, pixels = weights[name]
-  return dict(name=name, weights=file, bn='frozen'), pixels
+  record, file, pixels = weights[name]
+  return dict(name=name, weights=file) | record, pixels
 
 
 def choice(key: str, value, allowed) -> None:

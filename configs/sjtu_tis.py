@@ -33,18 +33,20 @@ def _paper(config, options):
 
 def _small(config, options):
   """A network that two CPU cores train: the 1/16 level, backbone stored."""
-  levels = ('1/16',)
   backbone, pixels = common.small_backbone(options.backbone)
+  # ResNet-50 lacks its 1/32 level here.
+  levels = ('1/16', '1/32') if options.backbone == 'lite0' else ('1/16',)
+  size = (288, 384) if options.backbone == 'lite0' else (240, 320)
   config.model = dict(
     name='transalnet',
-    size=(240, 320),
+    size=size,
     backbone=backbone,
     text=common.text_encoder(options.text),
     fuse=levels,
     fusion=options.fusion or 'bilinear(dim=256)',
     place=options.place,
     levels=levels,
-    widths=(256,),
+    widths=(256,) * len(levels),
     depth=2,
     head_dim=64,
     mlp_ratio=2,
@@ -53,14 +55,14 @@ def _small(config, options):
     bn='train',
     dropout=0.1,
   )
-  return 'resize_pad(240, 320)', pixels
+  return f'resize_pad{size}', pixels
 
 
 def get_config(arg=''):
   """Makes the config.
 
   Args:
-    arg: options: `small`, with backbone=resnet50_v1|resnet50;
+    arg: options: `small`, with backbone=lite0|resnet50_v1|resnet50;
       fusion=gate|gate_hw|full at the backbone's output,
       te_cross|te_bilinear|te_prepend in the transformer encoders, or
       lowrank|token|bilinear, at the backbone's output unless place=encoder;
@@ -72,7 +74,7 @@ def get_config(arg=''):
     arg,
     dict(
       small=False,
-      backbone='resnet50_v1',
+      backbone='lite0',
       fusion='',
       place='',
       levels=3,
@@ -113,7 +115,7 @@ def get_config(arg=''):
     epochs=10.0,
     init='@free',
     freeze=frozen,
-    model=dict(backbone=dict(bn='frozen')),
+    model={} if options.small else dict(backbone=dict(bn='frozen')),
     **rows,
   )
   if options.small:

@@ -13,8 +13,9 @@ have the names of salflax/report/papers/reference.csv; those that the paper does
 not print are further forms of its three schemes.
 
 `scale=paper` is the published network. `scale=small` is one that two CPU cores
-train: images of 192x256, narrow encoders, and a frozen ResNet-50 up to
-layer3, whose output's 2x2 means stand for the missing 1/32 level.
+train: images of 192x256, narrow encoders, and a frozen EfficientNet-Lite0; or
+a frozen ResNet-50 up to layer3, whose output's 2x2 means stand for the missing
+1/32 level.
 """
 
 from configs import common
@@ -87,7 +88,7 @@ def _small(config, backbone):
   config.model = dict(
     name='transalnet',
     size=(192, 256),
-    backbone=dict(record, depths=(3, 4, 6, 0)),
+    backbone=record,
     levels=LEVELS,
     widths=(64, 192, 192),
     depth=2,
@@ -117,14 +118,18 @@ def _sam(config, scale):
   """SAM in TranSalNet's place; at `small`, the narrow form of SAM-ResNet."""
   small = scale == 'small'
   backbone = dict(name='vgg16', dilated=True, weights='vgg16.safetensors')
+  level = 'conv5_3'
   if small:
     backbone = config.model.backbone.to_dict()
-    backbone.update(dilated=True)
+    level = '1/16'
+    if backbone['name'] != 'efficientnet_lite':
+      backbone.update(dilated=True)
+      level = 'layer3'
   config.model = dict(
     name='sam',
     size=(192, 256) if small else (240, 320),
     backbone=backbone,
-    levels=('layer3',) if small else ('conv5_3',),
+    levels=(level,),
     width=64 if small else 512,
     priors=8 if small else 16,
     output='sigmoid' if small else 'relu',
@@ -147,14 +152,16 @@ def _frozen(model, train):
 
 
 def _transalnet_text(row, options):
-  """Attributes of TranSalNet in the second stage."""
+  """Lists attributes of TranSalNet in the second stage."""
   attention = row['attention']
   fusion = options.fusion or row.get('fusion', 'token')
   # Statistics of what is frozen stay; the released code lets them move during
   # the first epoch.
   still = options.freeze_bn_stats and row['train'] != 'all_decoder'
+  # The small backbones are frozen in any case.
+  paper = options.scale == 'paper'
   return dict(
-    backbone=dict(bn='frozen'),
+    **(dict(backbone=dict(bn='frozen')) if paper else {}),
     fuse=LEVELS[len(LEVELS) - attention :],
     fusion=fusion,
     place='encoder' if fusion.startswith('te_') else 'backbone',
@@ -192,7 +199,7 @@ def get_config(arg=''):
 
   Args:
     arg: options: row= one of ROWS; scale=paper|small, small with
-      backbone=resnet50_v1|resnet50; init=folder of the run of
+      backbone=lite0|resnet50_v1|resnet50; init=folder of the run of
       SALICON_pretrained to start from, '' trains it first in the same run, as
       a row with a network of its own does in any case; free=data of that first
       stage; fusion=form of the text's entry, '' is the row's;
@@ -204,7 +211,7 @@ def get_config(arg=''):
     dict(
       row='non_salient_1att_last2conv',
       scale='paper',
-      backbone='resnet50_v1',
+      backbone='lite0',
       init='',
       free='',
       fusion='',
