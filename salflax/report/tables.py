@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from salflax.report.papers import text_guided
+from salflax.report.papers import PAPERS
 
 DASH = '–'
 Cell = str | float | int | None
@@ -313,7 +313,7 @@ def beside_paper(result: Mapping[str, Any]) -> Table:
   Args:
     result: content of summary.json; dashes where it lacks the protocol.
   """
-  paper = text_guided.PAPER
+  paper = PAPERS['text_guided']
   printed = [
     row
     for table in paper.tables
