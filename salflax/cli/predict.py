@@ -27,7 +27,6 @@ run at the same time.
 """
 
 import functools
-import os
 import pathlib
 import sys
 import textwrap
@@ -190,11 +189,6 @@ def _write(options, folder, name, path, saliency) -> list[str]:
   return endings
 
 
-def _utf8(name: str | os.PathLike) -> str:
-  """Returns a file's name with the bytes escaped that are not UTF-8."""
-  return os.fsencode(name).decode(errors='backslashreplace')
-
-
 def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
   """Writes the maps; yields what predictions.json lists of each."""
   import tqdm
@@ -217,7 +211,7 @@ def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
     sentence = f' {textwrap.shorten(text, 60)!r}' if text else ''
     line = f'{folder / name}{", ".join(endings)}  <-  {path}{sentence}'
     bar.write(line, file=sys.stdout)
-    yield {'name': _utf8(name), 'image': _utf8(path), 'text': text}
+    yield {'name': cli.utf8(name), 'image': cli.utf8(path), 'text': text}
 
 
 def _share(options, jobs, names) -> tuple[Any, list[str]]:
@@ -284,10 +278,5 @@ def execute(options: Any) -> int:
   return cli.FAILED if failures else cli.DONE
 
 
-def run() -> None:
-  """Runs the command."""
-  cli.run(define_flags, execute)
-
-
 if __name__ == '__main__':
-  run()
+  cli.run(define_flags, execute)
