@@ -121,7 +121,7 @@ def _sam(config, scale):
   level = 'conv5_3'
   if small:
     backbone = config.model.backbone.to_dict()
-    level = '1/16'
+    level = '1/8'  # SAM's cells; EfficientNet has no dilated form
     if backbone['name'] != 'efficientnet_lite':
       backbone.update(dilated=True)
       level = 'layer3'
