@@ -84,16 +84,14 @@ def _attend_forward(query, key, value, mask):
   weights = jnp.exp(scores - top)
   total = weights.sum(-1, keepdims=True)
   y = (weights / total).astype(value.dtype) @ value
-  return y, (query, key, value, mask, y, top, total)
+  return y, (query, key, value, mask, top, total)
 
 
 def _attend_backward(saved, gradient):
-  query, key, value, mask, y, top, total = saved
+  query, key, value, mask, top, total = saved
   weights = jnp.exp(_scores(query, key, mask) - top) / total
   by_weights = jnp.matmul(gradient, value.T, preferred_element_type=jnp.float32)
-  # The softmax's own gradient needs the sum of by_weights * weights over a
-  # row, which is that of gradient * y.
-  mean = (gradient.astype(jnp.float32) * y).sum(-1, keepdims=True)
+  mean = (weights * by_weights).sum(-1, keepdims=True)
   by_scores = jnp.where(mask, weights * (by_weights - mean), 0)
   by_scores = by_scores.astype(query.dtype)
   return (
