@@ -60,16 +60,19 @@ def _head_by_head(query, key, value, mask):
   image and layer. On a CPU it is also faster (docs/performance.md).
   """
   b, n, heads, d = query.shape
-
-  def split(x):
-    return jnp.moveaxis(x, 2, 1).reshape(b * heads, -1, d)
-
   if mask is None:
     mask = jnp.ones(key.shape[:2], bool)
-  rows = jnp.repeat(mask, heads, axis=0)
-  parts = (split(query * d**-0.5), split(key), split(value), rows)
-  y = jax.lax.map(lambda head: _attend(*head), parts)
-  return jnp.moveaxis(y.reshape(b, heads, n, d), 1, 2)
+  parts = [jnp.moveaxis(x, 2, 1) for x in (query * d**-0.5, key, value)]
+  parts.append(jnp.broadcast_to(mask[:, None], (b, heads, mask.shape[1])))
+  if isinstance(b, int):
+    parts = [x.reshape(b * heads, *x.shape[2:]) for x in parts]
+    y = jax.lax.map(lambda head: _attend(*head), parts)
+    y = y.reshape(b, heads, n, d)
+  else:  # an export for any number of images: a loop needs its own number
+    parts = [jnp.moveaxis(x, 1, 0) for x in parts]
+    y = jax.lax.map(lambda head: jax.vmap(_attend)(*head), parts)
+    y = jnp.moveaxis(y, 0, 1)
+  return jnp.moveaxis(y, 1, 2)
 
 
 @jax.custom_vjp
