@@ -27,6 +27,7 @@ run at the same time.
 """
 
 import functools
+import math
 import os
 import pathlib
 import sys
@@ -107,22 +108,30 @@ def _jobs(options) -> Any:
 
 
 def _check_looks(options) -> None:
-  """Raises ValueError for what cannot be written or drawn."""
+  """Raises UsageError for what cannot be written or drawn."""
   import matplotlib
 
   from salflax.core import spec
   from salflax.data import tables
 
-  for what in options.write:
-    spec.lookup('kind of file in --write', dict.fromkeys(WRITE, 0), what)
-  spec.lookup('colour map', dict(matplotlib.colormaps), options.colours)
+  kinds = dict.fromkeys(WRITE, 0)
+  try:
+    for what in options.write or ['']:
+      spec.lookup('kind of file in --write', kinds, what)
+    spec.lookup('colour map', dict(matplotlib.colormaps), options.colours)
+  except ValueError as e:
+    raise cli.UsageError(str(e)) from e
+  if math.isnan(options.opacity):
+    raise cli.UsageError('--opacity is 0 to 1, found nan.')
   for share in options.contours:
     if not 0 < (tables.number(share) or 0) < 100:
-      raise ValueError(f'--contours are percentages, found {share!r}.')
+      raise cli.UsageError(f'--contours are percentages, found {share!r}.')
 
 
 def _check_overwriting(folder, pairs, names) -> None:
   """Raises ValueError where a map would replace an image it is made of."""
+  if folder.exists() and not folder.is_dir():
+    raise cli.UsageError(f'--out={folder} is a file: name a folder.')
   sources = {path.resolve() for path, _ in pairs}
   for name in names:
     for suffix in ('.png', '_overlay.png'):
@@ -191,8 +200,11 @@ def _write(options, folder, name, path, saliency) -> list[str]:
 
 
 def _utf8(name: str | os.PathLike) -> str:
-  """Returns a file's name with the bytes escaped that are not UTF-8."""
-  return os.fsencode(name).decode(errors='backslashreplace')
+  """Escapes what is no UTF-8 in a file's name or a sentence."""
+  try:
+    return os.fsencode(name).decode(errors='backslashreplace')
+  except UnicodeEncodeError:  # half a letter, as JSON may have it
+    return os.fspath(name).encode(errors='backslashreplace').decode()
 
 
 def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
@@ -217,7 +229,7 @@ def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
     sentence = f' {textwrap.shorten(text, 60)!r}' if text else ''
     line = f'{folder / name}{", ".join(endings)}  <-  {path}{sentence}'
     bar.write(line, file=sys.stdout)
-    yield {'name': _utf8(name), 'image': _utf8(path), 'text': text}
+    yield {'name': _utf8(name), 'image': _utf8(path), 'text': _utf8(text)}
 
 
 def _share(options, jobs, names) -> tuple[Any, list[str]]:
