@@ -111,7 +111,7 @@ def _small(config, backbone):
     epochs=6.0,
     freeze=('backbone/.*',),
   )
-  return pixels, recipe, free, dict(lr=5e-4, epochs=6.0)
+  return pixels, recipe, free, dict(lr=5e-4, epochs=12.0)
 
 
 def _sam(config, scale):
