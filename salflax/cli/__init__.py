@@ -85,6 +85,15 @@ def define(values: flags.FlagValues, *rows: Sequence[Any]) -> None:
     kind(*arguments, flag_values=values)
 
 
+@contextlib.contextmanager
+def checking_options() -> Iterator[None]:
+  """Makes a ValueError inside it one of usage."""
+  try:
+    yield
+  except ValueError as e:
+    raise UsageError(str(e)) from e
+
+
 def keep_programs() -> None:
   """Keeps what XLA compiles on the disk; call it before jax is imported."""
   from salflax.core import files

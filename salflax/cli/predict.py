@@ -108,24 +108,21 @@ def _jobs(options) -> Any:
 
 
 def _check_looks(options) -> None:
-  """Raises UsageError for what cannot be written or drawn."""
+  """Raises ValueError for what cannot be written or drawn."""
   import matplotlib
 
   from salflax.core import spec
   from salflax.data import tables
 
   kinds = dict.fromkeys(WRITE, 0)
-  try:
-    for what in options.write or ['']:
-      spec.lookup('kind of file in --write', kinds, what)
-    spec.lookup('colour map', dict(matplotlib.colormaps), options.colours)
-  except ValueError as e:
-    raise cli.UsageError(str(e)) from e
+  for what in options.write or ['']:
+    spec.lookup('kind of file in --write', kinds, what)
+  spec.lookup('colour map', dict(matplotlib.colormaps), options.colours)
   if math.isnan(options.opacity):
-    raise cli.UsageError('--opacity is 0 to 1, found nan.')
+    raise ValueError('--opacity is 0 to 1, found nan.')
   for share in options.contours:
     if not 0 < (tables.number(share) or 0) < 100:
-      raise cli.UsageError(f'--contours are percentages, found {share!r}.')
+      raise ValueError(f'--contours are percentages, found {share!r}.')
 
 
 def _check_overwriting(folder, pairs, names) -> None:
@@ -268,7 +265,8 @@ def execute(options: Any) -> int:
     )
   jobs = _jobs(options)
   cli.say(*jobs.notes)
-  _check_looks(options)
+  with cli.checking_options():
+    _check_looks(options)
   # Of all maps: hosts must not choose one name for two of them.
   names = inputs.names([path for path, _ in jobs.pairs])
   folder = pathlib.Path(options.out)

@@ -127,7 +127,8 @@ def test_the_description_names_every_file(folder):
   ],
 )
 def test_bad_input_is_named(tmp_path, capsys, options, message):
-  assert _export(f'--out={tmp_path / "new"}', *options) == 1
+  code = cli.FAILED if options == ['--run=.'] else cli.USAGE
+  assert _export(f'--out={tmp_path / "new"}', *options) == code
   assert message in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
 
