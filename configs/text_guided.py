@@ -121,7 +121,7 @@ def _sam(config, scale):
   level = 'conv5_3'
   if small:
     backbone = config.model.backbone.to_dict()
-    level = '1/16'
+    level = '1/8'  # SAM's cells; EfficientNet has no dilated form
     if backbone['name'] != 'efficientnet_lite':
       backbone.update(dilated=True)
       level = 'layer3'
@@ -158,10 +158,11 @@ def _transalnet_text(row, options):
   # Statistics of what is frozen stay; the released code lets them move during
   # the first epoch.
   still = options.freeze_bn_stats and row['train'] != 'all_decoder'
-  # The small backbones are frozen in any case.
-  paper = options.scale == 'paper'
+  # Small backbones are frozen in any case, and so few images of one condition
+  # (about 170) are learned by heart without more dropout.
+  small = options.scale == 'small'
   return dict(
-    **(dict(backbone=dict(bn='frozen')) if paper else {}),
+    **(dict(dropout=0.3) if small else dict(backbone=dict(bn='frozen'))),
     fuse=LEVELS[len(LEVELS) - attention :],
     fusion=fusion,
     place='encoder' if fusion.startswith('te_') else 'backbone',

@@ -65,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> None:
   """Runs the console command."""
+  cli.end_at_sigterm()
   sys.exit(main(sys.argv))
 
 

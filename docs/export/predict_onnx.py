@@ -11,9 +11,26 @@ import sys
 import unicodedata
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 TOLERANCE = 1e-4
+
+
+def read_image(path):
+  """Reads an image upright, with 8 bits, what is transparent on white."""
+  image = ImageOps.exif_transpose(Image.open(path))
+  if image.mode.startswith(('I', 'F')):  # up to 1 (floats), 8 or 16 bits
+    values = np.asarray(image, np.float64)
+    tops = (1, 255, 65535) if image.mode == 'F' else (255, 65535)
+    peak = values.max()
+    top = next((t for t in tops if peak <= t), peak)
+    values = np.floor(values * (255 / top) + 0.5)
+    return Image.fromarray(values.astype(np.uint8)).convert('RGB')
+  if 'A' in image.getbands() or 'transparency' in image.info:
+    image = image.convert('RGBA')
+    page = Image.new('RGBA', image.size, (255, 255, 255, 255))
+    image = Image.alpha_composite(page, image)
+  return image.convert('RGB')
 
 
 class OnnxPrograms:
@@ -77,7 +94,7 @@ class Model:
       height, width = max(1, h * frame_w // w), frame_w
     top, left = (frame_h - height) // 2, (frame_w - width) // 2
     pixels = Image.new('RGB', (frame_w, frame_h), tuple(options['fill']))
-    inside = image.convert('RGB').resize((width, height), Image.BILINEAR)
+    inside = image.resize((width, height), Image.BILINEAR)
     pixels.paste(inside, (left, top))
     pixels = np.asarray(pixels, np.float32)
     if options['channels'] == 'BGR':
@@ -102,7 +119,7 @@ def check(model, folder):
   folder, worst = pathlib.Path(folder), 0.0
   for row in model.about['check']:
     wanted = np.load(folder / row['map'])
-    saliency = model(Image.open(folder / row['image']), row['text'])
+    saliency = model(read_image(folder / row['image']), row['text'])
     error = np.abs(saliency - wanted).max() / wanted.max()
     worst = max(worst, float(error))
     print(f'{error:.1e} of the maximum  {row["image"]} {row["text"]!r}')
@@ -114,10 +131,14 @@ def main(programs, tolerance, argv):
   if len(argv) < 3:
     print(__doc__)
     return 2
-  model = Model(argv[1], programs)
-  if argv[2] == '--check':
-    return int(not check(model, argv[1]) <= tolerance)
-  saliency = model(Image.open(argv[2]), ' '.join(argv[3:]))
+  try:
+    model = Model(argv[1], programs)
+    if argv[2] == '--check':
+      return int(not check(model, argv[1]) <= tolerance)
+    saliency = model(read_image(argv[2]), ' '.join(argv[3:]))
+  except (OSError, ValueError) as e:
+    print(e, file=sys.stderr)
+    return 1
   np.save(pathlib.Path(argv[2]).stem + '.npy', saliency)
   return 0
 

@@ -6,6 +6,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,14 @@ def run(
   execute: Callable[[Any], int | None],
 ) -> NoReturn:
   """Runs a command on the process's arguments and exits with its code."""
+  end_at_sigterm()
   sys.exit(call(define_flags, execute, sys.argv))
+
+
+def end_at_sigterm() -> None:
+  """Makes SIGTERM unwind the program, so that no unfinished file stays."""
+  end = lambda number, frame: sys.exit(128 + number)
+  signal.signal(signal.SIGTERM, end)
 
 
 def call(
@@ -77,13 +85,24 @@ def define(values: flags.FlagValues, *rows: Sequence[Any]) -> None:
     kind(*arguments, flag_values=values)
 
 
+@contextlib.contextmanager
+def checking_options() -> Iterator[None]:
+  """Makes a ValueError inside it one of usage."""
+  try:
+    yield
+  except ValueError as e:
+    raise UsageError(str(e)) from e
+
+
 def keep_programs() -> None:
   """Keeps what XLA compiles on the disk; call it before jax is imported."""
   from salflax.core import files
 
-  folder = str(files.cache_dir() / 'xla')
-  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', folder)
-  os.environ.setdefault('JAX_COMPILATION_CACHE_MAX_SIZE', str(2**32))
+  # A folder of the user's own has its own rules: JAX warns of programs in it
+  # that were kept without a limit.
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(files.cache_dir() / 'xla')
+    os.environ.setdefault('JAX_COMPILATION_CACHE_MAX_SIZE', str(2**32))
 
 
 def say(*lines: str) -> None:
@@ -93,8 +112,11 @@ def say(*lines: str) -> None:
 
 
 def utf8(name: str | os.PathLike) -> str:
-  """Escapes the bytes of a file's name that are not UTF-8."""
-  return os.fsencode(name).decode(errors='backslashreplace')
+  """Escapes what is no UTF-8 in a file's name or a sentence."""
+  try:
+    return os.fsencode(name).decode(errors='backslashreplace')
+  except UnicodeEncodeError:  # half a letter, as JSON may have it
+    return os.fspath(name).encode(errors='backslashreplace').decode()
 
 
 def _guarded(define_flags, execute, argv) -> int:
@@ -220,7 +242,9 @@ def _options(values) -> str:
       head = f'  --[no]{name}'
     else:
       head = f'  --{name}=...'
-    text = textwrap.wrap(f'{flag.help}{default}', 72)
+    # What absl adds to the help of a flag that may repeat.
+    about = flag.help.partition(';\n')[0]
+    text = textwrap.wrap(f'{about}{default}', 72)
     lines += [head, *(f'      {line}' for line in text)]
   return '\n'.join(lines)
 

@@ -174,6 +174,7 @@ def _check_overwriting(folder, paths, seen) -> None:
 
 def execute(options: Any) -> int:
   """Compares what the options name; 4 where a condition holds."""
+  cli.keep_programs()
   from salflax.predict import areas as areas_lib
   from salflax.predict import compare, conditions, predictor
   from salflax.report import comparison as report

@@ -194,6 +194,7 @@ def execute(options: Any) -> int:
     return _join(options)
   if bool(options.run) == bool(options.maps):
     raise ValueError('Give either --run or --maps.')
+  cli.keep_programs()
   from salflax import metrics
   from salflax.predict import subjects, trained
 

@@ -44,7 +44,8 @@ def execute(options: Any) -> int:
   from salflax.predict.predictor import Predictor
 
   replace = bool(options['out'].present)
-  export.check(options.out, options.format, replace=replace)
+  with cli.checking_options():
+    export.check(options.out, options.format, replace=replace)
   network = Predictor.load(options.run, stage=options.stage).network
   origin = os.path.basename(os.path.normpath(options.run or 'salflax-lite'))
   about = {'name': origin, 'stage': network.stage.name}

@@ -27,6 +27,7 @@ run at the same time.
 """
 
 import functools
+import math
 import pathlib
 import sys
 import textwrap
@@ -112,9 +113,12 @@ def _check_looks(options) -> None:
   from salflax.core import spec
   from salflax.data import tables
 
-  for what in options.write:
-    spec.lookup('kind of file in --write', dict.fromkeys(WRITE, 0), what)
+  kinds = dict.fromkeys(WRITE, 0)
+  for what in options.write or ['']:
+    spec.lookup('kind of file in --write', kinds, what)
   spec.lookup('colour map', dict(matplotlib.colormaps), options.colours)
+  if math.isnan(options.opacity):
+    raise ValueError('--opacity is 0 to 1, found nan.')
   for share in options.contours:
     if not 0 < (tables.number(share) or 0) < 100:
       raise ValueError(f'--contours are percentages, found {share!r}.')
@@ -122,6 +126,8 @@ def _check_looks(options) -> None:
 
 def _check_overwriting(folder, pairs, names) -> None:
   """Raises ValueError where a map would replace an image it is made of."""
+  if folder.exists() and not folder.is_dir():
+    raise cli.UsageError(f'--out={folder} is a file: name a folder.')
   sources = {path.resolve() for path, _ in pairs}
   for name in names:
     for suffix in ('.png', '_overlay.png'):
@@ -211,7 +217,11 @@ def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
     sentence = f' {textwrap.shorten(text, 60)!r}' if text else ''
     line = f'{folder / name}{", ".join(endings)}  <-  {path}{sentence}'
     bar.write(line, file=sys.stdout)
-    yield {'name': cli.utf8(name), 'image': cli.utf8(path), 'text': text}
+    yield {
+      'name': cli.utf8(name),
+      'image': cli.utf8(path),
+      'text': cli.utf8(text),
+    }
 
 
 def _share(options, jobs, names) -> tuple[Any, list[str]]:
@@ -250,7 +260,8 @@ def execute(options: Any) -> int:
     )
   jobs = _jobs(options)
   cli.say(*jobs.notes)
-  _check_looks(options)
+  with cli.checking_options():
+    _check_looks(options)
   # Of all maps: hosts must not choose one name for two of them.
   names = inputs.names([path for path, _ in jobs.pairs])
   folder = pathlib.Path(options.out)

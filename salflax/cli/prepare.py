@@ -175,8 +175,9 @@ def execute(options: Any) -> None:
   """Prepares the data set that the options name, and prints what it holds."""
   from salflax.data import prepare
 
-  _check(options.dataset, options.name, options.sigma)
-  gaze = gaze_options(options)
+  with cli.checking_options():
+    _check(options.dataset, options.name, options.sigma)
+    gaze = gaze_options(options)
   done = prepare.prepare(
     data.DATASETS[options.dataset](),
     options.raw,

@@ -52,6 +52,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def execute(options: Any) -> int:
   """Serves until it is asked to stop."""
+  cli.keep_programs()
   from salflax.predict.predictor import Predictor
 
   try:

@@ -81,9 +81,11 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     yield temporary
     os.replace(temporary, path)
   except OSError as e:
-    if e.errno is None or e.filename not in (None, str(temporary), temporary):
+    if e.filename not in (None, str(temporary), temporary):
       raise
-    # A full disk gives no name, or the temporary one.
+    # A full disk gives no name, or the temporary one; NumPy's no reason either.
+    if e.errno is None:
+      raise OSError(f'{path} cannot be written: {e}') from e
     raise type(e)(e.errno, e.strerror, str(path)) from e
   finally:
     temporary.unlink(missing_ok=True)

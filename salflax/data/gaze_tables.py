@@ -131,14 +131,16 @@ def _check_units(path, gaze, units: str) -> None:
   ranges = f'x is {xy[:, 0].min():.4g} to {xy[:, 0].max():.4g} and y '
   ranges += f'{xy[:, 1].min():.4g} to {xy[:, 1].max():.4g}'
   pixels = units in ('px', 'centre_px')
+  middle = 'centre_norm says so (centre_height, where y ends at 0.5)'
   if (xy == xy[0]).all():
     raise ValueError(
       f'{path}: all {len(xy)} positions are x={xy[0, 0]:g}, y={xy[0, 1]:g}.'
     )
   if pixels and -1.5 < low and high <= 1.5:
+    corner = 'norm says so (norm_up, where y goes up)'
     raise ValueError(
       f'{path}: positions are to be in pixels ({units}), but {ranges}: they '
-      'look normalised. --units=norm says so (norm_up, where y goes up).'
+      f'look normalised. --units={corner if units == "px" else middle}.'
     )
   if not pixels and high > 2:
     raise ValueError(
@@ -149,7 +151,7 @@ def _check_units(path, gaze, units: str) -> None:
     raise ValueError(
       f'{path}: positions are to count from a corner ({units}), but {ranges}: '
       'they look counted from the middle. '
-      f'--units={"centre_px" if pixels else "centre_norm"} says so.'
+      f'--units={"centre_px says so" if pixels else middle}.'
     )
 
 

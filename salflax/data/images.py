@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 IMAGE_TYPES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
 _ORIENTATION = 0x0112  # a tag of EXIF
@@ -82,6 +82,12 @@ def open_image(source: Any) -> Image.Image:
       return _upright(opened)
   except FileNotFoundError:
     raise FileNotFoundError(f'No such image: {_name(source)}') from None
+  except UnidentifiedImageError:
+    types = ', '.join(t[1:].upper() for t in IMAGE_TYPES)
+    raise ValueError(
+      f'{_name(source)}: cannot be read: no image by its content; {types} are '
+      'read, among others.'
+    ) from None
   except Exception as e:  # Pillow raises many kinds for a broken file.
     raise ValueError(f'{_name(source)}: cannot be read: {e}') from e
 

@@ -4,9 +4,9 @@ Images and maps are NHWC. A layer computes in the type of its input. Parameters
 are float32 whatever that is, and are named and shaped so that a published
 PyTorch state dict maps onto them name by name: `kernel` [h, w, in, out] for
 every convolution, `kernel` [in, out] for every linear map, `scale` and `bias`
-for every norm.
-Three operations are written out where the direct call trains several times
-slower on a CPU: 1x1 convolution, max-pooling, nearest upsampling.
+for every norm. Four operations are written out where the direct call trains
+several times slower on a CPU: 1x1 convolution, convolution to one channel
+(there alone), max-pooling, nearest upsampling.
 """
 
 from typing import Any, NamedTuple
@@ -137,6 +137,9 @@ class Conv(nn.Module):
     else:
       pad = self.padding
       pad = self.dilation * (k // 2) if pad is None else pad
+      cpu = jax.default_backend() == 'cpu'
+      if cpu and (self.features, s, self.dilation) == (1, 1, 1):
+        return _add_bias(self, _to_one(x, kernel, pad), k * k * shape[2])
       y = jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -146,6 +149,19 @@ class Conv(nn.Module):
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       )
     return _add_bias(self, y, k * k * shape[2])
+
+
+def _to_one(x, kernel, pad):
+  """Convolves [B, H, W, I] by [k, k, I, 1]: each tap's product, then shifts."""
+  k, _, features, _ = kernel.shape
+  taps = x @ kernel.reshape(k * k, features).T
+  taps = jnp.pad(taps, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  height, width = (size - k + 1 for size in taps.shape[1:3])
+  shifts = ((i, j) for i in range(k) for j in range(k))
+  return sum(
+    taps[:, i : i + height, j : j + width, n, None]
+    for n, (i, j) in enumerate(shifts)
+  )
 
 
 class BatchNorm(nn.Module):

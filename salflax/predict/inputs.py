@@ -18,6 +18,8 @@ TEXT = ('text', 'sentence')
 # Bytes of a name that are left beside `_logdensity`, a temporary mark and
 # `.npy`, of the 255 that a file may have.
 MAX_NAME = 220
+# Of the files of a map, behind its name.
+ENDINGS = ('', '_overlay', '_logdensity')
 
 
 class Jobs(NamedTuple):
@@ -63,10 +65,14 @@ def collect(arguments: Sequence[str], texts: Sequence[str]) -> Jobs:
         raise ValueError(f'{path} has its own sentences: leave out others.')
       rows = _csv if path.suffix.lower() == '.csv' else _json_lines
       for number, image, text, fault in rows(path):
+        if '\0' in image:
+          fault = f'no file has the name {image!r}'
         if fault:
           jobs.faults.append(f'{path}, line {number}: {fault}')
         else:
           jobs.pairs.append((_beside(path, image), text))
+      if not (jobs.pairs or jobs.faults):
+        raise ValueError(f'{path}: the table has no rows.')
     elif path.is_dir():
       images, note = _inside(path)
       paths += images
@@ -150,9 +156,9 @@ def names(images: Sequence[pathlib.Path]) -> list[str]:
 
   def unique(name):
     candidate, k = name, 2
-    while candidate in taken:
+    while not taken.isdisjoint(files := {candidate + e for e in ENDINGS}):
       candidate, k = f'{name}-{k}', k + 1
-    taken.add(candidate)
+    taken.update(files)
     return candidate
 
   counts = collections.Counter(images)

@@ -8,6 +8,7 @@ folder can be pushed to the Hugging Face Hub as it is.
 
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -32,7 +33,7 @@ FOLDER = pathlib.Path(__file__).parent / 'released'
 WEIGHTS = 'model.safetensors'
 # What of a folder on the Hugging Face Hub is fetched.
 PATTERNS = ('config.json', WEIGHTS, 'README.md', '*/text/*.json')
-FORMAT = 1
+FORMAT = 2
 # Files of weights, by the part of the network that pip packages have.
 _PARTS = {'backbone': network.BACKBONE_FILES, 'text': pretrained.WEIGHT_FILES}
 # Parameters of a member of `models.lite.Lite`.
@@ -143,6 +144,13 @@ def digest(path: str | os.PathLike) -> str:
     return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
+def _config_digest(content: Mapping[str, Any]) -> str:
+  """Computes the SHA-256 of what config.json says beside its own sum."""
+  about = {k: v for k, v in content['released'].items() if k != 'config_sha256'}
+  text = json.dumps({**content, 'released': about}, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _load_part(part: str, model: Any, path: pathlib.Path) -> dict[str, Any]:
   """Loads the tensors that a package has of one part of a network."""
   if part == 'text':
@@ -226,7 +234,8 @@ def write(
     run.stage.model, run.stage.tokenizer, folder / run.stage.name / 'text'
   )
   with files.replacing(folder / WEIGHTS) as path:
-    safetensors.numpy.save_file(tensors, path, metadata={'format': 'flax'})
+    # Its save_file makes files that nobody else may read.
+    path.write_bytes(safetensors.numpy.save(tensors, {'format': 'flax'}))
   about = {
     'format': FORMAT,
     'name': name,
@@ -238,6 +247,7 @@ def write(
   }
   # Last: weights that are not of this config are found out by their sum.
   content = _config(config, run.stage.name) | {'released': about}
+  about['config_sha256'] = _config_digest(content)
   files.write_json(folder / 'config.json', content)
   return public(saved.with_origins(config)), about
 
@@ -248,6 +258,27 @@ def _half(name: str, value: np.ndarray) -> np.ndarray:
     half = value.astype(np.float16)
   fits = name.startswith('params/') and np.isfinite(half).all()
   return half if fits else value
+
+
+def read_about(folder: str | os.PathLike) -> Mapping[str, Any]:
+  """Reads the part `released` of a released model's config.json.
+
+  Raises:
+    ValueError: another version wrote the file, or it was changed since.
+  """
+  folder = pathlib.Path(folder)
+  content = files.read_json(folder / 'config.json')
+  about = content.get('released')
+  if not isinstance(about, Mapping) or about.get('format') != FORMAT:
+    raise ValueError(
+      f'{folder}/config.json: expected released.format {FORMAT}, found '
+      f'{about and about.get("format")}: another salflax wrote it.'
+    )
+  if about.get('config_sha256') != _config_digest(content):
+    raise ValueError(
+      f'{folder}/config.json is not as it was released: its checksum differs.'
+    )
+  return about
 
 
 def read(
@@ -267,12 +298,7 @@ def read(
     ValueError: a file is not the one that the model was released with.
   """
   folder = pathlib.Path(folder)
-  about = files.read_json(folder / 'config.json').get('released')
-  if not isinstance(about, Mapping) or about.get('format') != FORMAT:
-    raise ValueError(
-      f'{folder}/config.json: expected released.format {FORMAT}, found '
-      f'{about and about.get("format")}: another salflax wrote it.'
-    )
+  about = read_about(folder)
   packages = about['packages']
   paths = _package_files({k: p['name'] for k, p in packages.items()})
   for part, path in paths.items():

@@ -128,6 +128,8 @@ def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
       has another checksum.
   """
   workdir = os.path.abspath(workdir)
+  if released.is_folder(workdir):
+    released.read_about(workdir)  # before what it says is used
   config = saved.load(workdir)
   by_name = {s.name: s for s in config_lib.load_stages(workdir)}
   name = stage or [*by_name][-1]

@@ -197,6 +197,24 @@ def test_a_reader_that_leaves_is_no_traceback():
   assert (done.returncode, done.stdout, done.stderr) == (1, '0\n', '')
 
 
+def test_sigterm_leaves_no_unfinished_file(tmp_path):
+  code = (
+    'import os, signal, sys\n'
+    'from salflax import cli\n'
+    'from salflax.core import files\n'
+    'def execute(options):\n'
+    '  with files.replacing(path) as temporary:\n'
+    '    temporary.write_text("half")\n'
+    '    os.kill(os.getpid(), signal.SIGTERM)\n'
+    '    signal.pause()\n'
+    'path = sys.argv.pop()\n'
+    'cli.run(lambda values: None, execute)'
+  )
+  done = subprocess.run([sys.executable, '-c', code, tmp_path / 'x'], cwd=ROOT)
+  assert done.returncode == 143
+  assert not list(tmp_path.iterdir())
+
+
 class TestConfig:
   @pytest.fixture(autouse=True)
   def folder(self, monkeypatch):

@@ -127,6 +127,9 @@ def test_a_name_that_is_not_utf8(capsys):
 def test_equal_names_stay_apart():
   paths = [pathlib.Path(p) for p in ('x/a.png', 'y/a.png', 'a-2.png')]
   assert inputs.names(paths) == ['a', 'a-2', 'a-2-2']
+  # Nor is one map's overlay another's map.
+  paths = [pathlib.Path(p) for p in ('a.png', 'a_overlay.png')]
+  assert inputs.names(paths) == ['a', 'a_overlay-2']
 
 
 def test_a_name_with_a_comma():
@@ -175,6 +178,17 @@ def test_a_table_has_its_own_sentences(capsys):
   assert "pairs.csv: no column ['image']" in capsys.readouterr().err
 
 
+def test_rows_that_no_file_can_be_of(capsys):
+  lines = (r'{"image": "a\u0000.jpg"}', r'{"image": "a.jpg", "text": "\ud800"}')
+  pathlib.Path('pairs.jsonl').write_text('\n'.join(lines))
+  assert run('pairs.jsonl') == 1
+  assert [row['text'] for row in predictions()] == ['\\ud800']
+  assert 'pairs.jsonl, line 1: no file has' in capsys.readouterr().err
+  pathlib.Path('pairs.csv').write_text('image,text\n')
+  assert run('pairs.csv') == 1
+  assert 'pairs.csv: the table has no rows' in capsys.readouterr().err
+
+
 def test_what_is_written_is_chosen():
   assert run('a.jpg', '--write=logdensity,png') == 0
   assert sorted(p.name for p in pathlib.Path('predictions').iterdir()) == [
@@ -205,10 +219,13 @@ def test_the_overlay_has_its_looks():
     ('--write=npz', "Did you mean 'npy'"),
     ('--colours=turboo', "Did you mean 'turbo'"),
     ('--contours=120', "percentages, found '120'"),
+    ('--write=', 'Allowed: logdensity, npy'),
+    ('--opacity=nan', 'found nan'),
+    ('--out=a.jpg', '--out=a.jpg is a file'),
   ],
 )
 def test_looks_that_do_not_exist(option, message, capsys):
-  assert run('a.jpg', option) == 1
+  assert run('a.jpg', option) == 2
   assert message in capsys.readouterr().err
 
 

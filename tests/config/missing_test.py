@@ -27,7 +27,9 @@ def test_nothing_is_missing_for_embedded_scenes():
 
 
 def test_a_line_for_each():
-  config = sjtu_tis.get_config('small,free=osie+folder:mine')
+  config = sjtu_tis.get_config(
+    'small,backbone=resnet50_v1,free=osie+folder:mine'
+  )
   config.sjtu.init = 'runs/other'
   lines = _collect(config)
   starts = [line.partition(':')[0] for line in lines]

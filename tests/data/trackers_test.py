@@ -118,6 +118,16 @@ def test_lost_samples_gaps_and_steps_back_cut_a_recording():
     (dict(columns='z=a'), "Unknown role of a column 'z'"),
     (dict(screen='1920'), '1920x1080'),
     (dict(fit='contain'), '--screen'),
+  ],
+)
+def test_wrong_options_are_named(tmp_path, capsys, options, words):
+  assert _prepare(tmp_path, tmp_path / 'out', **options) == 2
+  assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'options, words',
+  [
     (dict(tracker='eyelink', detect='idd'), "Did you mean 'idt'"),
     (dict(tables='*.dat'), 'no table of gaze fits --tables=*.dat'),
     (dict(tracker='smi'), 'it fits --tracker=eyelink'),
@@ -127,7 +137,9 @@ def test_lost_samples_gaps_and_steps_back_cut_a_recording():
     (dict(tracker='eyelink', screen='4000x3000'), 'lie off the image'),
   ],
 )
-def test_wrong_options_are_named(tmp_path, capsys, options, words):
+def test_options_that_do_not_fit_the_table_are_named(
+  tmp_path, capsys, options, words
+):
   study = fake_trackers.Study(tmp_path / 'raw', num=1)
   fake_trackers.eyelink(study)
   assert _prepare(study.raw, tmp_path / 'out', **options) == 1
@@ -173,7 +185,7 @@ def test_tables_that_cannot_be_trusted_are_named(tmp_path, capsys, text, words):
 
 def test_other_datasets_have_no_trackers(tmp_path):
   argv = ['prepare', '--dataset=osie', f'--raw={tmp_path}', '--tracker=smi']
-  assert cli.call(command.define_flags, command.execute, argv) == 1
+  assert cli.call(command.define_flags, command.execute, argv) == 2
 
 
 def test_samples_in_the_wrong_unit_are_named(tmp_path, capsys):

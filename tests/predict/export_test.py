@@ -82,6 +82,33 @@ def test_programs_take_any_number_of_rows(folder, tiny_run, monkeypatch):
   np.testing.assert_allclose(model(image), live(image), rtol=1e-4, atol=1e-6)
 
 
+def test_the_example_reads_images_as_salflax_does(tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(EXAMPLES)
+  import predict_onnx
+
+  pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+  colours = Image.fromarray(pixels[..., :3])
+  turned = Image.Exif()
+  turned[0x0112] = 6
+  colours.save(tmp_path / 'turned.png', exif=turned)
+  Image.fromarray(pixels).save(tmp_path / 'clear.png')
+  Image.fromarray(pixels).convert('LA').save(tmp_path / 'grey.png')
+  colours.quantize(8).save(tmp_path / 'palette.png', transparency=1)
+  colours.convert('CMYK').save(tmp_path / 'print.jpg')
+  deep = pixels[..., 0].astype(np.uint16) * 200
+  Image.fromarray(deep).save(tmp_path / 'deep.png')
+  for path in sorted(tmp_path.iterdir()):
+    theirs = np.asarray(predict_onnx.read_image(path))
+    np.testing.assert_array_equal(theirs, predictor_lib.read_image(path), path)
+
+
+def test_the_example_names_a_broken_image(folder, tmp_path):
+  (tmp_path / 'empty.jpg').write_bytes(b'')
+  done = _run('predict_stablehlo.py', folder, tmp_path / 'empty.jpg')
+  assert done.returncode == 1 and 'Traceback' not in done.stderr
+  assert 'empty.jpg' in done.stderr
+
+
 def test_the_description_names_every_file(folder):
   about = json.loads((folder / export.FILE).read_text())
   assert [*about['programs']] == ['image', 'text', 'head']
@@ -100,7 +127,8 @@ def test_the_description_names_every_file(folder):
   ],
 )
 def test_bad_input_is_named(tmp_path, capsys, options, message):
-  assert _export(f'--out={tmp_path / "new"}', *options) == 1
+  code = cli.FAILED if options == ['--run=.'] else cli.USAGE
+  assert _export(f'--out={tmp_path / "new"}', *options) == code
   assert message in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
 

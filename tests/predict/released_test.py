@@ -1,5 +1,6 @@
 """Released models: what is in the folder, what is not, and what is refused."""
 
+import json
 import types
 
 import huggingface_hub
@@ -96,6 +97,17 @@ def test_weights_of_another_config_are_found_out(folder, tmp_path):
   with (tmp_path / released.WEIGHTS).open('ab') as f:
     f.write(b' ')
   with pytest.raises(ValueError, match='other weights than the model was rel'):
+    trained.load(tmp_path)
+
+
+@pytest.mark.parametrize('key', ['size', 'nonsense'])
+def test_a_config_that_was_changed_is_found_out(folder, tmp_path, key):
+  assert (folder / released.WEIGHTS).stat().st_mode & 0o44
+  (tmp_path / released.WEIGHTS).symlink_to(folder / released.WEIGHTS)
+  config = json.loads((folder / 'config.json').read_text())
+  config['model'][key] = [64, 64]
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(ValueError, match='config.json is not as it was released'):
     trained.load(tmp_path)
 
 
