@@ -4,7 +4,7 @@
         --workdir=runs/loss_study/lc2_r/seed0
 
 One network, one data set, one budget; only the loss differs. The names of rows
-are explained in salflax/report/papers/loss_study.py; `loss=` tries any other
+are explained in salflax/report/papers/loss_study.toml; `loss=` tries any other
 sum in the row's place. `bash launch/paper.sh loss_study` trains them all and
 writes the report.
 

@@ -111,6 +111,11 @@ def say(*lines: str) -> None:
     print(line, file=sys.stderr)
 
 
+def utf8(name: str | os.PathLike) -> str:
+  """Escapes the bytes of a file's name that are not UTF-8."""
+  return os.fsencode(name).decode(errors='backslashreplace')
+
+
 def _guarded(define_flags, execute, argv) -> int:
   try:
     code = _execute(define_flags, execute, argv)

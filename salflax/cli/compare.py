@@ -15,7 +15,6 @@ what the share of an area must not be, in one view ('text2.cta<0.08') or in all
 that were asked for ('cta<0.08'): the exit code is then 4.
 """
 
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -116,11 +115,6 @@ def _conditions(options, seen, areas) -> list:
     raise cli.UsageError(f'--fail-if: {e}') from e
 
 
-def _utf8(name: str) -> str:
-  """Escapes the bytes of an argument that are not UTF-8."""
-  return os.fsencode(name).decode(errors='backslashreplace')
-
-
 def _predict(options, images, seen) -> list:
   """Predicts the density of each view."""
   from salflax.predict import compare
@@ -197,20 +191,20 @@ def execute(options: Any) -> int:
   notes = []
   for path, image, own in zip(paths, images, areas):
     lines = areas_lib.notes(own, *image.shape[:2])
-    notes += [f'{_utf8(str(path))}: {line}' for line in lines]
+    notes += [f'{cli.utf8(str(path))}: {line}' for line in lines]
   densities = _predict(options, images, seen)
   views = [
     compare.View(
       view.name,
-      _utf8(str(paths[view.image])),
-      _utf8(view.text),
+      cli.utf8(str(paths[view.image])),
+      cli.utf8(view.text),
       density,
       areas[view.image],
     )
     for view, density in zip(seen, densities)
   ]
   comparison = {
-    'model': _utf8(options.run),
+    'model': cli.utf8(options.run),
     **compare.compare(views, pairs, fixations=options.fixations),
   }
   failed = conditions.failures(asked, comparison)
@@ -226,10 +220,5 @@ def execute(options: Any) -> int:
   return cli.GATE if failed else cli.DONE
 
 
-def run() -> None:
-  """Runs the command."""
-  cli.run(define_flags, execute)
-
-
 if __name__ == '__main__':
-  run()
+  cli.run(define_flags, execute)

@@ -62,10 +62,5 @@ def execute(options: Any) -> int:
   return cli.DONE
 
 
-def run() -> None:
-  """Runs the command."""
-  cli.run(define_flags, execute)
-
-
 if __name__ == '__main__':
-  run()
+  cli.run(define_flags, execute)

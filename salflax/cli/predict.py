@@ -27,8 +27,11 @@ run at the same time.
 """
 
 import functools
+<<<<<<< HEAD
 import math
 import os
+=======
+>>>>>>> less
 import pathlib
 import sys
 import textwrap
@@ -196,6 +199,7 @@ def _write(options, folder, name, path, saliency) -> list[str]:
   return endings
 
 
+<<<<<<< HEAD
 def _utf8(name: str | os.PathLike) -> str:
   """Escapes what is no UTF-8 in a file's name or a sentence."""
   try:
@@ -204,6 +208,8 @@ def _utf8(name: str | os.PathLike) -> str:
     return os.fspath(name).encode(errors='backslashreplace').decode()
 
 
+=======
+>>>>>>> less
 def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
   """Writes the maps; yields what predictions.json lists of each."""
   import tqdm
@@ -226,7 +232,11 @@ def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
     sentence = f' {textwrap.shorten(text, 60)!r}' if text else ''
     line = f'{folder / name}{", ".join(endings)}  <-  {path}{sentence}'
     bar.write(line, file=sys.stdout)
+<<<<<<< HEAD
     yield {'name': _utf8(name), 'image': _utf8(path), 'text': _utf8(text)}
+=======
+    yield {'name': cli.utf8(name), 'image': cli.utf8(path), 'text': text}
+>>>>>>> less
 
 
 def _share(options, jobs, names) -> tuple[Any, list[str]]:
@@ -294,10 +304,5 @@ def execute(options: Any) -> int:
   return cli.FAILED if failures else cli.DONE
 
 
-def run() -> None:
-  """Runs the command."""
-  cli.run(define_flags, execute)
-
-
 if __name__ == '__main__':
-  run()
+  cli.run(define_flags, execute)

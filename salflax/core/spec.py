@@ -250,15 +250,13 @@ def split_chain(text: str) -> list[str]:
   return [ast.unparse(_expression(part)) for part in _parts(text, '|')]
 
 
-def chain(
-  table: Mapping[str, Any], text: str, *, takes: int, kind: str = 'op'
-) -> Callable:
+def chain(table: Mapping[str, Any], text: str, *, takes: int) -> Callable:
   """Joins the ops of `'a|b(2)'` into one function, applied left to right.
 
   The first argument is what flows through; the other `takes - 1` are handed to
   every op.
   """
-  ops = [bind(table, t, takes=takes, kind=kind) for t in split_chain(text)]
+  ops = [bind(table, t, takes=takes, kind='op') for t in split_chain(text)]
 
   def apply(x, *rest):
     for op in ops:
@@ -268,7 +266,7 @@ def chain(
   return apply
 
 
-def _weighted(text: str, kind: str) -> tuple[float, ast.expr]:
+def _weighted(text: str) -> tuple[float, ast.expr]:
   """Reads weight and term of `'10*kld'`, the weight being 1 if none stands."""
   node = _expression(text)
   if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
@@ -286,13 +284,13 @@ def _weighted(text: str, kind: str) -> tuple[float, ast.expr]:
   if isinstance(node, ast.Name | ast.Call):
     return 1.0, node
   raise ValueError(
-    f'{text!r} is not a sum of weighted {kind} terms. Write '
+    f'{text!r} is not a sum of weighted loss terms. Write '
     "'10*a + b'; every term is minimised, so there is no minus."
   )
 
 
 def weighted_sum(
-  table: Mapping[str, Any], text: str, *, takes: int, kind: str = 'loss'
+  table: Mapping[str, Any], text: str, *, takes: int
 ) -> list[Term]:
   """Reads the terms of `'10*kld + cc(eps=1e-6)'`, however many.
 
@@ -302,9 +300,9 @@ def weighted_sum(
   """
   terms = []
   for part in _parts(text, '+'):
-    weight, node = _weighted(part, kind)
+    weight, node = _weighted(part)
     call = _call(node, part)
-    entry = lookup(kind, table, call.name)
+    entry = lookup('loss', table, call.name)
     check_call(_fn(entry), call, takes=takes)
     if call.args:
       raise ValueError(f'Options of {call.name} must be named, in {part!r}.')

@@ -2,12 +2,17 @@
 
 import dataclasses
 import difflib
+import pathlib
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 
 from salflax.core import spec
 
-Names = Mapping[str, tuple[str, ...]]
+Names = Mapping[str, Sequence[str]]
+# An experiment names the column of its images itself.
+IMAGE = ('image', 'image_file', 'image_name', 'imagefile', 'stimulus')
+IMAGE += ('stim', 'stim_file', 'picture', 'img', 'filename')
 # What a column may be for. `kind` tells fixations from saccades; rows of one
 # `number` are one fixation; `inside` is false off the image.
 ROLES = ('image', 'x', 'y', 'time', 'subject', 'condition')
@@ -40,147 +45,14 @@ class Tracker:
 
   def names(self, *, samples: bool) -> Names:
     """Lists the names of a table of samples, or of fixations."""
-    return {**self.columns, **(self.samples if samples else {})}
+    usual = {'image': IMAGE, **self.columns}
+    return {**usual, **(self.samples if samples else {})}
 
 
-# An experiment names the column of its images itself.
-_IMAGE = ('image', 'image_file', 'image_name', 'imagefile', 'stimulus')
-_IMAGE += ('stim', 'stim_file', 'picture', 'img', 'filename')
-_GAZE = ('left_gaze', 'right_gaze')
-
+_FILE = pathlib.Path(__file__).with_suffix('.toml')
 TRACKERS = {
-  'plain': Tracker(
-    {
-      'image': _IMAGE,
-      'x': ('x',),
-      'y': ('y',),
-      'time': ('time', 'timestamp', 't', 'onset'),
-      'subject': ('subject', 'participant', 'observer'),
-      'condition': ('condition',),
-    }
-  ),
-  'tobii': Tracker(  # Pro Lab, and Studio before it
-    {
-      'image': (
-        *('Presented Stimulus name', 'Presented Media name', 'MediaName'),
-        *('Recording media name', 'Media name'),
-      ),
-      'x': ('Mapped fixation X', 'Fixation point X', 'FixationPointX'),
-      'y': ('Mapped fixation Y', 'Fixation point Y', 'FixationPointY'),
-      'time': ('Recording timestamp', 'RecordingTimestamp'),
-      'subject': ('Recording name', 'Participant name', 'ParticipantName'),
-      'kind': ('Eye movement type', 'GazeEventType'),
-      'number': ('Eye movement type index', 'FixationIndex'),
-    },
-    {
-      'x': ('Gaze point X', 'GazePointX'),
-      'y': ('Gaze point Y', 'GazePointY'),
-      'kind': (),
-      'number': (),
-    },
-  ),
-  'eyelink': Tracker(  # SR Research Data Viewer: fixation and sample report
-    {
-      'image': _IMAGE,
-      'x': ('CURRENT_FIX_X',),
-      'y': ('CURRENT_FIX_Y',),
-      'time': ('CURRENT_FIX_START',),
-      'subject': ('RECORDING_SESSION_LABEL',),
-    },
-    {
-      'x': ('AVERAGE_GAZE_X', 'RIGHT_GAZE_X', 'LEFT_GAZE_X'),
-      'y': ('AVERAGE_GAZE_Y', 'RIGHT_GAZE_Y', 'LEFT_GAZE_Y'),
-      'time': ('TIMESTAMP',),
-    },
-  ),
-  'pupil': Tracker(  # Pupil Cloud (Neon): Marker and Reference Image Mapper
-    {
-      'image': _IMAGE,
-      'x': ('fixation x',),
-      'y': ('fixation y',),
-      'time': ('start timestamp',),
-      'subject': ('recording id',),
-      'number': ('fixation id',),
-      'inside': (
-        'fixation detected on surface',
-        'fixation detected in reference image',
-      ),
-    },
-    {
-      'x': ('gaze position on surface x', 'gaze position in reference image x'),
-      'y': ('gaze position on surface y', 'gaze position in reference image y'),
-      'time': ('timestamp',),
-      'number': (),
-      'inside': (
-        'gaze detected on surface',
-        'gaze detected in reference image',
-      ),
-    },
-    time='ns',
-  ),
-  'pupil_core': Tracker(  # Pupil Player: fixations_on_surface_<name>.csv
-    {
-      'image': _IMAGE,
-      'x': ('norm_pos_x',),
-      'y': ('norm_pos_y',),
-      'time': ('start_timestamp',),
-      'number': ('fixation_id',),
-      'inside': ('on_surf', 'on_srf'),
-    },
-    {
-      'x': ('x_norm',),
-      'y': ('y_norm',),
-      'time': ('gaze_timestamp',),
-      'number': (),
-    },
-    units='norm_up',
-    time='s',
-  ),
-  'smi': Tracker(  # BeGaze: event and raw data export
-    {
-      'image': ('Stimulus',),
-      'x': ('Fixation Position X',),
-      'y': ('Fixation Position Y',),
-      'time': ('Event Start Trial Time',),
-      'subject': ('Participant',),
-      'kind': ('Category',),
-    },
-    {
-      'x': ('Point of Regard Right X', 'Point of Regard Left X')
-      + ('Point of Regard Binocular X', 'R POR X', 'L POR X'),
-      'y': ('Point of Regard Right Y', 'Point of Regard Left Y')
-      + ('Point of Regard Binocular Y', 'R POR Y', 'L POR Y'),
-      'time': ('RecordingTime', 'Time'),
-      'kind': (),
-    },
-  ),
-  'psychopy': Tracker(  # events of ioHub, written as CSV
-    {
-      'image': _IMAGE,
-      'x': ('average_gaze_x',),
-      'y': ('average_gaze_y',),
-      'time': ('time',),
-      'subject': ('participant', 'session_id'),
-    },
-    {
-      'x': ('gaze_x', *(f'{eye}_x' for eye in _GAZE)),
-      'y': ('gaze_y', *(f'{eye}_y' for eye in _GAZE)),
-    },
-    units='centre_px',
-    time='s',
-  ),
-  'bids': Tracker(  # sub-<subject>[_stim-<image>]_....tsv
-    {
-      'image': ('stim_file',),
-      'x': ('x', 'x_coordinate'),
-      'y': ('y', 'y_coordinate'),
-      'time': ('onset', 'timestamp'),
-      'subject': ('participant_id',),
-      'kind': ('trial_type',),
-    },
-    {'kind': ()},
-    time='s',
-  ),
+  name: Tracker(**options)
+  for name, options in tomllib.loads(_FILE.read_text('utf-8')).items()
 }
 
 

@@ -102,19 +102,18 @@ class AsppNet(base.Saliency):
     x = [taps[level] for level in self.levels]
     x = jnp.concatenate([_resized(t, x[0].shape[1:3]) for t in x], -1)
     x = x * jnp.asarray(self.feature_scale, x.dtype)
-    x = nn.relu(layers.Conv(self.width, dtype=self.dtype, name='reduce')(x))
+    x = nn.relu(layers.Conv(self.width, name='reduce')(x))
     parts = [
       layers.Conv(
         self.width // len(self.rates),
         dilation=rate,
-        dtype=self.dtype,
         name=f'aspp_{rate}',
       )(x)
       for rate in self.rates
     ]
     x = nn.relu(jnp.concatenate(parts, -1))
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x = base.last_conv(self.output, dtype=self.dtype, name='last')(x)
+    x = base.last_conv(self.output, name='last')(x)
     x = x.astype(jnp.float32)
     bounded = self.output == 'sigmoid'
     x = x if bounded else output(x)

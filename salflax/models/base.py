@@ -1,7 +1,6 @@
 """What every network shares: its encoders going in, a map coming out."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -47,7 +46,7 @@ class Saliency(nn.Module):
   def features(self, image, *, train: bool) -> dict:
     """Computes {level: [B, h, w, C]} of an image, or takes stored features."""
     if not isinstance(image, Mapping):
-      return self.encode_image(image, train=train)
+      image = self.encode_image(image, train=train)
     return {level: image[level].astype(self.dtype) for level in self.levels}
 
   def text_features(self, tokens, token_mask=None) -> TextFeatures | None:
@@ -102,7 +101,7 @@ def _alive_init(key, shape, dtype=jnp.float32):
   return jax.random.uniform(key, shape, dtype, maxval=0.02 / shape[-2])
 
 
-def last_conv(output: str, *, dtype: Any, name: str) -> layers.Conv:
+def last_conv(output: str, *, name: str) -> layers.Conv:
   """Makes the 1x1 convolution that draws the map, in front of `output`.
 
   It starts small, since features of pixels in 0..255 are large, without bias.
@@ -118,6 +117,4 @@ def last_conv(output: str, *, dtype: Any, name: str) -> layers.Conv:
   relu = output != 'sigmoid'
   init = _alive_init if relu else nn.initializers.normal(1e-3)
   zero = nn.initializers.zeros
-  return layers.Conv(
-    1, 1, kernel_init=init, bias_init=zero, dtype=dtype, name=name
-  )
+  return layers.Conv(1, 1, kernel_init=init, bias_init=zero, name=name)

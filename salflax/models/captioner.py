@@ -14,7 +14,7 @@ import optax
 from salflax.models import layers
 
 
-def _gates(features: int, dtype: Any, name: str, *, use_bias: bool = True):
+def _gates(features: int, name: str, *, use_bias: bool = True):
   """Makes a linear map to the three gates r, z, n, one after another."""
   init = layers.torch_bias_init(features)
   return layers.Dense(
@@ -22,7 +22,6 @@ def _gates(features: int, dtype: Any, name: str, *, use_bias: bool = True):
     use_bias,
     kernel_init=init,
     bias_init=init,
-    dtype=dtype,
     name=name,
   )
 
@@ -45,11 +44,10 @@ def gru(x: jax.Array, y: jax.Array, h: jax.Array) -> jax.Array:
 
 class _EncoderCell(nn.Module):
   features: int
-  dtype: Any
 
   @nn.compact
   def __call__(self, h, x):
-    h = gru(x, _gates(self.features, self.dtype, 'hidden')(h), h)
+    h = gru(x, _gates(self.features, 'hidden')(h.astype(x.dtype)), h)
     return h, h
 
 
@@ -59,26 +57,25 @@ class _DecoderCell(nn.Module):
   features: int
   dropout: float
   train: bool
-  dtype: Any
 
   @nn.compact
   def __call__(self, h, word, tokens, keys):
+    state = h.astype(keys.dtype)
     query = layers.Dense(
       self.features,
       use_bias=False,
       # The published map is one, of token and state together.
       kernel_init=layers.torch_bias_init(2 * self.features),
-      dtype=self.dtype,
       name='query',
-    )(h)
-    score = layers.Dense(1, use_bias=False, dtype=self.dtype, name='score')
+    )(state)
+    score = layers.Dense(1, use_bias=False, name='score')
     scores = score(jnp.tanh(keys + query[:, None]))[..., 0]
-    share = jax.nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
+    share = jax.nn.softmax(scores.astype(jnp.float32)).astype(keys.dtype)
     context = jnp.einsum('bn,bnd->bd', share, tokens)
     context = nn.Dropout(self.dropout, deterministic=not self.train)(context)
-    gates = _gates(self.features, self.dtype, 'context', use_bias=False)
-    hidden = _gates(self.features, self.dtype, 'hidden')
-    h = gru(word + gates(context), hidden(h), h)
+    gates = _gates(self.features, 'context', use_bias=False)
+    hidden = _gates(self.features, 'hidden')
+    h = gru(word + gates(context), hidden(state), h)
     return h, h
 
 
@@ -148,7 +145,7 @@ class Captioner(nn.Module):
     states, last = self._encode(visual, train)
     states = self._decode(states, last, ids[:, :-1], train)
     # Once for all words, not at every step.
-    logits = layers.Dense(self.vocab_size, dtype=self.dtype, name='out')(states)
+    logits = layers.Dense(self.vocab_size, name='out')(states)
     nll = optax.softmax_cross_entropy_with_integer_labels(
       logits.astype(jnp.float32), ids[:, 1:]
     )
@@ -158,12 +155,12 @@ class Captioner(nn.Module):
 
   def _encode(self, visual, train):
     """Computes the outputs [B, N, H] and the last state [B, H]."""
-    x = layers.Dense(self.features, dtype=self.dtype, name='visual')(visual)
+    x = layers.Dense(self.features, name='visual')(visual.astype(self.dtype))
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x = _gates(self.features, self.dtype, 'encoder_input')(x)
+    x = _gates(self.features, 'encoder_input')(x)
     start = jnp.zeros((x.shape[0], self.features), jnp.float32)
     cell = _scan(_EncoderCell, 1)
-    last, states = cell(self.features, self.dtype, name='encoder')(start, x)
+    last, states = cell(self.features, name='encoder')(start, x)
     return states.astype(self.dtype), last
 
   def _decode(self, tokens, h, ids, train):
@@ -176,16 +173,15 @@ class Captioner(nn.Module):
       name='word_embedding',
     )(ids)
     words = nn.Dropout(self.dropout, deterministic=not train)(words)
-    words = _gates(self.features, self.dtype, 'decoder_input')(words)
+    words = _gates(self.features, 'decoder_input')(words)
     keys = layers.Dense(
       self.features,
       kernel_init=layers.torch_bias_init(2 * self.features),
       bias_init=layers.torch_bias_init(2 * self.features),
-      dtype=self.dtype,
       name='key',
     )(tokens)
     cell = _scan(_DecoderCell, (1, nn.broadcast, nn.broadcast))(
-      self.features, self.dropout, train, self.dtype, name='decoder'
+      self.features, self.dropout, train, name='decoder'
     )
     _, states = cell(h, words, tokens, keys)
-    return states
+    return states.astype(self.dtype)

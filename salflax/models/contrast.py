@@ -195,16 +195,16 @@ class Contrast(nn.Module):
     return compared
 
   def _embedded(self, tokens, sentence):
-    def linear(features, name):
-      return layers.Dense(features, dtype=self.dtype, name=name)
+    def linear(x, features, name):
+      return layers.Dense(features, name=name)(x.astype(self.dtype))
 
     if self.kind == 'order':
       images = tokens.reshape(tokens.shape[0], -1)
-      sentences = linear(images.shape[-1], 'sentence')(sentence)
+      sentences = linear(sentence, images.shape[-1], 'sentence')
     else:
       pooled = tokens[:, 0] if self.pool == 'first' else tokens.mean(1)
-      images = linear(self.dim, 'picture')(pooled)
-      sentences = linear(self.dim, 'sentence')(sentence)
+      images = linear(pooled, self.dim, 'picture')
+      sentences = linear(sentence, self.dim, 'sentence')
     single = lambda x: x.astype(jnp.float32)
     return Compared(single(images), single(sentences))
 

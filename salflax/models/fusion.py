@@ -53,19 +53,19 @@ def _norm(x: jax.Array, name: str, dtype: Any) -> jax.Array:
   return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)(x)
 
 
-def text_query(x: jax.Array, text: TextFeatures, dim: int, dtype: Any):
+def text_query(x: jax.Array, text: TextFeatures, dim: int):
   """Maps a sentence to queries of all cells, and cells to keys and values.
 
   Without bias; called inside a compact method, whose `query`, `key` and `value`
   the linear maps are.
 
   From cells x [B, h, w, C] and B sentences: query, key and value, of shape
-  [B, h, w, dim] each, computed in `dtype`.
+  [B, h, w, dim] each.
   """
   b, h, w, _ = x.shape
-  linear = functools.partial(Dense, use_bias=False, dtype=dtype)
+  linear = functools.partial(Dense, use_bias=False)
   # The released code flattens the query as (row, column, channel).
-  query = linear(h * w * dim, name='query')(text.sentence)
+  query = linear(h * w * dim, name='query')(text.sentence.astype(x.dtype))
   query = query.reshape(b, h, w, dim)
   return query, linear(dim, name='key')(x), linear(dim, name='value')(x)
 
@@ -74,16 +74,11 @@ class _TextQuery(nn.Module):
   """Queries W_Q t reshaped to cells, keys and values of the image.
 
   Not the identity at the start, unless `value/kernel` is set to zero.
-
-  Attributes:
-    dtype: type of the computation.
   """
-
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, text: TextFeatures) -> jax.Array:
-    parts = text_query(x, text, x.shape[-1], self.dtype)
+    parts = text_query(x, text, x.shape[-1])
     return x + self.attend(*parts)
 
   def attend(self, query, key, value):
@@ -135,27 +130,25 @@ class Lowrank(nn.Module):
   Attributes:
     dim: width of the attention.
     heads: number of heads.
-    dtype: type of the computation.
   """
 
   dim: int = 256
   heads: int = 4
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, text: TextFeatures) -> jax.Array:
-    cells = _norm(_flat(x), 'norm', self.dtype)
+    cells = _norm(_flat(x), 'norm', x.dtype)
     table = self.param(
       'positions', nn.initializers.normal(1.0), (1, cells.shape[1], self.dim)
     )
-    shift = Mlp(self.dim, self.dim, dtype=self.dtype, name='sentence')(
-      _norm(text.sentence, 'sentence_norm', self.dtype)
+    shift = Mlp(self.dim, self.dim, name='sentence')(
+      _norm(text.sentence, 'sentence_norm', x.dtype)
     )
-    query = table.astype(self.dtype) + shift[:, None]
-    key = Dense(self.dim, dtype=self.dtype, name='key')(cells)
-    value = Dense(self.dim, dtype=self.dtype, name='value')(cells)
+    query = table.astype(x.dtype) + shift[:, None]
+    key = Dense(self.dim, name='key')(cells)
+    value = Dense(self.dim, name='value')(cells)
     y = attention(query, key, value, heads=self.heads)
-    return x + _zero_out(x, y, self.dtype)
+    return x + _zero_out(x, y)
 
 
 class Token(nn.Module):
@@ -166,22 +159,20 @@ class Token(nn.Module):
   Attributes:
     dim: width of the attention.
     heads: number of heads.
-    dtype: type of the computation.
   """
 
   dim: int = 256
   heads: int = 4
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, text: TextFeatures) -> jax.Array:
-    cells = _norm(_flat(x), 'norm', self.dtype)
-    words = _norm(text.tokens, 'word_norm', self.dtype)
-    query = Dense(self.dim, dtype=self.dtype, name='query')(cells)
-    key = Dense(self.dim, dtype=self.dtype, name='key')(words)
-    value = Dense(self.dim, dtype=self.dtype, name='value')(words)
+    cells = _norm(_flat(x), 'norm', x.dtype)
+    words = _norm(text.tokens, 'word_norm', x.dtype)
+    query = Dense(self.dim, name='query')(cells)
+    key = Dense(self.dim, name='key')(words)
+    value = Dense(self.dim, name='value')(words)
     y = attention(query, key, value, heads=self.heads, mask=text.mask)
-    return x + _zero_out(x, y, self.dtype)
+    return x + _zero_out(x, y)
 
 
 class Bilinear(nn.Module):
@@ -192,20 +183,18 @@ class Bilinear(nn.Module):
 
   Attributes:
     dim: width of the product.
-    dtype: type of the computation.
   """
 
   dim: int = 256
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, text: TextFeatures) -> jax.Array:
-    cells = _norm(_flat(x), 'norm', self.dtype)
-    sentence = _norm(text.sentence, 'sentence_norm', self.dtype)
-    cells = Dense(self.dim, dtype=self.dtype, name='cell')(cells)
-    sentence = Dense(self.dim, dtype=self.dtype, name='sentence')(sentence)
+    cells = _norm(_flat(x), 'norm', x.dtype)
+    sentence = _norm(text.sentence, 'sentence_norm', x.dtype)
+    cells = Dense(self.dim, name='cell')(cells)
+    sentence = Dense(self.dim, name='sentence')(sentence)
     y = jnp.tanh(cells) * jnp.tanh(sentence)[:, None]
-    return x + _zero_out(x, y, self.dtype)
+    return x + _zero_out(x, y)
 
 
 class TeBilinear(nn.Module):
@@ -216,18 +205,13 @@ class TeBilinear(nn.Module):
   comment, which compute the softmax and then add positions to X. How the two
   are merged is not there; added, as in the released gate. Not the identity at
   the start. W has no bias and S C^2 parameters.
-
-  Attributes:
-    dtype: type of the computation.
   """
-
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, text: TextFeatures) -> jax.Array:
     b, _, _, c = x.shape
-    linear = Dense(c * c, use_bias=False, dtype=self.dtype, name='matrix')
-    matrix = linear(text.sentence).reshape(b, c, c)
+    linear = Dense(c * c, use_bias=False, name='matrix')
+    matrix = linear(text.sentence.astype(x.dtype)).reshape(b, c, c)
     scores = jnp.einsum(
       'bhwc,bdc->bhwd', x, matrix, preferred_element_type=jnp.float32
     )
@@ -238,27 +222,21 @@ class TePrepend(nn.Module):
   """The sentence as a token: W t + b, [B, 1, C] for x [B, h, w, C].
 
   Not the identity at the start: every block attends to it.
-
-  Attributes:
-    dtype: type of the computation.
   """
-
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, text: TextFeatures) -> jax.Array:
-    linear = Dense(x.shape[-1], dtype=self.dtype, name='sentence')
-    return linear(text.sentence)[:, None]
+    linear = Dense(x.shape[-1], name='sentence')
+    return linear(text.sentence.astype(x.dtype))[:, None]
 
 
-def _zero_out(x, y, dtype):
+def _zero_out(x, y):
   """Maps y [B, hw, dim] to [B, h, w, C] like `x`, zero at the start."""
   out = Conv(
     x.shape[-1],
     1,
     use_bias=False,
     kernel_init=nn.initializers.zeros,
-    dtype=dtype,
     name='out',
   )
   return out(y.reshape(*x.shape[:3], -1))
@@ -309,12 +287,11 @@ def point(text: str, place: str = '') -> str:
   return allowed[place] if place else points[0]
 
 
-def make(text: str, *, dtype: Any, name: str) -> nn.Module:
+def make(text: str, *, name: str) -> nn.Module:
   """Makes the form written as `'lowrank(dim=128)'`.
 
   Args:
     text: name in `FORMS`, with options.
-    dtype: type of the computation.
     name: the module's name.
 
   Raises:
@@ -324,7 +301,7 @@ def make(text: str, *, dtype: Any, name: str) -> nn.Module:
   form, _ = spec.lookup('form of fusion', FORMS, call.name)
   spec.check_call(form, call, takes=0)
   check_positive(**call.kwargs)
-  return form(*call.args, **{**call.kwargs, 'dtype': dtype, 'name': name})
+  return form(*call.args, **call.kwargs, name=name)
 
 
 def fuse(form: nn.Module, x: jax.Array, text: TextFeatures) -> jax.Array:

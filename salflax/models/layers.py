@@ -1,9 +1,10 @@
 """Layers that every network shares.
 
-Images and maps are NHWC. Parameters are float32 whatever `dtype` the layer
-computes in, and are named and shaped so that a published PyTorch state dict
-maps onto them name by name: `kernel` [h, w, in, out] for every convolution,
-`kernel` [in, out] for every linear map, `scale` and `bias` for every norm.
+Images and maps are NHWC. A layer computes in the type of its input. Parameters
+are float32 whatever that is, and are named and shaped so that a published
+PyTorch state dict maps onto them name by name: `kernel` [h, w, in, out] for
+every convolution, `kernel` [in, out] for every linear map, `scale` and `bias`
+for every norm.
 Four operations are written out where the direct call trains several times
 slower on a CPU: 1x1 convolution, convolution to one channel (there alone),
 max-pooling, nearest upsampling.
@@ -75,7 +76,7 @@ def _add_bias(layer: nn.Module, y: jax.Array, fan_in: int) -> jax.Array:
     return y
   init = layer.bias_init or torch_bias_init(fan_in)
   bias = layer.param('bias', init, (layer.features,))
-  return y + channels(bias.astype(layer.dtype), y)
+  return y + channels(bias.astype(y.dtype), y)
 
 
 class Dense(nn.Module):
@@ -86,20 +87,18 @@ class Dense(nn.Module):
     use_bias: whether a bias is added.
     kernel_init: initialiser of the kernel; PyTorch's default.
     bias_init: initialiser of the bias; None is PyTorch's default.
-    dtype: type of the computation.
   """
 
   features: int
   use_bias: bool = True
   kernel_init: Any = torch_kernel_init
   bias_init: Any = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (x.shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape)
-    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    y = x @ kernel.astype(x.dtype)
     return _add_bias(self, y, shape[0])
 
 
@@ -118,7 +117,6 @@ class Conv(nn.Module):
     use_bias: whether a bias is added.
     kernel_init: initialiser of the kernel; PyTorch's default.
     bias_init: initialiser of the bias; None is PyTorch's default.
-    dtype: type of the computation.
   """
 
   features: int
@@ -129,14 +127,12 @@ class Conv(nn.Module):
   use_bias: bool = True
   kernel_init: Any = torch_kernel_init
   bias_init: Any = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     k, s = self.kernel_size, self.stride
     shape = (k, k, x.shape[-1], self.features)
-    kernel = self.param('kernel', self.kernel_init, shape).astype(self.dtype)
-    x = x.astype(self.dtype)
+    kernel = self.param('kernel', self.kernel_init, shape).astype(x.dtype)
     if k == 1 and not self.padding:
       y = jnp.einsum('bhwi,io->bhwo', x[:, ::s, ::s], kernel[0, 0])
     else:
@@ -182,13 +178,11 @@ class BatchNorm(nn.Module):
     momentum: share of the running statistics that is kept at each step
       (PyTorch writes 1 - momentum).
     epsilon: added to the variance.
-    dtype: type of the output.
   """
 
   mode: str = 'train'
   momentum: float = 0.9
   epsilon: float = 1e-5
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -199,7 +193,7 @@ class BatchNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, shape)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)
     running_var = self.variable('batch_stats', 'var', jnp.ones, shape)
-    x = x.astype(jnp.float32)
+    dtype, x = x.dtype, x.astype(jnp.float32)
     if self.mode == 'frozen' or not train:
       mean, var = running_mean.value, running_var.value
     else:
@@ -214,7 +208,7 @@ class BatchNorm(nn.Module):
         running_var.value = keep * running_var.value + (1 - keep) * unbiased
     factor = scale * jax.lax.rsqrt(var + self.epsilon)
     y = x * channels(factor, x) + channels(bias - mean * factor, x)
-    return y.astype(self.dtype)
+    return y.astype(dtype)
 
 
 def max_pool(

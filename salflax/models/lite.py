@@ -108,7 +108,7 @@ class Lite(base.Saliency):
     return class_names.load(self.names or class_names.NAMES_FILE)
 
   def features(self, image, *, train: bool) -> dict:
-    """Returns {level: [B, h, w, C]} of an image, or of stored features."""
+    """Computes {level: [B, h, w, C]} of an image, or takes stored features."""
     if isinstance(image, Mapping):
       return {k: v.astype(self.dtype) for k, v in image.items()}
     return self.encode_image(image, train=train)

@@ -46,23 +46,20 @@ class TextGate(nn.Module):
     dim: channels of query, key and value.
     released: whether the last linear map starts as PyTorch's do and has a
       bias; else it starts at zero, without one.
-    dtype: type of the computation.
   """
 
   dim: int
   released: bool = False
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, a: jax.Array, text: TextFeatures) -> jax.Array:
     """Computes f32 [B, h, w, 1] of a [B, h, w, 1]; 0 for rows without words."""
-    query, key, value = fusion.text_query(a, text, self.dim, self.dtype)
+    query, key, value = fusion.text_query(a, text, self.dim)
     zero = nn.initializers.zeros
     out = layers.Dense(
       1,
       use_bias=self.released,
       kernel_init=layers.torch_kernel_init if self.released else zero,
-      dtype=self.dtype,
       name='out',
     )
     y = out(fusion.gate_share(query, key, axis=1) * value)
@@ -94,13 +91,11 @@ class AttentiveConvLSTM(nn.Module):
     steps: number of looks.
     gate: channels of the gate, 0 for none.
     gate_form: 'logits' or 'released'.
-    dtype: type of the computation.
   """
 
   steps: int = 4
   gate: int = 0
   gate_form: str = 'logits'
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -108,9 +103,7 @@ class AttentiveConvLSTM(nn.Module):
   ) -> jax.Array:
     """Computes the last h, [B, h, w, C], of x [B, h, w, C]."""
     width, released = x.shape[-1], self.gate_form == 'released'
-    conv = functools.partial(
-      layers.Conv, kernel_init=_input_init, dtype=self.dtype
-    )
+    conv = functools.partial(layers.Conv, kernel_init=_input_init)
     attend_h = conv(width, name='attend_h')
     gates_x = conv(4 * width, name='gates_x')
     gates_h = conv(4 * width, kernel_init=_gates_init, name='gates_h')
@@ -119,7 +112,7 @@ class AttentiveConvLSTM(nn.Module):
     )
     gate = None
     if self.gate and text is not None:
-      gate = TextGate(self.gate, released, self.dtype, name='gate')
+      gate = TextGate(self.gate, released, name='gate')
     seen = conv(width, name='attend_x')(x)  # The same at every step.
     h = c = x if released else jnp.zeros_like(x)
     for _ in range(self.steps):
@@ -127,10 +120,10 @@ class AttentiveConvLSTM(nn.Module):
       if released:
         a = jnp.ones_like(a)
       if gate is not None:
-        a = a + gate(a.astype(self.dtype), text)
+        a = a + gate(a.astype(x.dtype), text)
       if not released:
         a = jax.nn.softmax(a, (1, 2))
-      gates = gates_x(a.astype(self.dtype) * x) + gates_h(h)
+      gates = gates_x(a.astype(x.dtype) * x) + gates_h(h)
       i, f, g, o = jnp.split(gates, 4, axis=-1)
       c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
       h = nn.sigmoid(o) * jnp.tanh(c)
@@ -256,19 +249,19 @@ class SAM(base.Saliency):
     text = None
     if self.gate:
       text = self.text_features(tokens, token_mask)
-    conv = functools.partial(layers.Conv, dtype=self.dtype)
     if x.shape[-1] != self.width:
-      x = nn.relu(conv(self.width, name='reduce')(x))
+      x = nn.relu(layers.Conv(self.width, name='reduce')(x))
     x = AttentiveConvLSTM(
-      *(self.steps, self.gate, self.gate_form, self.dtype), name='convlstm'
+      *(self.steps, self.gate, self.gate_form), name='convlstm'
     )(x, text)
     for i in (1, 2):
       priors = GaussianPriors(self.priors, self.bound, name=f'priors{i}')
       maps = priors(*cells).astype(self.dtype)
       maps = jnp.broadcast_to(maps[None], (x.shape[0], *maps.shape))
       x = jnp.concatenate([x, maps], -1)
-      x = nn.relu(conv(self.width, 5, dilation=4, name=f'conv{i}')(x))
-    x = base.last_conv(self.output, dtype=self.dtype, name='last')(x)
+      conv = layers.Conv(self.width, 5, dilation=4, name=f'conv{i}')
+      x = nn.relu(conv(x))
+    x = base.last_conv(self.output, name='last')(x)
     return self.enlarged(base.output_of(self.output)(x.astype(jnp.float32)))
 
   def _check(self):

@@ -36,12 +36,10 @@ class Decoder(nn.Module):
   Attributes:
     widths: channels after the convolution at each stride that is used.
     bn: mode of `layers.BatchNorm`.
-    dtype: type of the computation.
   """
 
   widths: Mapping[int, int]
   bn: str = 'train'
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, encoded: dict[str, jax.Array], *, train: bool):
@@ -55,14 +53,10 @@ class Decoder(nn.Module):
       else:
         x = layers.upsample(x)
         x = x if level is None else nn.relu(x * level)
-      x = layers.Conv(
-        self.widths[stride], dtype=self.dtype, name=f'conv{number}'
-      )(x)
-      x = layers.BatchNorm(
-        self.bn, dtype=self.dtype, name=f'batchnorm{number}'
-      )(x, train=train)
+      x = layers.Conv(self.widths[stride], name=f'conv{number}')(x)
+      x = layers.BatchNorm(self.bn, name=f'batchnorm{number}')(x, train=train)
       x = nn.relu(x)
-    return layers.Conv(1, dtype=self.dtype, name='conv7')(x)
+    return layers.Conv(1, name='conv7')(x)
 
 
 class TranSalNet(base.Saliency):
@@ -155,7 +149,7 @@ class TranSalNet(base.Saliency):
       level: self._encode(level, width, taps[level], text)
       for level, width in zip(self.levels, self.widths)
     }
-    x = Decoder(self._conv_widths(), self.bn, dtype=self.dtype, name='decoder')(
+    x = Decoder(self._conv_widths(), self.bn, name='decoder')(
       encoded, train=train
     )
     return self.enlarged(x)
@@ -194,9 +188,7 @@ class TranSalNet(base.Saliency):
       )
     at = {}
     if text is not None and level in self.fuse:
-      form = fusions.make(
-        self.fusion, dtype=self.dtype, name=f'fusion_{stride}'
-      )
+      form = fusions.make(self.fusion, name=f'fusion_{stride}')
       point = fusions.point(self.fusion, self.place)
       join = fusions.prepend if point == 'token' else fusions.fuse
       at[point] = functools.partial(join, form, text=text)
@@ -207,7 +199,6 @@ class TranSalNet(base.Saliency):
       self.depth,
       self.head_dim,
       self.mlp_ratio,
-      dtype=self.dtype,
       name=f'encoder_{stride}',
     )(tap, at)
 

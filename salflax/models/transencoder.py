@@ -6,7 +6,6 @@ Reference:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,14 +22,12 @@ class TransEncoder(nn.Module):
     depth: number of blocks.
     head_dim: channels per attention head; divides `width`.
     mlp_ratio: width inside the MLP, in widths.
-    dtype: type of the computation.
   """
 
   width: int
   depth: int = 2
   head_dim: int = 64
   mlp_ratio: int = 4
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -46,13 +43,13 @@ class TransEncoder(nn.Module):
         cells, and whether each row may attend to it, bool [B, 1].
     """
     at, same = at or {}, lambda x: x
-    x = layers.Conv(self.width, 1, dtype=self.dtype, name='patch_embeddings')(x)
+    x = layers.Conv(self.width, 1, name='patch_embeddings')(x)
     x = at.get('patches', same)(x)
     b, h, w, d = x.shape
     table = self.param(
       'position_embeddings', nn.initializers.zeros, (1, h * w, d)
     )
-    x = x + table.astype(self.dtype).reshape(1, h, w, d)
+    x = x + table.astype(x.dtype).reshape(1, h, w, d)
     x, mask = at.get('cells', same)(x), None
     y = x.reshape(b, h * w, d)
     if 'token' in at:
@@ -63,8 +60,7 @@ class TransEncoder(nn.Module):
       y = transformer.EncoderBlock(
         d // self.head_dim,
         d * self.mlp_ratio,
-        dtype=self.dtype,
         name=f'layer_{i}',
       )(y, mask)
-    y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='encoder_norm')(y)
+    y = nn.LayerNorm(epsilon=1e-6, dtype=y.dtype, name='encoder_norm')(y)
     return y[:, -h * w :].reshape(b, h, w, d)

@@ -122,18 +122,16 @@ class SelfAttention(nn.Module):
     qkv: name of the one linear map that makes query, key and value; '' for
       three of those names.
     out: name of the linear map at the end; '' for none.
-    dtype: type of the computation.
   """
 
   heads: int
   qkv: str = ''
   out: str = 'out'
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     d = x.shape[-1]
-    dense = lambda name, width=d: Dense(width, dtype=self.dtype, name=name)
+    dense = lambda name, width=d: Dense(width, name=name)
     if self.qkv:
       parts = jnp.split(dense(self.qkv, 3 * d)(x), 3, axis=-1)
     else:
@@ -153,31 +151,29 @@ class Mlp(nn.Module):
   Attributes:
     hidden_dim: width between the two.
     features: output width; None is the input's.
-    dtype: type of the computation.
   """
 
   hidden_dim: int
   features: int | None = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     options = dict(
       kernel_init=nn.initializers.xavier_uniform(),
       bias_init=nn.initializers.normal(1e-6),
-      dtype=self.dtype,
     )
     features = self.features or x.shape[-1]
     x = Dense(self.hidden_dim, **options, name='fc1')(x)
     return Dense(features, **options, name='fc2')(gelu(x))
 
 
-def norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
-  """Makes the normalisation of the last axis."""
+def norm(x: jax.Array, eps: float, name: str) -> jax.Array:
+  """Normalises the last axis."""
   # The fast variance, E[x^2] - E[x]^2, loses digits that eps 1e-12 needs.
-  return nn.LayerNorm(
-    epsilon=eps, dtype=dtype, use_fast_variance=False, name=name
+  layer = nn.LayerNorm(
+    epsilon=eps, dtype=x.dtype, use_fast_variance=False, name=name
   )
+  return layer(x)
 
 
 class BlockNames(NamedTuple):
@@ -201,24 +197,22 @@ class EncoderBlock(nn.Module):
     mlp_dim: width inside the MLP.
     eps: epsilon of the LayerNorms.
     names: names of the parts.
-    dtype: type of the computation.
   """
 
   heads: int
   mlp_dim: int
   eps: float = 1e-6
   names: BlockNames = BlockNames()
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    names, dtype = self.names, self.dtype
+    names = self.names
     attend = SelfAttention(
-      self.heads, names.qkv, names.out, dtype, name=names.attention
+      self.heads, names.qkv, names.out, name=names.attention
     )
-    x = x + attend(norm(self.eps, dtype, names.norm1)(x), mask)
-    y = norm(self.eps, dtype, names.norm2)(x)
-    x = x + Mlp(self.mlp_dim, dtype=dtype, name=names.mlp)(y)
+    x = x + attend(norm(x, self.eps, names.norm1), mask)
+    y = norm(x, self.eps, names.norm2)
+    x = x + Mlp(self.mlp_dim, name=names.mlp)(y)
     return checkpoint_name(x, 'block')
 
 

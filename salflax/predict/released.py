@@ -46,12 +46,12 @@ def is_folder(path: str | os.PathLike) -> bool:
 
 
 def record_of(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-  """Returns the record of the network of a stage."""
+  """Merges the record of the network of a stage."""
   return merged(config['model'], config[stage]['model'])
 
 
 def flat(variables: Variables) -> dict[str, np.ndarray]:
-  """Returns {'params/<module>/<name>': tensor}."""
+  """Flattens variables to {'params/<module>/<name>': tensor}."""
   tree = traverse_util.flatten_dict(flax.core.unfreeze(variables), sep='/')
   return {k: np.asarray(v) for k, v in tree.items()}
 
@@ -118,7 +118,7 @@ def _asked(record: Mapping[str, Any], run: Any) -> dict[str, Any]:
 
 
 def public(config: Any) -> Any:
-  """Returns a config without the folders of the machine it was trained on."""
+  """Strips a config of the folders of the machine it was trained on."""
   if isinstance(config, Mapping):
     return {k: public(v) for k, v in config.items()}
   if isinstance(config, list | tuple):

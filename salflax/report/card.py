@@ -10,7 +10,7 @@ from typing import Any
 from salflax import data
 from salflax.core import files
 from salflax.evaluate import rows as rows_lib
-from salflax.report import tables
+from salflax.report import page, tables
 
 # Licences of published weights, by a part of their name.
 WEIGHTS = {
@@ -85,20 +85,23 @@ def write(
     members: runs whose maps are averaged.
     packages: pip packages that have the rest of its weights.
   """
-  about = {
-    'head': _head(name, config),
-    'use': _use(name, packages),
-    'Data': _data(config),
-    'Protocol': _protocol(config, members),
-    'Scores': '\n\n'.join(scores) or 'Not scored.',
-    'Text encoder': _text(config),
-    'Licences': _licences(config),
-    'Versions': _listed(rows_lib.versions()),
-    'Config': f'```json\n{json.dumps(config, indent=1)}\n```',
-  }
-  parts = [about.pop('head'), about.pop('use')]
-  parts += [f'## {title}\n\n{text.strip()}\n' for title, text in about.items()]
-  files.write_text(pathlib.Path(folder) / 'README.md', '\n'.join(parts))
+  sets = {name: _data_set(name) for name in _data_sets(config)}
+  text = page.render(
+    'card.md',
+    head=_head(name, [*sets]),
+    name=name,
+    packages=packages,
+    stages=_stages(config),
+    sets=sets,
+    weights=_weights(config['model']),
+    last=config[config['stages'][-1]],
+    members=members,
+    scores=scores,
+    versions=rows_lib.versions(),
+    config=config,
+    json=json.dumps(config, indent=1),
+  )
+  files.write_text(pathlib.Path(folder) / 'README.md', text + '\n')
 
 
 def _data_sets(config: Mapping[str, Any]) -> list[str]:
@@ -116,10 +119,9 @@ def _data_set(name: str) -> tuple[str, str]:
   return dataset.summary.rstrip('.'), dataset.licence.rstrip('.')
 
 
-def _head(name: str, config: Mapping[str, Any]) -> str:
+def _head(name: str, names: Sequence[str]) -> str:
   import huggingface_hub
 
-  names = _data_sets(config)
   # Nothing else would warn those who find the model on the Hub.
   licence = {'license': 'apache-2.0'}
   if names != ['scenes']:
@@ -133,32 +135,10 @@ def _head(name: str, config: Mapping[str, Any]) -> str:
     datasets=names,
     metrics=list(METRICS),
   )
-  return f'---\n{head.to_yaml()}\n---\n'
+  return head.to_yaml()
 
 
-def _use(name: str, packages: Sequence[str]) -> str:
-  install = f'pip install --no-deps {" ".join(packages)}\n' if packages else ''
-  return f"""# {name}
-
-Predicts where people look in an image, given an English sentence that they
-read before; an empty sentence is free viewing.
-
-```bash
-{install}salflax predict --run=FOLDER street.jpg "the red umbrella"
-```
-
-```python
-from salflax.predict import Predictor
-
-saliency = Predictor.load('FOLDER')('street.jpg', 'the red umbrella')
-```
-
-FOLDER is this folder, or the name of its repository on the Hugging Face Hub.
-The map is a float32 array of the image's size, not a density.
-"""
-
-
-def _data(config: Mapping[str, Any]) -> str:
+def _stages(config: Mapping[str, Any]) -> tables.Table:
   head = ('Stage', 'Data', 'Trained on', 'Checkpoint by', 'Conditions')
   rows = []
   for stage in config['stages']:
@@ -168,56 +148,14 @@ def _data(config: Mapping[str, Any]) -> str:
     chosen = f'{node["score"]} on {node["eval_split"]}'
     conditions = ', '.join(node['conditions']) or 'all'
     rows.append((stage, node['data'], split, chosen, conditions))
-  table = tables.Table('Stages of training', head, rows).markdown()
-  sets = {k: _data_set(k) for k in _data_sets(config)}
-  editions = {name: about[0] for name, about in sets.items() if about[0]}
-  return f'{table}\nEditions:\n\n{_listed(editions)}'
+  return tables.Table('Stages of training', head, rows)
 
 
-def _protocol(config: Mapping[str, Any], members: int) -> str:
-  last = config[config['stages'][-1]]
-  protocols = config['evaluate']['protocols'] or 'none'
-  many = f' The maps of {members} members are averaged.' if members > 1 else ''
-  reported = (
-    'No image of the last stage was kept back: the scores are of other '
-    'networks of this config, on images that they were not trained on.'
-  )
-  if last['test_split']:
-    reported = (
-      f'Reported split: {last["test_split"]} of {last["data"]}; protocols: '
-      f'{protocols}.'
-    )
-  return (
-    f'{reported} Scores are means over images at their own size, with 95 % '
-    'bootstrap intervals over images. Controls are the same model with another '
-    "image's sentence, with the same image's other sentence, and with none: "
-    f'what they lose is what the sentence gives.{many}'
-  )
-
-
-def _text(config: Mapping[str, Any]) -> str:
-  text = config['model']['text']
-  if text.get('name', 'none') == 'none':
-    return 'None: the network reads no sentence.'
-  return (
-    f'{text["weights"]}, for English. A sentence without any word that it has, '
-    'or in another script, is refused.'
-  )
-
-
-def _licences(config: Mapping[str, Any]) -> str:
-  result = {'salflax': 'Apache-2.0'}
-  for name in _data_sets(config):
-    result[name] = _data_set(name)[1]
+def _weights(model: Mapping[str, Any]) -> dict[str, str]:
+  """Names the licences of the published weights of a network."""
+  result = {}
   for part in ('backbone', 'text'):
-    if weights := str(config['model'][part].get('weights', '')):
+    if weights := str(model[part].get('weights', '')):
       licences = [v for k, v in WEIGHTS.items() if k in weights.lower()]
       result[weights] = (licences or ["its publisher's"])[0]
-  text = _listed(result)
-  if 'sjtu_tis' in result:
-    text += '\nTrained on SJTU-TIS: these weights are for research use.\n'
-  return text
-
-
-def _listed(items: Mapping[str, str]) -> str:
-  return ''.join(f'* {key}: {value}\n' for key, value in items.items())
+  return result

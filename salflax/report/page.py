@@ -63,25 +63,27 @@ def _code(text: str) -> Any:
   return markupsafe.Markup('').join(marked)
 
 
-def render(name: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
   """Fills a template of this folder.
 
   Args:
-    name: file of the template.
-    **values: what it uses; all of it is there, and text is escaped.
+    template: its file.
+    **values: what it uses; all of it is there, and escaped in .html.
   """
   import jinja2
   import markupsafe
 
   folder = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
   page = jinja2.Environment(
-    autoescape=True, undefined=jinja2.StrictUndefined, loader=folder
+    autoescape=jinja2.select_autoescape(),
+    undefined=jinja2.StrictUndefined,
+    loader=folder,
   )
   page.filters['code'] = _code
   page.filters['image'] = _image
   # A table escapes its own cells.
   page.filters['element'] = lambda table: markupsafe.Markup(table.html())
-  return page.get_template(name).render(values)
+  return page.get_template(template).render(values)
 
 
 def html(

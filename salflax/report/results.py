@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from salflax.evaluate import rows as rows_lib
+from salflax.report import runs as runs_lib
 from salflax.report.papers.paper import Paper, Place, Row, Table
-from salflax.report.runs import (
-  Diverged,
-  NotThere,
-  Seed,
-  config_hash,
-  parts,
-  read_seed,
-  read_table,
-)
 
 if TYPE_CHECKING:
   import pandas as pd
@@ -65,14 +57,14 @@ class Result(NamedTuple):
   files: Mapping[str, pathlib.Path] = {}
 
 
-def _cost(seeds: Sequence[Seed]) -> dict[str, Any]:
+def _cost(seeds: Sequence[runs_lib.Seed]) -> dict[str, Any]:
   def over_stages(key, join):
     each = [[s[key] for s in d.stages if s.get(key) is not None] for d in seeds]
     return [join(numbers) for numbers in each if numbers]
 
   seconds = over_stages('seconds', sum)
   trains = over_stages('trainable_parameters', lambda numbers: numbers[-1])
-  hashes = dict.fromkeys(config_hash(s.config) for s in seeds)
+  hashes = dict.fromkeys(runs_lib.config_hash(s.config) for s in seeds)
   return {
     'config': ', '.join(hashes),
     'trains': f'{trains[0]:,}' if trains else None,
@@ -81,7 +73,7 @@ def _cost(seeds: Sequence[Seed]) -> dict[str, Any]:
   }
 
 
-def _files(seed: Seed) -> dict[str, pathlib.Path]:
+def _files(seed: runs_lib.Seed) -> dict[str, pathlib.Path]:
   """Lists the figures and logs of a run that are there."""
   names = [f'{stage}/curves.png' for stage in seed.config['stages']]
   names += [f'{stage}/metrics.jsonl' for stage in seed.config['stages']]
@@ -102,7 +94,7 @@ def mean_rows(tables: Sequence['pd.DataFrame']) -> 'pd.DataFrame':
   return first.assign(**dict(zip(keys, np.mean(each, axis=0).T)))
 
 
-def _scores(seed: Seed, name: str) -> pathlib.Path:
+def _scores(seed: runs_lib.Seed, name: str) -> pathlib.Path:
   """Names the file of the model's scores, or of what stands beside it."""
   return seed.scores / (f'per_image_{name}.csv' if name else 'per_image.csv')
 
@@ -118,9 +110,9 @@ class Runs:
   def __init__(self, paper: Paper, folder: str | os.PathLike):
     self.paper, self.folder = paper, pathlib.Path(folder)
     self.seeds = functools.cache(self._seeds)
-    self._table = functools.cache(read_table)
+    self._table = functools.cache(runs_lib.read_table)
 
-  def _seeds(self, place: Place) -> tuple[list[Seed], list[str]]:
+  def _seeds(self, place: Place) -> tuple[list[runs_lib.Seed], list[str]]:
     """Reads what is scored there, and a sentence on each run that is not."""
     order = lambda p: (len(p.name), p.name)
     paths = sorted((self.folder / place.folder).glob('seed*'), key=order)
@@ -130,13 +122,13 @@ class Runs:
       notes.append(f'no run in {self.folder / place.folder}; {mend}')
     for path in paths:
       try:
-        seed = read_seed(path, place.test)
-        for name in ('', *(name for _, name in parts(seed.summary))):
+        seed = runs_lib.read_seed(path, place.test)
+        for name in ('', *(name for _, name in runs_lib.parts(seed.summary))):
           self._table(_scores(seed, name))
         done.append(seed)
-      except Diverged as e:
+      except runs_lib.Diverged as e:
         notes.append(f'{path.name}: {e}')
-      except NotThere as e:
+      except runs_lib.NotThere as e:
         notes.append(f'{path.name}: {e}; {mend}')
     return done, notes
 
@@ -206,8 +198,8 @@ class Runs:
     if against not in (None, row.place):
       label = self.paper.label(against, row.condition, inside=table)
       tests[f'{row.label} − {label}'] = self._compare(row, against)
-    shared = set.intersection(*(set(parts(s.summary)) for s in done))
-    for kind, name in [key for key in parts(summary) if key in shared]:
+    shared = set.intersection(*(set(runs_lib.parts(s.summary)) for s in done))
+    for kind, name in [key for key in runs_lib.parts(summary) if key in shared]:
       part = summary[kind][name]
       label = str(part['label'])
       beside[kind][label] = self._means(row, part, name)
@@ -283,7 +275,9 @@ class Runs:
     return list(both[columns].itertuples(index=False, name=None))
 
 
-def _differences(row: Row, table: Table, done: Sequence[Seed]) -> list[str]:
+def _differences(
+  row: Row, table: Table, done: Sequence[runs_lib.Seed]
+) -> list[str]:
   """Says what makes seeds, or ours and the printed numbers, unlike."""
   notes = []
   each = [s.summary['scores']['conditions'][row.condition] for s in done]

@@ -13,14 +13,9 @@ import numpy as np
 
 from salflax.metrics import statistics
 from salflax.report import figures, tables
+from salflax.report import ranking as ranking_lib
 from salflax.report.papers.paper import Claim, Paper
-from salflax.report.ranking import (
-  Ranking,
-  both_ranks,
-  differences,
-  ranks,
-  spearman,
-)
+from salflax.report.ranking import Ranking
 from salflax.report.results import Runs
 from salflax.report.sections import Extra
 
@@ -31,7 +26,7 @@ ENOUGH = 3  # rows that make a ranking
 def rank_table(ranking: Ranking) -> tables.Table:
   """Ranks every row by metric; printed ranks are in brackets."""
   names = list(ranking.metrics())
-  ours, theirs = both_ranks(ranking)
+  ours, theirs = ranking_lib.both_ranks(ranking)
   mean, printed = ours.mean(1), theirs.mean(1)
   rows = [
     [
@@ -68,13 +63,13 @@ def agreement_table(ranking: Ranking) -> tables.Table:
       rows.append([name, *cells, None, None, None])
       continue
     values = scores.values[rows_printed]
-    rho, p = spearman(values.mean(1), printed[rows_printed])
+    rho, p = ranking_lib.spearman(values.mean(1), printed[rows_printed])
     low, high = _over_images(values, printed[rows_printed])
     cells.append(f'{rho:+.2f} [{low:+.2f}, {high:+.2f}] {tables.p_value(p)}')
     between = None
     if len(scores.seeds) > 1:
       one, two = (s[rows_printed].mean(1) for s in scores.seeds[:2])
-      between = f'{spearman(one, two)[0]:+.2f}'
+      between = f'{ranking_lib.spearman(one, two)[0]:+.2f}'
     rows.append([name, *cells, between, _apart(values, scores.images)])
   head = [
     'Metric',
@@ -96,7 +91,9 @@ def _over_images(values, printed):
   for _ in range(RESAMPLES):
     take = np.bincount(rng.integers(0, count, count), minlength=count)
     means = values @ take / count
-    draws.append(np.corrcoef(ranks(means), ranks(printed))[0, 1])
+    draws.append(
+      np.corrcoef(ranking_lib.ranks(means), ranking_lib.ranks(printed))[0, 1]
+    )
   return np.nanpercentile(draws, [2.5, 97.5])
 
 
@@ -132,7 +129,7 @@ def judge(ranking: Ranking, claim: Claim) -> tuple[list[str], str]:
   verdicts = {'holds': [], 'the opposite holds': [], 'not told apart': []}
   for name in ranking.metrics():
     scores = ranking.scores(name)
-    gaps, each = differences(scores, ours, theirs, best=claim.best)
+    gaps, each = ranking_lib.differences(scores, ours, theirs, best=claim.best)
     test = statistics.paired(gaps, np.zeros(len(gaps)), scores.images)
     cells.append(
       f'{test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}] '
@@ -233,7 +230,7 @@ def sections(
     parts.append(chance_table(read, study.chance))
   path = pathlib.Path(folder) / f'{paper.name}_ranks.png'
   labels = [row.label for row in read.rows]
-  figures.rank_figure(labels, names, *both_ranks(read), path)
+  figures.rank_figure(labels, names, *ranking_lib.both_ranks(read), path)
   notes = [
     f'Of {len(read.rows)} rows of {len(table.rows)} in table {table.key}, '
     f'{len(read.seeds)} seeds each.',

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from salflax.report.papers import text_guided
+from salflax.report.papers import PAPERS
 
 DASH = '–'
 Cell = str | float | int | None
@@ -145,7 +145,7 @@ def column(protocol: str, key: str, info: Mapping[str, Any]) -> str:
   return f'{label} {"↑" if info.get("higher_is_better", True) else "↓"}'
 
 
-def _known(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
   return value is not None and math.isfinite(value)
 
 
@@ -156,10 +156,10 @@ def score_cell(entry: Mapping[str, Any] | None) -> str:
     entry: mean, n, n_valid, and maybe low, high, spread; None where nothing was
       measured.
   """
-  if not entry or not _known(entry['mean']):
+  if not entry or not _is_finite(entry['mean']):
     return DASH
   text = f'{entry["mean"]:.4f}'
-  if _known(entry.get('low')) and _known(entry['high']):
+  if _is_finite(entry.get('low')) and _is_finite(entry['high']):
     text += f' [{entry["low"]:.3f}, {entry["high"]:.3f}]'
   if entry['n_valid'] < entry['n']:
     text += f' (n={entry["n_valid"]})'
@@ -168,12 +168,12 @@ def score_cell(entry: Mapping[str, Any] | None) -> str:
 
 def test_cell(entry: Mapping[str, Any] | None) -> str:
   """Writes a difference, its 95 % interval and p."""
-  if not entry or not _known(entry['difference']):
+  if not entry or not _is_finite(entry['difference']):
     return DASH
   text = f'{entry["difference"]:+.4f}'
-  if _known(entry['low']) and _known(entry['high']):
+  if _is_finite(entry['low']) and _is_finite(entry['high']):
     text += f' [{entry["low"]:+.3f}, {entry["high"]:+.3f}]'
-  return text + (f' {p_value(entry["p"])}' if _known(entry['p']) else '')
+  return text + (f' {p_value(entry["p"])}' if _is_finite(entry['p']) else '')
 
 
 def p_value(p: float) -> str:
@@ -313,7 +313,7 @@ def beside_paper(result: Mapping[str, Any]) -> Table:
   Args:
     result: content of summary.json; dashes where it lacks the protocol.
   """
-  paper = text_guided.PAPER
+  paper = PAPERS['text_guided']
   printed = [
     row
     for table in paper.tables

@@ -74,7 +74,7 @@ class Batcher:
 
   @property
   def alive(self) -> bool:
-    """Whether the thread runs."""
+    """Says whether the thread runs."""
     return self._thread.is_alive()
 
   def _run(self) -> None:

@@ -115,11 +115,11 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def latest_step(self) -> int | None:
-    """Returns the last saved step, or None."""
+    """Names the last saved step, or None."""
     return self._manager.latest_step()
 
   def best(self) -> tuple[int, float] | None:
-    """Returns (step, score) of the best evaluated one, or None."""
+    """Finds (step, score) of the best evaluated one, or None."""
     self.wait()
     return step_files.best(self._folder, higher_is_better=self._higher)
 
@@ -161,7 +161,7 @@ class Checkpoints:
 
 
 def _on_mesh(tree: Any, shardings: Any) -> Any:
-  """Returns the shapes of a tree, to be read to where they belong."""
+  """Describes the shapes of a tree, to be read to where they belong."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     *(tree, shardings),

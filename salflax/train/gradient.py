@@ -29,7 +29,7 @@ def loss_of(
   contrast_fn: Callable | None,
   remat: str,
 ) -> Callable:
-  """Returns (params, batch_stats, batch, key) -> (loss, (measures, stats)).
+  """Makes (params, batch_stats, batch, key) -> (loss, (measures, stats)).
 
   Args:
     forward: (variables, batch, rngs) -> (pred, what has changed).
@@ -63,7 +63,7 @@ def loss_of(
 
 
 def parts_of(batch: Batch, count: int) -> Batch:
-  """Returns a batch [B, ...] as `count` parts, [count, B / count, ...].
+  """Splits a batch [B, ...] into `count` parts, [count, B / count, ...].
 
   A part takes every count-th image with all its rows: on each device as many,
   and none moves to another device.
@@ -87,7 +87,7 @@ def accumulated(
   *,
   parts: int,
 ) -> tuple[jax.Array, dict[str, jax.Array], Any, Any]:
-  """Returns (loss, measures, batch_stats, grads): the means over the parts.
+  """Averages (loss, measures, batch_stats, grads) over the parts.
 
   Args:
     grad_fn: (params, batch_stats, batch, key) -> ((loss, (measures,

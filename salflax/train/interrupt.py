@@ -42,7 +42,7 @@ class Stop:
       signal.signal(s, handler)
 
   def __call__(self, *, together: bool) -> bool:
-    """Returns whether to stop now.
+    """Says whether to stop now.
 
     Args:
       together: whether all processes ask at this step. One that stopped on its

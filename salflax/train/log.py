@@ -37,7 +37,7 @@ def to_console(*, debug: bool = False) -> None:
 
 
 def peak_memory_mb() -> float:
-  """Returns the largest resident size of this process so far, in MB."""
+  """Measures the largest resident size of this process so far, in MB."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak / (1 << 20 if sys.platform == 'darwin' else 1 << 10)
 
@@ -132,7 +132,7 @@ class Clock:
     self._last += seconds
 
   def tick(self, step: int) -> tuple[float, float]:
-    """Returns (steps a second since the last tick, seconds left)."""
+    """Measures (steps a second since the last tick, seconds left)."""
     now = time.perf_counter()
     rate = (step - self._step) / max(now - self._last, 1e-9)
     mean = (step - self._start) / max(now - self._first, 1e-9)

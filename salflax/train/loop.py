@@ -122,7 +122,7 @@ class _Evaluation:
     )
 
   def __call__(self, variables: step.Variables) -> dict[str, float]:
-    """Returns each metric's mean over conditions, and per condition."""
+    """Computes each metric's mean over conditions, and per condition."""
     predictor = self._predictor.replace(
       variables=parallel.gather(variables, self._predictor.mesh)
     )
@@ -131,7 +131,7 @@ class _Evaluation:
 
 
 def _start(stage, mesh, checkpoints, start):
-  """Returns (state, extra) to go on from."""
+  """Restores (state, extra) to go on from, or begins."""
   at = checkpoints.latest_step()
   extra = {'best': None, 'stale': 0, 'seconds': 0.0, 'rows': []}
   if at is None:
@@ -143,7 +143,7 @@ def _start(stage, mesh, checkpoints, start):
 
 
 def _judge(stage, extra, score):
-  """Returns `extra` with the best score so far and evaluations since."""
+  """Updates the best score so far and evaluations since in `extra`."""
   if not math.isfinite(score):
     raise ValueError(
       f'Stage {stage.name}: no row of the evaluation split gives a finite '

@@ -1,5 +1,6 @@
 """Schedules, the optimiser, and freezing by path pattern."""
 
+import functools
 import inspect
 import math
 import re
@@ -114,17 +115,18 @@ def _bind(table: dict[str, Callable], text: str, *, takes: int, kind: str):
 
 def _kernels(params: Any) -> Any:
   """Marks kernels: neither biases, scales, tables nor Gaussian priors."""
-  flat = [n.rsplit('/', 1)[-1] == 'kernel' for n in path_names(params)]
-  return jax.tree.unflatten(jax.tree.structure(params), flat)
+  return by_name(lambda n: n.rsplit('/', 1)[-1] == 'kernel', params)
+
+
+def by_name(fn: Callable[[str], Any], tree: Any) -> Any:
+  """Computes `fn('backbone/conv1/kernel')` and so on, in a tree as `tree`."""
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
+  return jax.tree.map_with_path(lambda path, _: fn(name(path)), tree)
 
 
 def path_names(tree: Any) -> list[str]:
   """Lists names such as 'backbone/conv1/kernel', in the order of the leaves."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return [
-    '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
-    for path, _ in leaves
-  ]
+  return jax.tree.leaves(by_name(str, tree))
 
 
 def matches(params: Any, pattern: str) -> set[str]:
@@ -169,8 +171,7 @@ def frozen_names(params: Any, patterns: Sequence[str]) -> set[str]:
 def labels(params: Any, patterns: Sequence[str]) -> Any:
   """Labels each parameter 'train' or 'freeze', in a tree as theirs."""
   frozen = frozen_names(params, patterns)
-  flat = ['freeze' if n in frozen else 'train' for n in path_names(params)]
-  return jax.tree.unflatten(jax.tree.structure(params), flat)
+  return by_name(lambda n: 'freeze' if n in frozen else 'train', params)
 
 
 def count(params: Any, patterns: Sequence[str] = ()) -> tuple[int, int]:
@@ -236,8 +237,7 @@ def _scale_by_path(pairs: Sequence[tuple[str, float]]):
 
   def update(updates, state, params=None):
     del params
-    scales = [factor(n) for n in path_names(updates)]
-    scales = jax.tree.unflatten(jax.tree.structure(updates), scales)
+    scales = by_name(factor, updates)
     return jax.tree.map(lambda u, s: u * s, updates, scales), state
 
   def init(params):

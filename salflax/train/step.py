@@ -39,12 +39,12 @@ class TrainState:
 
   @property
   def variables(self) -> Variables:
-    """What `model.apply` takes."""
+    """Collects what `model.apply` takes."""
     return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
 def model_inputs(batch: Batch) -> tuple[Any, Any, Any]:
-  """Returns (image, tokens, token_mask) as `TranSalNet.__call__` takes them.
+  """Picks (image, tokens, token_mask) as `TranSalNet.__call__` takes them.
 
   Stored features stand in for their input: `taps` for the image,
   `text_tokens` and `sentence` for the word pieces.
@@ -98,7 +98,7 @@ def _one_each(image: Any, batch: Batch) -> Any:
 
 
 def encode_image(model: nn.Module, variables: Variables, image: Any) -> Any:
-  """Returns the backbone's features as they are stored: float16."""
+  """Computes the backbone's features as they are stored: float16."""
   taps = model.apply(variables, image, train=False, method='encode_image')
   return jax.tree.map(lambda x: x.astype(jnp.float16), taps)
 
@@ -106,7 +106,7 @@ def encode_image(model: nn.Module, variables: Variables, image: Any) -> Any:
 def compare(
   model: nn.Module, variables: Variables, pred: Any, batch: Batch, **options
 ) -> Any:
-  """Returns the output of the model's `contrast` for a batch.
+  """Computes the output of the model's `contrast` for a batch.
 
   Args:
     model: with a method `compare`.
@@ -127,7 +127,7 @@ def compare(
 
 
 def _init(model, key, image, tokens, mask):
-  """Returns drawn variables, those of a contrast among them.
+  """Draws variables, those of a contrast among them.
 
   Each is drawn by its path: what else there is does not matter.
   """
@@ -150,15 +150,15 @@ def _init_fn(model, tx, batch):
 
   def init(key):
     variables = _init(model, key, image, tokens, mask)
-    params = variables['params']
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      batch_stats=variables.get('batch_stats', {}),
-      opt_state=tx.init(params),
-    )
+    opt_state = tx.init(variables['params'])
+    return _state(jnp.zeros((), jnp.int32), variables, opt_state)
 
   return init
+
+
+def _state(at, variables, opt_state) -> TrainState:
+  batch_stats = variables.get('batch_stats', {})
+  return TrainState(at, variables['params'], batch_stats, opt_state)
 
 
 def create_state(
@@ -170,7 +170,7 @@ def create_state(
   *,
   start: Variables | None = None,
 ) -> TrainState:
-  """Returns the state at step 0, on the devices where it will live.
+  """Makes the state at step 0, on the devices where it will live.
 
   Args:
     model: network, of the table MODELS.
@@ -207,30 +207,21 @@ def create_state(
     lambda g, x, where: parallel.place(g, where) if x is None else x,
     *(start, drawn, parallel.layout(start, mesh)),
   )
-  return TrainState(
-    step=at,
-    params=variables['params'],
-    batch_stats=variables['batch_stats'],
-    opt_state=opt_state,
-  )
+  return _state(at, variables, opt_state)
 
 
 def abstract_state(
   model: nn.Module, tx: optax.GradientTransformation, batch: Batch
 ) -> TrainState:
-  """Returns the shapes and types of a state; computes nothing."""
+  """Infers the shapes and types of a state; computes nothing."""
   inputs = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype),
     model_inputs(batch),
   )
   leaves, tree = jax.tree.flatten(inputs)
   variables = _abstract_variables(model, tree, tuple(leaves))
-  return TrainState(
-    step=jax.ShapeDtypeStruct((), jnp.int32),
-    params=variables['params'],
-    batch_stats=variables.get('batch_stats', {}),
-    opt_state=jax.eval_shape(tx.init, variables['params']),
-  )
+  opt_state = jax.eval_shape(tx.init, variables['params'])
+  return _state(jax.ShapeDtypeStruct((), jnp.int32), variables, opt_state)
 
 
 @functools.cache  # Asked for often, and tracing a large network takes seconds.
@@ -251,7 +242,7 @@ def make_train_step(
   accumulate: int = 1,
   remat: str = 'none',
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict]]:
-  """Returns the jitted step (state, batch, key) -> (state, measures).
+  """Makes the jitted step (state, batch, key) -> (state, measures).
 
   The step number is folded into the run's key, so that no random state needs
   storing and a resumed run draws what an uninterrupted one would have.
@@ -307,12 +298,8 @@ def make_train_step(
 def _updated(state, tx, grads, batch_stats):
   """Takes a step along gradients; the next state and the step's length."""
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  state = TrainState(
-    step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
-    batch_stats=batch_stats,
-    opt_state=opt_state,
-  )
+  params = optax.apply_updates(state.params, updates)
+  state = TrainState(state.step + 1, params, batch_stats, opt_state)
   # Of the updates, not of the gradients: frozen ones are then never formed.
   return state, optax.tree.norm(updates)
 
@@ -320,7 +307,7 @@ def _updated(state, tx, grads, batch_stats):
 def make_predict_fn(
   model: nn.Module, mesh: Mesh, *, round_taps: bool = False
 ) -> Callable[[Variables, Batch], jax.Array]:
-  """Returns the jitted (variables, batch) -> saliency maps f32 [B, H, W]."""
+  """Makes the jitted (variables, batch) -> saliency maps f32 [B, H, W]."""
 
   def predict(variables, batch):
     pred = forward(model, variables, batch, train=False, round_taps=round_taps)

@@ -351,7 +351,7 @@ def test_narrow_forms_are_small(form, shape):
 
 
 def _form_size(form, shape):
-  module = fusion.make(form, dtype=jnp.float32, name='f')
+  module = fusion.make(form, name='f')
   shapes = jax.eval_shape(
     lambda x, t: module.init(jax.random.key(0), x, t),
     jax.ShapeDtypeStruct((1, *shape), jnp.float32),
@@ -361,7 +361,7 @@ def _form_size(form, shape):
 
 
 def _applied(form, x, text):
-  module = fusion.make(form, dtype=jnp.float32, name='f')
+  module = fusion.make(form, name='f')
   params = made_up.variables(module, x, text)
   return jax.jit(lambda x, text: fusion.fuse(module.bind(params), x, text))
 
@@ -380,7 +380,7 @@ def test_form_keeps_the_shape_and_reads_the_text(form):
 def test_every_parameter_of_a_form_is_trained(form):
   """And what comes before it: the cells, and the text that the form reads."""
   x, text = _normal(2, 3, 4, 8), _text()
-  module = fusion.make(form, dtype=jnp.float32, name='f')
+  module = fusion.make(form, name='f')
   variables = made_up.variables(module, x, text)
 
   def loss(variables, x, words, sentence):
@@ -406,7 +406,7 @@ def test_every_parameter_of_a_form_is_trained(form):
 @pytest.mark.parametrize('form', NARROW)
 def test_narrow_form_starts_as_the_identity(form):
   x, text = _normal(2, 3, 4, 8), _text()
-  module = fusion.make(form, dtype=jnp.float32, name='f')
+  module = fusion.make(form, name='f')
   y, _ = module.init_with_output(jax.random.key(0), x, text)
   np.testing.assert_array_equal(y, x)
 
@@ -436,7 +436,7 @@ def test_a_row_without_words_passes_unchanged(form):
 def test_gate_hw_and_full_follow_their_formulas():
   x, text = _normal(1, 3, 4, 8), _text(b=1)
   for form in ('gate_hw', 'full'):
-    module = fusion.make(form, dtype=jnp.float32, name='f')
+    module = fusion.make(form, name='f')
     variables = made_up.variables(module, x, text)
     kernels = {k: np.array(v['kernel']) for k, v in variables['params'].items()}
     cells = np.array(x).reshape(12, 8)
@@ -455,7 +455,7 @@ def test_gate_hw_and_full_follow_their_formulas():
 
 def test_te_bilinear_and_te_prepend_follow_their_formulas():
   x, text = _normal(2, 3, 4, 8), _text()
-  form = fusion.make('te_bilinear', dtype=jnp.float32, name='f')
+  form = fusion.make('te_bilinear', name='f')
   variables = made_up.variables(form, x, text)
   (weights,) = (np.array(w) for w in jax.tree.leaves(variables))
   want = np.array(x)
@@ -465,7 +465,7 @@ def test_te_bilinear_and_te_prepend_follow_their_formulas():
       e = np.exp([np.dot(x[b, i, j], t[d]) for d in range(8)])
       want[b, i, j] += e / e.sum()
   np.testing.assert_allclose(form.apply(variables, x, text), want, atol=1e-5)
-  form = fusion.make('te_prepend', dtype=jnp.float32, name='f')
+  form = fusion.make('te_prepend', name='f')
   variables = made_up.variables(form, x, text)
   linear = jax.tree.map(np.array, variables['params']['sentence'])
   want = np.array(text.sentence) @ linear['kernel'] + linear['bias']
@@ -476,7 +476,7 @@ def test_te_bilinear_and_te_prepend_follow_their_formulas():
 
 def test_te_cross_is_cross_attention():
   x, text = _normal(2, 3, 4, 8), _text()
-  form = fusion.make('te_cross(dim=8, heads=1)', dtype=jnp.float32, name='f')
+  form = fusion.make('te_cross(dim=8, heads=1)', name='f')
   variables = made_up.variables(form, x, text)
   p = jax.tree.map(np.array, variables['params'])
 
@@ -548,7 +548,7 @@ def test_a_wrong_place_is_named(text, place, message):
 )
 def test_fusion_names_what_is_wrong(text, message):
   with pytest.raises(ValueError, match=message):
-    fusion.make(text, dtype=jnp.float32, name='f')
+    fusion.make(text, name='f')
 
 
 # Building.

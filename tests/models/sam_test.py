@@ -250,7 +250,7 @@ def test_the_published_output_is_not_negative(network, sign):
 @pytest.mark.parametrize('seed', range(4))
 def test_the_published_output_starts_alive(seed):
   features = jnp.abs(_normal(2, 3, 4, 16))
-  last = base.last_conv('relu', dtype=jnp.float32, name=None)
+  last = base.last_conv('relu', name=None)
   y, _ = last.init_with_output(jax.random.key(seed), features)
   assert np.all(np.asarray(y) > 0)
 

@@ -43,8 +43,8 @@ class _Backbone(nn.Module):
     taps = {}
     for tap in self.taps:
       s = int(tap[2:])
-      x = layers.Conv(8, s, s, padding=0, dtype=self.dtype)(image)
-      taps[tap] = layers.BatchNorm(self.bn, dtype=self.dtype)(x, train=train)
+      x = layers.Conv(8, s, s, padding=0)(image.astype(self.dtype))
+      taps[tap] = layers.BatchNorm(self.bn)(x, train=train)
     return taps
 
 
@@ -321,7 +321,7 @@ def test_how_scheme_two_starts(form, same):
   model = _tiny(fuse=('1/16',), fusion=form, **options)
   image, text = _image(), _features()
   variables = _variables(model, image, text)
-  start = fusion.make(form, dtype=jnp.float32, name='f')
+  start = fusion.make(form, name='f')
   cells = jnp.zeros((2, 2, 4, 8))
   fresh = jax.jit(start.init)(jax.random.key(0), cells, text)['params']
   drawn = variables['params']['fusion_16']

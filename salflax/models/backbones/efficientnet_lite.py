@@ -66,20 +66,18 @@ class Depthwise(nn.Module):
   Attributes:
     kernel_size: side of the square kernel.
     stride: step in both directions.
-    dtype: type of the computation.
   """
 
   kernel_size: int
   stride: int = 1
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     k, s = self.kernel_size, self.stride
     shape = (k, k, 1, x.shape[-1])
-    kernel = self.param('kernel', _kernel_init, shape).astype(self.dtype)
+    kernel = self.param('kernel', _kernel_init, shape).astype(x.dtype)
     height, width = (math.ceil(size / s) for size in x.shape[1:3])
-    x = _padded(x.astype(self.dtype), k, s)
+    x = _padded(x, k, s)
     rows, columns = (height - 1) * s + 1, (width - 1) * s + 1
     return sum(
       x[:, i : i + rows : s, j : j + columns : s] * kernel[i : i + 1, j : j + 1]
@@ -96,28 +94,24 @@ class Block(nn.Module):
     kernel_size: side of the depthwise kernel.
     stride: step in both directions; 1 with equal channels adds the input.
     expansion: width inside, in input widths.
-    dtype: type of the computation.
   """
 
   features: int
   kernel_size: int
   stride: int
   expansion: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     inside = x.shape[-1] * self.expansion
     y = x
     if self.expansion != 1:
-      y = _pointwise(inside, self.dtype, '_expand_conv')(y)
-      y = _relu6(_norm(self.dtype, '_bn0')(y, train=False))
-    y = Depthwise(
-      self.kernel_size, self.stride, self.dtype, name='_depthwise_conv'
-    )(y)
-    y = _relu6(_norm(self.dtype, '_bn1')(y, train=False))
-    y = _pointwise(self.features, self.dtype, '_project_conv')(y)
-    y = _norm(self.dtype, '_bn2')(y, train=False)
+      y = _pointwise(inside, '_expand_conv')(y)
+      y = _relu6(_norm('_bn0')(y, train=False))
+    y = Depthwise(self.kernel_size, self.stride, name='_depthwise_conv')(y)
+    y = _relu6(_norm('_bn1')(y, train=False))
+    y = _pointwise(self.features, '_project_conv')(y)
+    y = _norm('_bn2')(y, train=False)
     return x + y if x.shape == y.shape and self.stride == 1 else y
 
 
@@ -125,12 +119,12 @@ def _relu6(x):
   return jnp.clip(x, 0, 6)
 
 
-def _pointwise(features: int, dtype: Any, name: str) -> layers.Conv:
-  return layers.Conv(features, 1, use_bias=False, dtype=dtype, name=name)
+def _pointwise(features: int, name: str) -> layers.Conv:
+  return layers.Conv(features, 1, use_bias=False, name=name)
 
 
-def _norm(dtype: Any, name: str) -> layers.BatchNorm:
-  return layers.BatchNorm('frozen', epsilon=_EPSILON, dtype=dtype, name=name)
+def _norm(name: str) -> layers.BatchNorm:
+  return layers.BatchNorm('frozen', epsilon=_EPSILON, name=name)
 
 
 class EfficientNetLite(nn.Module):
@@ -171,25 +165,22 @@ class EfficientNetLite(nn.Module):
       stride=2,
       padding=0,
       use_bias=False,
-      dtype=self.dtype,
       name='_conv_stem',
-    )(_padded(image, 3, 2))
-    x = _relu6(_norm(self.dtype, '_bn0')(x, train=False))
+    )(_padded(image.astype(self.dtype), 3, 2))
+    x = _relu6(_norm('_bn0')(x, train=False))
     number = 0
     for stage, blocks in enumerate(self.plan()):
       for options in blocks:
-        x = Block(*options, self.dtype, name=f'_blocks_{number}')(x)
+        x = Block(*options, name=f'_blocks_{number}')(x)
         number += 1
       features.update({tap: x for tap, i in wanted.items() if i == stage})
       if CLASSES not in wanted and stage == max(wanted.values()):
         return features
-    x = _pointwise(_HEAD, self.dtype, '_conv_head')(x)
-    x = _relu6(_norm(self.dtype, '_bn1')(x, train=False))
+    x = _pointwise(_HEAD, '_conv_head')(x)
+    x = _relu6(_norm('_bn1')(x, train=False))
     # Linear, then averaged, is what the published head does the other way
     # round: so each cell has logits of its own.
-    features[CLASSES] = layers.Dense(NUM_CLASSES, dtype=self.dtype, name='_fc')(
-      x
-    )
+    features[CLASSES] = layers.Dense(NUM_CLASSES, name='_fc')(x)
     return features
 
   def plan(self) -> list[list[tuple[int, int, int, int]]]:

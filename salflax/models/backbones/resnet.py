@@ -38,7 +38,6 @@ class Bottleneck(nn.Module):
     dilation: dilation of the 3x3 convolution.
     conv_bias: whether the convolutions have biases.
     bn: mode of `layers.BatchNorm`.
-    dtype: type of the computation.
   """
 
   width: int
@@ -47,7 +46,6 @@ class Bottleneck(nn.Module):
   dilation: int = 1
   conv_bias: bool = False
   bn: str = 'train'
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -59,14 +57,11 @@ class Bottleneck(nn.Module):
         dilation=self.dilation if size > 1 else 1,
         use_bias=self.conv_bias,
         kernel_init=_kernel_init,
-        dtype=self.dtype,
         name=name,
       )(x)
 
     def norm(x, name):
-      return layers.BatchNorm(self.bn, dtype=self.dtype, name=name)(
-        x, train=train
-      )
+      return layers.BatchNorm(self.bn, name=name)(x, train=train)
 
     first = self.stride if self.variant == 'v1' else 1
     y = nn.relu(norm(conv(x, self.width, 1, first, 'conv1'), 'bn1'))
@@ -126,10 +121,9 @@ class ResNet(nn.Module):
       2,
       use_bias=self.conv_bias,
       kernel_init=_kernel_init,
-      dtype=self.dtype,
       name='conv1',
-    )(image)
-    x = layers.BatchNorm(self.bn, dtype=self.dtype, name='bn1')(x, train=train)
+    )(image.astype(self.dtype))
+    x = layers.BatchNorm(self.bn, name='bn1')(x, train=train)
     caffe = self.variant == 'v1'
     x = layers.max_pool(nn.relu(x), padding=0 if caffe else 1, ceil=caffe)
     features = {}
@@ -146,7 +140,6 @@ class ResNet(nn.Module):
           dilation=dilation,
           conv_bias=self.conv_bias,
           bn=self.bn,
-          dtype=self.dtype,
           name=f'layer{i + 1}_{j}',
         )(x, train=train)
       features |= {t: x for t in self.taps if i == _stage(t)}

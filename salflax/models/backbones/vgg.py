@@ -70,7 +70,7 @@ class VGG16(nn.Module):
       ValueError: for an unknown tap, or one that the dilated form lacks.
     """
     del train
-    x, features = image, {}
+    x, features = image.astype(self.dtype), {}
     wanted = {SCALES.get(tap, tap): tap for tap in self._checked()}
     deepest = max(wanted, key=list(STEPS).index)
     for step, place in STEPS.items():
@@ -80,7 +80,6 @@ class VGG16(nn.Module):
           self.width * min(2 ** (block - 1), 8),
           dilation=2 if self.dilated and block == 5 else 1,
           kernel_init=_kernel_init,
-          dtype=self.dtype,
           name=f'features_{place}',
         )(x)
         x = nn.relu(x)

@@ -99,14 +99,14 @@ class ViT(nn.Module):
     del train
     self._check(image)
     x = Embeddings(
-      *(self.hidden_dim, self.size, self.patch, self.dtype), name='embeddings'
-    )(image)
+      *(self.hidden_dim, self.size, self.patch), name='embeddings'
+    )(image.astype(self.dtype))
     block = functools.partial(
       transformer.EncoderBlock,
-      *(self.num_heads, self.mlp_dim, self.eps, _NAMES, self.dtype),
+      *(self.num_heads, self.mlp_dim, self.eps, _NAMES),
     )
     x = transformer.Stack(self.num_layers, block, 'layers', name='encoder')(x)
-    x = transformer.norm(self.eps, self.dtype, 'post_layernorm')(x)
+    x = transformer.norm(x, self.eps, 'post_layernorm')
     return x.astype(jnp.float32)
 
   def _check(self, image: jax.Array) -> None:

@@ -1,7 +1,5 @@
 """The layers of BLIP's vision tower, named after its published weights."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -38,13 +36,11 @@ class Embeddings(nn.Module):
     hidden_dim: width of a token.
     size: side of the image that the table was trained for, pixels.
     patch: side of a patch, pixels.
-    dtype: type of the computation.
   """
 
   hidden_dim: int
   size: int
   patch: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
@@ -53,10 +49,10 @@ class Embeddings(nn.Module):
     b, height, width, _ = image.shape
     h, w = height // p, width // p
     # A convolution whose stride is its size is one matrix product.
-    x = image.astype(self.dtype).reshape(b, h, p, w, p, -1)
+    x = image.reshape(b, h, p, w, p, -1)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * w, -1)
     kernel = _PatchKernel(d, p, name='patch_embedding')
-    x = kernel(x, dtype=self.dtype)
+    x = kernel(x)
     init, grid = nn.initializers.normal(0.02), self.size // p
     first = self.param('class_embedding', init, (1, 1, d))
     table = self.param('position_embedding', init, (1, 1 + grid * grid, d))
@@ -68,8 +64,8 @@ class Embeddings(nn.Module):
         bicubic_matrix(grid, w),
         cells.reshape(grid, grid, d),
       ).reshape(h * w, d)
-    x = x + cells[None].astype(self.dtype)
-    first = (first + table[:, :1]).astype(self.dtype)
+    x = x + cells[None].astype(x.dtype)
+    first = (first + table[:, :1]).astype(x.dtype)
     return jnp.concatenate([jnp.broadcast_to(first, (b, 1, d)), x], axis=1)
 
 
@@ -80,10 +76,10 @@ class _PatchKernel(nn.Module):
   patch: int
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, dtype: Any) -> jax.Array:
+  def __call__(self, x: jax.Array) -> jax.Array:
     p, d = self.patch, self.features
     shape = (p, p, x.shape[-1] // (p * p), d)
     kernel = self.param('kernel', nn.initializers.normal(0.02), shape)
     bias = self.param('bias', nn.initializers.zeros, (d,))
-    y = x @ kernel.reshape(-1, d).astype(dtype)
-    return y + layers.channels(bias.astype(dtype), y)
+    y = x @ kernel.reshape(-1, d).astype(x.dtype)
+    return y + layers.channels(bias.astype(x.dtype), y)

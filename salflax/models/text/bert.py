@@ -107,16 +107,13 @@ class Bert(nn.Module):
       *(self.eps, self.dtype),
       name='embeddings',
     )(tokens)
-    layer = functools.partial(
-      Layer, self.num_heads, self.mlp_dim, self.eps, self.dtype
-    )
+    layer = functools.partial(Layer, self.num_heads, self.mlp_dim, self.eps)
     encoder = transformer.Stack(self.num_layers, layer, 'layer', name='encoder')
     x = encoder(x, mask)
     sentence = self._pooled(x, mask)
     if self.proj_dim is not None:
-      sentence = layers.Dense(
-        self.proj_dim, dtype=self.dtype, name='text_proj'
-      )(sentence)
+      project = layers.Dense(self.proj_dim, name='text_proj')
+      sentence = project(sentence.astype(self.dtype))
     sentence = sentence.astype(jnp.float32)
     if self.normalize:
       square = jnp.sum(sentence**2, axis=-1, keepdims=True)
@@ -128,9 +125,7 @@ class Bert(nn.Module):
     if self.pool == 'cls':
       return x[:, 0]
     if self.pool == 'pooler':
-      return Activated(self.hidden_dim, nn.tanh, self.dtype, name='pooler')(
-        x[:, 0]
-      )
+      return Activated(self.hidden_dim, nn.tanh, name='pooler')(x[:, 0])
     weight = mask[:, :, None].astype(jnp.float32)
     count = jnp.maximum(jnp.sum(weight, axis=1), 1)
     return jnp.sum(x * weight, axis=1) / count

@@ -37,19 +37,18 @@ class Embeddings(nn.Module):
     if self.type_vocab:
       types = jnp.zeros((1, 1), jnp.int32)  # every sentence is the first one
       x = x + table(self.type_vocab, name='token_type_embeddings')(types)
-    return transformer.norm(self.eps, self.dtype, 'LayerNorm')(x)
+    return transformer.norm(x, self.eps, 'LayerNorm')
 
 
 class Output(nn.Module):
   """LayerNorm(residual + dense(x)), which closes both halves of a layer."""
 
   eps: float
-  dtype: Any
 
   @nn.compact
   def __call__(self, x: jax.Array, residual: jax.Array) -> jax.Array:
-    x = layers.Dense(residual.shape[-1], dtype=self.dtype, name='dense')(x)
-    return transformer.norm(self.eps, self.dtype, 'LayerNorm')(residual + x)
+    x = layers.Dense(residual.shape[-1], name='dense')(x)
+    return transformer.norm(residual + x, self.eps, 'LayerNorm')
 
 
 class Attention(nn.Module):
@@ -57,15 +56,12 @@ class Attention(nn.Module):
 
   num_heads: int
   eps: float
-  dtype: Any
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    attend = transformer.SelfAttention(
-      self.num_heads, out='', dtype=self.dtype, name='self'
-    )
+    attend = transformer.SelfAttention(self.num_heads, out='', name='self')
     y = attend(x, mask)
-    return Output(self.eps, self.dtype, name='output')(y, x)
+    return Output(self.eps, name='output')(y, x)
 
 
 class Activated(nn.Module):
@@ -76,11 +72,10 @@ class Activated(nn.Module):
 
   features: int
   activation: Any
-  dtype: Any
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    dense = layers.Dense(self.features, dtype=self.dtype, name='dense')
+    dense = layers.Dense(self.features, name='dense')
     return self.activation(dense(x))
 
 
@@ -90,13 +85,10 @@ class Layer(nn.Module):
   num_heads: int
   mlp_dim: int
   eps: float
-  dtype: Any
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    attend = Attention(self.num_heads, self.eps, self.dtype, name='attention')
+    attend = Attention(self.num_heads, self.eps, name='attention')
     x = attend(x, mask)
-    widen = Activated(
-      self.mlp_dim, transformer.gelu, self.dtype, name='intermediate'
-    )
-    return Output(self.eps, self.dtype, name='output')(widen(x), x)
+    widen = Activated(self.mlp_dim, transformer.gelu, name='intermediate')
+    return Output(self.eps, name='output')(widen(x), x)

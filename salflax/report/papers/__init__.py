@@ -1,5 +1,5 @@
 """The papers that are repeated here, by the name of their config."""
 
-from salflax.report.papers import loss_study, text_guided
+from salflax.report.papers import paper
 
-PAPERS = {p.name: p for p in (text_guided.PAPER, loss_study.PAPER)}
+PAPERS = {name: paper.read(name) for name in ('text_guided', 'loss_study')}

@@ -4,9 +4,11 @@ reference.csv holds every row of every table once: its label, where our scores
 of it lie, and the numbers that are printed of it, if any.
 """
 
+import collections
 import csv
-import functools
+import itertools
 import pathlib
+import tomllib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -183,27 +185,51 @@ class Paper(NamedTuple):
     return place.folder
 
 
-@functools.cache
-def _reference() -> list[dict[str, str]]:
+def _rows() -> dict[tuple[str, str], list[Row]]:
+  """Reads the rows of all tables, by paper and number of the table."""
+  rows = collections.defaultdict(list)
   path = pathlib.Path(__file__).with_name('reference.csv')
   with open(path, encoding='utf-8', newline='') as f:
-    return list(csv.DictReader(f))
-
-
-def rows(paper: str, key: str) -> tuple[Row, ...]:
-  """Reads the rows of a table.
-
-  Args:
-    paper: name of the paper.
-    key: number of the table.
-  """
-  read = []
-  for line in _reference():
-    if (line['paper'], line['table']) == (paper, key):
-      _, _, label, folder, test, condition, against = list(line.values())[:7]
-      numbers = {k: float(v) for k, v in list(line.items())[7:] if v}
+    for line in csv.DictReader(f):
+      keys, cells = [*line], [*line.values()]
+      paper, table, label, folder, test, condition, against = cells[:7]
+      numbers = {k: float(v) for k, v in zip(keys[7:], cells[7:]) if v}
       place = Place(folder, test) if folder else None
       # On the same evaluation as the row itself.
       other = Place(against, test) if against else None
-      read.append(Row(label, place, condition, numbers, other))
-  return tuple(read)
+      row = Row(label, place, condition, numbers, other)
+      rows[paper, table].append(row)
+  return rows
+
+
+def read(name: str) -> Paper:
+  """Reads a paper as declared in <name>.toml.
+
+  Its groups are names of several folders for the sides of claims, its phrases
+  what notes have in common.
+  """
+  path = pathlib.Path(__file__).with_name(f'{name}.toml')
+  tree = tomllib.loads(path.read_text(encoding='utf-8'))
+  phrases, groups = tree.pop('phrases', {}), tree.pop('groups', {})
+  rows, tables = _rows(), []
+  for table in tree.pop('tables'):
+    if 'against' in table:
+      table['against'] = Place(*table['against'])
+    notes = [note.format(**phrases) for note in table.pop('notes', ())]
+    tables.append(Table(**table, rows=rows[name, table['key']], notes=notes))
+  figures = [Figure(**figure) for figure in tree.pop('figures')]
+  galleries = [Gallery(**gallery) for gallery in tree.pop('galleries', ())]
+  if study := tree.pop('study', None):
+    for claim in study['claims']:
+      for side in ('folders', 'than'):
+        each = (groups.get(entry, [entry]) for entry in claim[side])
+        claim[side] = [*itertools.chain(*each)]
+    study = Study(**study | {'claims': [Claim(**c) for c in study['claims']]})
+  return Paper(
+    name=name,
+    tables=tables,
+    figures=figures,
+    galleries=galleries,
+    study=study,
+    **tree,
+  )
