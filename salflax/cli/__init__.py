@@ -112,8 +112,11 @@ def say(*lines: str) -> None:
 
 
 def utf8(name: str | os.PathLike) -> str:
-  """Escapes the bytes of a file's name that are not UTF-8."""
-  return os.fsencode(name).decode(errors='backslashreplace')
+  """Escapes what is no UTF-8 in a file's name or a sentence."""
+  try:
+    return os.fsencode(name).decode(errors='backslashreplace')
+  except UnicodeEncodeError:  # half a letter, as JSON may have it
+    return os.fspath(name).encode(errors='backslashreplace').decode()
 
 
 def _guarded(define_flags, execute, argv) -> int:

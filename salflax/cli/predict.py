@@ -27,11 +27,7 @@ run at the same time.
 """
 
 import functools
-<<<<<<< HEAD
 import math
-import os
-=======
->>>>>>> less
 import pathlib
 import sys
 import textwrap
@@ -199,17 +195,6 @@ def _write(options, folder, name, path, saliency) -> list[str]:
   return endings
 
 
-<<<<<<< HEAD
-def _utf8(name: str | os.PathLike) -> str:
-  """Escapes what is no UTF-8 in a file's name or a sentence."""
-  try:
-    return os.fsencode(name).decode(errors='backslashreplace')
-  except UnicodeEncodeError:  # half a letter, as JSON may have it
-    return os.fspath(name).encode(errors='backslashreplace').decode()
-
-
-=======
->>>>>>> less
 def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
   """Writes the maps; yields what predictions.json lists of each."""
   import tqdm
@@ -232,11 +217,11 @@ def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
     sentence = f' {textwrap.shorten(text, 60)!r}' if text else ''
     line = f'{folder / name}{", ".join(endings)}  <-  {path}{sentence}'
     bar.write(line, file=sys.stdout)
-<<<<<<< HEAD
-    yield {'name': _utf8(name), 'image': _utf8(path), 'text': _utf8(text)}
-=======
-    yield {'name': cli.utf8(name), 'image': cli.utf8(path), 'text': text}
->>>>>>> less
+    yield {
+      'name': cli.utf8(name),
+      'image': cli.utf8(path),
+      'text': cli.utf8(text),
+    }
 
 
 def _share(options, jobs, names) -> tuple[Any, list[str]]:
