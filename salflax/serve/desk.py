@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
+from salflax.predict.predictor import SentenceError
 from salflax.serve import answers, uploads
 from salflax.serve.batcher import Batcher
 from salflax.serve.limits import Limits, Refusal
@@ -139,6 +140,8 @@ def _result(work: asyncio.Future) -> bytes:
     return work.result()
   except Refusal:
     raise
+  except SentenceError as e:
+    raise Refusal(422, str(e)) from e
   except Exception as e:
     _LOG.exception('A prediction failed.')
     raise Refusal(500, 'The server failed; its log has the reason.') from e

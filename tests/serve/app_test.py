@@ -225,6 +225,11 @@ def test_what_fails_inside(client):
   assert post(client).status_code == 200
 
 
+def test_a_sentence_that_cannot_be_read_is_in_no_log(client, caplog):
+  assert_refused(post(client, text=['a', '狗']), 422, 'has no word of 狗')
+  assert not caplog.records
+
+
 def test_page_and_headers(client):
   for path, (_, kind) in app_lib.FILES.items():
     response = client.get(path)
