@@ -101,6 +101,9 @@ class Desk:
   async def _answer(self, order: uploads.Order) -> bytes:
     async with self._room(order):
       image = await asyncio.to_thread(uploads.decode, order.file)
+      areas = await asyncio.to_thread(
+        uploads.read_areas, order, image.shape[:2], self.limits
+      )
       waiting = [
         asyncio.wrap_future(self.batcher.submit(image, text))
         for text in order.texts
@@ -110,7 +113,9 @@ class Desk:
       finally:
         for future in waiting:
           future.cancel()
-      return await asyncio.to_thread(answers.body, order, maps, self.model)
+      return await asyncio.to_thread(
+        answers.body, order, areas, maps, self.model
+      )
 
   async def predict(self, request: Request) -> Response:
     """Answers a prediction; one whose client left is dropped."""
