@@ -215,8 +215,8 @@ def normalize(
   if order == 'BGR':
     image = image[..., ::-1]
   # A row of pixels at a time: seven times as fast as three values at a time.
-  height, width, _ = image.shape
-  rows = image.reshape(height, -1).astype(np.float32)
+  width = image.shape[-2]
+  rows = image.reshape(*image.shape[:-2], -1).astype(np.float32)
   rows -= np.tile(np.float32(mean), width)
   rows /= np.tile(np.float32(std), width)
   return dict(example, image=rows.reshape(image.shape))
