@@ -3,11 +3,10 @@
     salflax train --config=configs/sjtu_tis.py
 
 Options come after a colon, e.g. configs/sjtu_tis.py:fusion=gate,levels=1.
-The size of the published network by default; `small` is one that two CPU
-cores train in half an hour, on the 1/16 level of a frozen ResNet-50, whose
-layer4 is left out:
+The size of the published network by default; `small` is one that a CPU trains
+in an hour, on a frozen EfficientNet-Lite0:
 
-    salflax train --config=configs/sjtu_tis.py:small,backbone=resnet50
+    salflax train --config=configs/sjtu_tis.py:small
 
 Data: `salflax prepare` makes `sjtu_tis`, and what `free` names for the first
 stage.
@@ -32,7 +31,7 @@ def _paper(config, options):
 
 
 def _small(config, options):
-  """A network that two CPU cores train: the 1/16 level, backbone stored."""
+  """A network that a CPU trains, on stored features of a frozen backbone."""
   backbone, pixels = common.small_backbone(options.backbone)
   # ResNet-50 lacks its 1/32 level here.
   levels = ('1/16', '1/32') if options.backbone == 'lite0' else ('1/16',)

@@ -146,7 +146,8 @@ def read_metrics(folder: pathlib.Path) -> list[dict]:
   with open(folder / 'metrics.jsonl', encoding='utf-8') as f:
     rows = [json.loads(line) for line in f]
   for row in rows:
-    row.pop('images_per_second', None)
+    for key in ('images_per_second', 'data_wait'):
+      row.pop(key, None)
   return rows
 
 

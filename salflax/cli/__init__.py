@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -209,6 +210,12 @@ def _parse(values, argv) -> None:
     surplus = values([_spelling(a, values) for a in argv])[1:]
   except Exception as e:
     raise UsageError(str(e)) from e
+  for name, value in values.flag_values_dict().items():
+    # Bounds let NaN pass. Keys of a config have rules of their own.
+    if (
+      isinstance(value, float) and '.' not in name and not math.isfinite(value)
+    ):
+      raise UsageError(f'--{name}={value} is no finite number.')
   if surplus and 'image' in values:
     values.image = [*(values.image or ()), *surplus]
     return

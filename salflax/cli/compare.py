@@ -16,6 +16,7 @@ that were asked for ('cta<0.08'): the exit code is then 4.
 """
 
 import pathlib
+import tempfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -84,9 +85,9 @@ def plan(
   return seen, pairs
 
 
-def _read_areas(options, paths) -> list[list]:
-  """Reads the areas of each image."""
-  from salflax.predict import areas
+def _read_areas(options, paths, images) -> tuple[list[list], list[str]]:
+  """Reads the areas of each image, and what is to note about them."""
+  from salflax.predict import areas as areas_lib
 
   names = options.areas or ()
   if len(names) > 1 and len(names) != len(paths):
@@ -95,8 +96,16 @@ def _read_areas(options, paths) -> list[list]:
       f'{len(paths)} images.'
     )
   names = [*names] * (len(paths) if len(names) == 1 else 1)
-  read = [areas.read_areas(n, image=str(p)) for n, p in zip(names, paths)]
-  return read or [[] for _ in paths]
+  areas, notes = [[] for _ in paths], []
+  for k, (name, path, image) in enumerate(zip(names, paths, images)):
+    size = image.shape[:2]
+    areas[k] = areas_lib.read_areas(name, image=str(path), size=size)
+    try:
+      lines = areas_lib.notes(areas[k], *size)
+    except ValueError as e:
+      raise ValueError(f'{name}, {path}: {e}') from e
+    notes += [f'{cli.utf8(str(path))}: {line}' for line in lines]
+  return areas, notes
 
 
 def _conditions(options, seen, areas) -> list:
@@ -133,7 +142,17 @@ def _predict(options, images, seen) -> list:
 
 
 def _write(folder, comparison, views, images, pairs, notes) -> None:
-  """Writes the overlays, the differences, comparison.json and the page."""
+  """Writes overlays, differences, comparison.json and the page, or nothing."""
+  folder.mkdir(parents=True, exist_ok=True)
+  # Inside, where there is room and a right to write if anywhere.
+  with tempfile.TemporaryDirectory(prefix='.', dir=folder) as scratch:
+    scratch = pathlib.Path(scratch)
+    _write_files(scratch, comparison, views, images, pairs, notes)
+    for path in scratch.iterdir():
+      path.replace(folder / path.name)
+
+
+def _write_files(folder, comparison, views, images, pairs, notes) -> None:
   from PIL import Image
 
   from salflax.core import files
@@ -141,8 +160,7 @@ def _write(folder, comparison, views, images, pairs, notes) -> None:
   from salflax.report import plots
 
   def save(name, image):
-    with files.replacing(folder / name) as path:
-      Image.fromarray(image).save(path)
+    Image.fromarray(image).save(folder / name)
 
   for view, image, row in zip(views, images, comparison['views']):
     labels = report.labels(row['areas'])
@@ -156,17 +174,30 @@ def _write(folder, comparison, views, images, pairs, notes) -> None:
     image = report.difference(
       images[second], views[first].density, views[second].density
     )
-    save(report.difference_name(change), report.outline(image, polygons))
+    save(
+      report.difference_name(change['before'], change['after']),
+      report.outline(image, polygons),
+    )
   page = report.html(comparison, folder, notes=notes)
   files.write_text(folder / 'comparison.html', page)
   files.write_json(folder / 'comparison.json', comparison)
 
 
-def _check_overwriting(folder, paths, seen) -> None:
-  """Raises ValueError where an overlay would replace one of the images."""
-  outputs = [folder / f'{view.name}_overlay.png' for view in seen]
-  for path in paths:
-    if any(path.resolve() == output.resolve() for output in outputs):
+def _check_folder(folder, inputs, seen, pairs) -> None:
+  """Raises where there can be no folder, or a file would replace an input."""
+  from salflax.report import comparison as report
+
+  parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+  if not parent.is_dir():
+    raise NotADirectoryError(f'--out={folder}: {parent} is a file.')
+  names = [
+    *('comparison.html', 'comparison.json'),
+    *(f'{view.name}_overlay.png' for view in seen),
+    *(report.difference_name(seen[a].name, seen[b].name) for a, b in pairs),
+  ]
+  outputs = [path for name in names if (path := folder / name).exists()]
+  for path in inputs:
+    if any(output.samefile(path) for output in outputs):
       raise ValueError(
         f'{path} would be overwritten: name another folder by --out.'
       )
@@ -175,7 +206,6 @@ def _check_overwriting(folder, paths, seen) -> None:
 def execute(options: Any) -> int:
   """Compares what the options name; 4 where a condition holds."""
   cli.keep_programs()
-  from salflax.predict import areas as areas_lib
   from salflax.predict import compare, conditions, predictor
   from salflax.report import comparison as report
 
@@ -183,15 +213,11 @@ def execute(options: Any) -> int:
   if not paths:
     raise cli.UsageError('Give an image, or two.')
   seen, pairs = plan(len(paths), options.text or ())
-  areas = _read_areas(options, paths)
+  images = [predictor.read_image(path) for path in paths]
+  areas, notes = _read_areas(options, paths, images)
   asked = _conditions(options, seen, areas)
   folder = pathlib.Path(options.out)
-  _check_overwriting(folder, paths, seen)
-  images = [predictor.read_image(path) for path in paths]
-  notes = []
-  for path, image, own in zip(paths, images, areas):
-    lines = areas_lib.notes(own, *image.shape[:2])
-    notes += [f'{cli.utf8(str(path))}: {line}' for line in lines]
+  _check_folder(folder, [*paths, *(options.areas or ())], seen, pairs)
   densities = _predict(options, images, seen)
   views = [
     compare.View(

@@ -27,7 +27,6 @@ run at the same time.
 """
 
 import functools
-import math
 import pathlib
 import sys
 import textwrap
@@ -117,8 +116,6 @@ def _check_looks(options) -> None:
   for what in options.write or ['']:
     spec.lookup('kind of file in --write', kinds, what)
   spec.lookup('colour map', dict(matplotlib.colormaps), options.colours)
-  if math.isnan(options.opacity):
-    raise ValueError('--opacity is 0 to 1, found nan.')
   for share in options.contours:
     if not 0 < (tables.number(share) or 0) < 100:
       raise ValueError(f'--contours are percentages, found {share!r}.')

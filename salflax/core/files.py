@@ -164,7 +164,7 @@ def read_json(path: str | os.PathLike, *, kind: type = dict) -> Any:
     OSError: it cannot be read.
   """
   try:
-    tree = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+    tree = json.loads(pathlib.Path(path).read_text(encoding='utf-8-sig'))
   except (ValueError, RecursionError) as e:
     raise ValueError(f'{path}: not JSON ({e}).') from e
   if not isinstance(tree, kind):

@@ -116,9 +116,7 @@ def write(
 
   with files.replacing(path) as temporary, h5py.File(temporary, 'w') as file:
     for name, values in log_densities:
-      parts = name.split('/')
-      if not {'', '.', '..'}.isdisjoint(parts):
-        raise ValueError(f'{name!r} is no name of an image file.')
+      check_name(name)
       if name in file:
         raise ValueError(f'{path}: {name} is there twice.')
       check(values, name)
@@ -126,6 +124,15 @@ def write(
       file.create_dataset(
         name, data=values, compression='gzip', shuffle=True, track_times=False
       )
+
+
+def check_name(name: str) -> None:
+  """Raises ValueError for a name that leads out of the folder of images."""
+  if not {'', '.', '..'}.isdisjoint(name.split('/')):
+    raise ValueError(
+      f'{name!r} is no name of an image file in its folders: allowed are '
+      "relative ones, without '.' and '..'."
+    )
 
 
 def stem(name: str) -> str:

@@ -103,9 +103,9 @@ class Tokenizer:
     if long and not self._warned:
       self._warned = True
       _LOG.warning(
-        '%d sentences have more than %d word pieces and lose their end, such '
-        'as %r: raise model.text.length.',
-        *(len(long), self.length, max(long, key=len)),
+        '%d sentences have more than %d word pieces and lose their end; the '
+        'longest has %d letters: raise model.text.length.',
+        *(len(long), self.length, max(map(len, long))),
       )
 
 

@@ -4,9 +4,10 @@ Images and maps are NHWC. A layer computes in the type of its input. Parameters
 are float32 whatever that is, and are named and shaped so that a published
 PyTorch state dict maps onto them name by name: `kernel` [h, w, in, out] for
 every convolution, `kernel` [in, out] for every linear map, `scale` and `bias`
-for every norm. Four operations are written out where the direct call trains
-several times slower on a CPU: 1x1 convolution, convolution to one channel
-(there alone), max-pooling, nearest upsampling.
+for every norm.
+Four operations are written out where the direct call trains several times
+slower on a CPU: 1x1 convolution, convolution to one channel (there alone),
+max-pooling, nearest upsampling.
 """
 
 from typing import Any, NamedTuple

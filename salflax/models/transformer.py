@@ -63,16 +63,27 @@ def _head_by_head(query, key, value, mask):
   if mask is None:
     mask = jnp.ones(key.shape[:2], bool)
   parts = [jnp.moveaxis(x, 2, 1) for x in (query * d**-0.5, key, value)]
-  parts.append(jnp.broadcast_to(mask[:, None], (b, heads, mask.shape[1])))
   if isinstance(b, int):
+    parts.append(jnp.broadcast_to(mask[:, None], (b, heads, mask.shape[1])))
     parts = [x.reshape(b * heads, *x.shape[2:]) for x in parts]
     y = jax.lax.map(lambda head: _attend(*head), parts)
     y = y.reshape(b, heads, n, d)
-  else:  # an export for any number of images: a loop needs its own number
+  else:
+    # An export for any number of images: a loop needs its own number, and the
+    # converter to ONNX no gradient.
     parts = [jnp.moveaxis(x, 1, 0) for x in parts]
-    y = jax.lax.map(lambda head: jax.vmap(_attend)(*head), parts)
+    y = jax.lax.map(lambda head: _attend_all(*head, mask), parts)
     y = jnp.moveaxis(y, 0, 1)
   return jnp.moveaxis(y, 1, 2)
+
+
+def _attend_all(query, key, value, mask):
+  """Attends as `_attend`, for all images: [B, N, d], [B, M, d], bool [B, M]."""
+  scores = jnp.einsum(
+    'bnd,bmd->bnm', query, key, preferred_element_type=jnp.float32
+  )
+  scores = jnp.where(mask[:, None], scores, -1e30)
+  return jax.nn.softmax(scores).astype(value.dtype) @ value
 
 
 @jax.custom_vjp

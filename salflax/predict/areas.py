@@ -10,9 +10,9 @@ upper left corner of the upper left pixel, whose centre is (0.5, 0.5). Files:
 """
 
 import collections
-import math
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ from salflax.data import tables
 
 Polygon = tuple[tuple[float, float], ...]
 COLUMNS = ('name', 'x', 'y', 'width', 'height')
+_HALVES = re.compile('[\ud800-\udfff]')
+MOST = 10**6  # pixels: beyond, drawing would leave 32 bits
 
 
 class Area(NamedTuple):
@@ -67,10 +69,11 @@ def _inside(polygon: Polygon, height: int, width: int) -> np.ndarray:
 
 
 def _numbers(values: Any, count: int = 0) -> list[float]:
-  """Checks for finite numbers, `count` of them or an even number from 6 on."""
+  """Checks for coordinates, `count` of them or an even number from 6 on."""
   good = isinstance(values, Sequence) and not isinstance(values, str)
+  # A comparison, which NaN fails, and which any number of digits survives.
   good = good and all(
-    isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+    isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= MOST
     for v in values
   )
   enough = good and (
@@ -78,7 +81,9 @@ def _numbers(values: Any, count: int = 0) -> list[float]:
   )
   if not enough:
     wanted = f'{count} numbers' if count else 'corners [x, y], 3 or more'
-    raise ValueError(f'expected {wanted}, found {values!r:.200}')
+    raise ValueError(
+      f'expected {wanted}, of at most {MOST:,} pixels, found {values!r:.200}'
+    )
   return [float(v) for v in values]
 
 
@@ -106,8 +111,6 @@ def _entry(entry: Any) -> tuple[str, list[Polygon]]:
   for key in {*entry} - {'name', 'box', 'polygon'}:
     raise spec.unknown('key', key, ('name', 'box', 'polygon'))
   name = entry.get('name')
-  if not isinstance(name, str):
-    raise ValueError('it has no name')
   if ('box' in entry) == ('polygon' in entry):
     raise ValueError(f'{name!r} needs either a box or a polygon')
   if 'box' in entry:
@@ -139,24 +142,46 @@ def _annotation(entry: Any) -> tuple[str, list[Polygon]]:
   return name, [_box(entry.get('bbox'))]
 
 
-def _coco(tree: Mapping, source: str, image: str) -> list[Any]:
+def _image(images: Sequence[Mapping], image: str) -> Mapping:
+  """Chooses the entry whose path, from its end, agrees most with the image's.
+
+  Of equals, one that agrees as a whole goes before one of another folder.
+  """
+  if not image and len(images) == 1:
+    return images[0]
+  path, agree = pathlib.Path(image).absolute().parts[::-1], []
+  for entry in images:
+    parts = pathlib.PurePath(entry['file_name']).parts[::-1]
+    common = len(os.path.commonprefix([path, parts]))
+    agree.append((common, common == len(parts)))
+  most = max(agree, default=(0, False))
+  best = [entry for entry, own in zip(images, agree) if own == most]
+  names = [entry['file_name'] for entry in best]
+  if not image or not most[0]:
+    raise spec.unknown('image', image, names)
+  if len(best) > 1:
+    raise ValueError(f'{image} may be any of {spec.some(names)}.')
+  return best[0]
+
+
+def _coco(
+  tree: Mapping, source: str, image: str, size: tuple[int, int] | None
+) -> list[Any]:
   """Lists the annotations of an image, `category` being the category's name."""
   try:
     names = {c['id']: c['name'] for c in tree.get('categories', ())}
-    ids = {i['id']: pathlib.PurePath(i['file_name']) for i in tree['images']}
-    chosen = [i for i, path in ids.items() if path == pathlib.PurePath(image)]
-    chosen = chosen or [
-      i for i, path in ids.items() if path.name == pathlib.PurePath(image).name
-    ]
-    if not chosen and len(ids) == 1:
-      chosen = list(ids)
-    if not chosen:
-      raise spec.unknown(f'image of {source}', image, map(str, ids.values()))
+    chosen = _image(tree['images'], image)
+    theirs = chosen.get('height'), chosen.get('width')
+    if size and None not in theirs and theirs != size:
+      sizes = '{1}x{0} pixels, the image {3}x{2}'.format(*theirs, *size)
+      raise ValueError(f'{chosen["file_name"]} has {sizes} (width x height).')
     return [
       entry | {'category': names.get(entry['category_id'])}
       for entry in tree['annotations']
-      if entry['image_id'] in chosen and not entry.get('iscrowd')
+      if entry['image_id'] == chosen['id'] and not entry.get('iscrowd')
     ]
+  except ValueError as e:
+    raise ValueError(f'{source}: {e}') from e
   except (KeyError, TypeError, AttributeError) as e:
     raise ValueError(
       f'{source}: COCO needs images (id, file_name), categories (id, name) and '
@@ -164,48 +189,60 @@ def _coco(tree: Mapping, source: str, image: str) -> list[Any]:
     ) from e
 
 
+def _plain(name: Any) -> str:
+  """Strips a name; halves of characters, which no file takes, are no text."""
+  if not isinstance(name or '', str) or _HALVES.search(name or ''):
+    raise ValueError(f'a name is text, found {name!r:.200}')
+  if not (name := (name or '').strip()):
+    raise ValueError('it has no name')
+  return name
+
+
 def _collect(
   entries: Iterable[Any], read: Any, source: str, *, number: bool = False
 ) -> list[Area]:
   """Makes areas of entries; all that are wrong are named in one error."""
-  result, faults, counts = [], [], collections.Counter()
+  result, faults, counts = {}, [], collections.Counter()
   for place, entry in enumerate(entries, start=1):
     try:
       name, polygons = read(entry)
-      name = (name or '').strip()
-      if not name:
-        raise ValueError('it has no name')
+      name = _plain(name)
       counts[name] += 1
-      if counts[name] > 1 and not number:
+      if number and counts[name] > 1:
+        name += f'-{counts[name]}'
+      if name in result:
         raise ValueError(f'the name {name!r} is there twice')
-      name += f'-{counts[name]}' if counts[name] > 1 else ''
-      result.append(Area(name, tuple(polygons)))
+      result[name] = Area(name, tuple(polygons))
     except ValueError as e:
       faults.append(f'area {place}: {e}')
   if faults:
-    raise ValueError(
-      '\n  '.join([f'{source}: these areas are wrong:', *faults])
-    )
+    lines = [f'{source}: these areas are wrong:', *faults]
+    raise ValueError('\n  '.join(lines))
   if not result:
     raise ValueError(f'{source}: holds no area.')
-  return result
+  return [*result.values()]
 
 
 def parse_areas(
-  tree: Any, source: str = 'areas', *, image: str = ''
+  tree: Any,
+  source: str = 'areas',
+  *,
+  image: str = '',
+  size: tuple[int, int] | None = None,
 ) -> list[Area]:
   """Reads areas from parsed JSON: the simple format, its list alone, or COCO.
 
   Args:
     tree: lists and dicts.
     source: what to call it in errors.
-    image: file name of the image, for COCO files of several images.
+    image: path of the image, looked up in COCO; '' takes the only one there.
+    size: height and width of the image, which COCO must not contradict.
 
   Raises:
     ValueError: names every area that is wrong, and why.
   """
   if isinstance(tree, Mapping) and 'annotations' in tree:
-    entries = _coco(tree, source, image)
+    entries = _coco(tree, source, image, size)
     return _collect(entries, _annotation, source, number=True)
   entries = tree.get('areas') if isinstance(tree, Mapping) else tree
   if not isinstance(entries, list):
@@ -216,12 +253,18 @@ def parse_areas(
   return _collect(entries, _entry, source)
 
 
-def read_areas(path: str | os.PathLike, *, image: str = '') -> list[Area]:
+def read_areas(
+  path: str | os.PathLike,
+  *,
+  image: str = '',
+  size: tuple[int, int] | None = None,
+) -> list[Area]:
   """Reads the areas of an image from JSON, CSV or COCO annotations.
 
   Args:
     path: .csv, or JSON of any other name.
-    image: file name of the image, for COCO files of several images.
+    image: see `parse_areas`.
+    size: see `parse_areas`.
 
   Raises:
     OSError: the file cannot be read.
@@ -230,8 +273,27 @@ def read_areas(path: str | os.PathLike, *, image: str = '') -> list[Area]:
   path = pathlib.Path(path)
   if path.suffix.lower() == '.csv':
     return _collect(tables.read_table(path, COLUMNS), _row, str(path))
-  kind = list if path.read_bytes().lstrip()[:1] == b'[' else dict
-  return parse_areas(files.read_json(path, kind=kind), str(path), image=image)
+  # Behind a byte-order mark, perhaps.
+  first = path.read_bytes().lstrip(b'\xef\xbb\xbf \t\r\n')[:1]
+  tree = files.read_json(path, kind=list if first == b'[' else dict)
+  return parse_areas(tree, str(path), image=image, size=size)
+
+
+def masks(
+  areas: Sequence[Area], height: int, width: int
+) -> dict[str, np.ndarray]:
+  """Draws areas into an image: bool [h, w] by name.
+
+  Raises:
+    ValueError: areas that hold no pixel of the image, each named.
+  """
+  result = {area.name: area.mask(height, width) for area in areas}
+  if empty := [name for name, mask in result.items() if not mask.any()]:
+    raise ValueError(
+      f'No pixel of the {width}x{height} image (width x height) lies in: '
+      f'{", ".join(empty)}.'
+    )
+  return result
 
 
 def attention(
@@ -255,20 +317,10 @@ def attention(
     ValueError: areas that hold no pixel of the image, each named.
   """
   spec.check_number('attention: fixations', fixations, 1, 1000, whole=True)
-  height, width = density.shape
-  rows, empty = [], []
-  for area in areas:
-    mask = area.mask(height, width)
+  rows = []
+  for name, mask in masks(areas, *density.shape).items():
     size, share = float(mask.mean()), float(min(density[mask].sum(), 1.0))
-    if not size:
-      empty.append(area.name)
-      continue
-    rows.append({'name': area.name, 'size': size, 'share': share})
-  if empty:
-    raise ValueError(
-      f'No pixel of the {width}x{height} image (width x height) lies in: '
-      f'{", ".join(empty)}.'
-    )
+    rows.append({'name': name, 'size': size, 'share': share})
   for row in rows:
     row['lift'] = row['share'] / row['size']
     row['rank'] = 1 + sum(other['share'] > row['share'] for other in rows)
@@ -277,8 +329,12 @@ def attention(
 
 
 def notes(areas: Sequence[Area], height: int, width: int) -> list[str]:
-  """Lists areas that reach beyond the image, and pairs that overlap."""
-  lines, masks = [], {a.name: a.mask(height, width) for a in areas}
+  """Lists areas that reach beyond the image, and pairs that overlap.
+
+  Raises:
+    ValueError: areas that hold no pixel of the image, each named.
+  """
+  lines, drawn = [], masks(areas, height, width)
   for area in areas:
     x, y = zip(*(point for polygon in area.polygons for point in polygon))
     if min(x) < 0 or min(y) < 0 or max(x) > width or max(y) > height:
@@ -286,9 +342,9 @@ def notes(areas: Sequence[Area], height: int, width: int) -> list[str]:
         f'{area.name} reaches beyond the {width}x{height} image; what lies '
         'outside is left out.'
       )
-  names = list(masks)
+  names = list(drawn)
   for k, name in enumerate(names):
     for other in names[k + 1 :]:
-      if common := int((masks[name] & masks[other]).sum()):
+      if common := int((drawn[name] & drawn[other]).sum()):
         lines.append(f'{name} and {other} share {common} pixels.')
   return lines

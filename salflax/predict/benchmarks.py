@@ -75,13 +75,16 @@ def write_salicon(folder: str | os.PathLike, maps: Maps) -> None:
 
   Args:
     folder: folder of the files, <image>.png.
-    maps: file name of each image and its map [h, w] >= 0 of the image's size.
+    maps: file name of each image, perhaps with its folders, and its map [h, w]
+      >= 0 of the image's size.
 
   Raises:
-    ValueError: a map is none, or a name is there twice; names the image.
+    ValueError: a map is none, a name is there twice or leads out of the folder;
+      names the image.
   """
   written = set()
   for name, saliency in maps:
+    densities.check_name(name)
     path = pathlib.Path(folder) / f'{densities.stem(name)}.png'
     if path in written:
       raise ValueError(f'{folder}: {path.name} is there twice.')

@@ -23,7 +23,7 @@ class Condition(NamedTuple):
     views: names of the views that it is about.
     area: name of the area.
     operator: one of `OPERATORS`.
-    number: number that the share is compared with.
+    number: share that the area's is compared with.
   """
 
   views: Sequence[str]
@@ -44,8 +44,8 @@ def parse(
     implied: views that only a condition that names them is about.
 
   Raises:
-    ValueError: the condition cannot be read, or no such area is there; says
-      which is nearest.
+    ValueError: the condition cannot be read, its number is no share, or no such
+      area is there; says which is nearest.
   """
   match = re.fullmatch(r'(.+?)(<=|>=|<|>)([^<>=]+)', text.strip(), re.DOTALL)
   number = tables.number(match[3].strip()) if match else None
@@ -54,6 +54,8 @@ def parse(
       f'Cannot read the condition {text!r}: it is <area><operator><number>, '
       f'such as cta<0.08; operators are {", ".join(OPERATORS)}.'
     )
+  if not 0 <= number <= 1:
+    raise ValueError(f'{text!r}: expected a share from 0 to 1; 8 % is 0.08.')
   name, views, named = match[1].strip(), list(areas), False
   every = {area for names in areas.values() for area in names}
   parts = {part for view in areas for part in view.split('.')}

@@ -39,8 +39,12 @@ def read_image(image: Any) -> np.ndarray:
   return images.read_image(image)
 
 
+class SentenceError(ValueError):
+  """A sentence that a text encoder cannot read."""
+
+
 def check_sentence(text: str, tokenizer: Any) -> None:
-  """Raises ValueError for a sentence that a text encoder cannot read.
+  """Raises SentenceError for a sentence that a text encoder cannot read.
 
   Languages in Latin letters are not told apart.
 
@@ -53,12 +57,12 @@ def check_sentence(text: str, tokenizer: Any) -> None:
   letters = [c for c in text if c.isalpha()]
   others = [c for c in letters if 'LATIN' not in unicodedata.name(c, '')]
   if tokenizer.vocab_size == _ENGLISH and 2 * len(others) > len(letters):
-    raise ValueError(
+    raise SentenceError(
       f'Most letters of {textwrap.shorten(text, 60)!r} are not Latin, but the '
       'text encoder is English: translate the sentence.'
     )
   if not tokenizer.knows(text):
-    raise ValueError(
+    raise SentenceError(
       f'The text encoder has no word of {textwrap.shorten(text, 60)!r}. It is '
       'English.'
     )

@@ -197,9 +197,9 @@ def html(
   )
 
 
-def difference_name(change: Mapping[str, Any]) -> str:
+def difference_name(before: str, after: str) -> str:
   """Names the file of the difference of two views."""
-  return f'{change["before"]}_{change["after"]}_difference.png'
+  return f'{before}_{after}_difference.png'
 
 
 def difference_figure(
@@ -216,7 +216,7 @@ def difference_figure(
   gains = [f'{r["name"]} {100 * r["share"]:+.1f}' for r in change['areas']]
   caption = f'{change["after"]} less {change["before"]}: red gains, blue loses'
   caption += f'. Points of share: {", ".join(gains)}' if gains else ''
-  path = folder / difference_name(change)
+  path = folder / difference_name(change['before'], change['after'])
   return [(path, f'Difference, {caption}', caption)]
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 from salflax.predict import areas as areas_lib
 from salflax.predict import compare
 from salflax.predict.predictor import quantise
-from salflax.serve.limits import Refusal
 from salflax.serve.uploads import Order
 
 FIXATIONS = 3  # first fixations, of which one or more may fall on an area
@@ -43,7 +42,10 @@ def _map(density: np.ndarray, side: int) -> dict[str, Any]:
 
 
 def _comparison(
-  order: Order, maps: Sequence[np.ndarray], model: str
+  order: Order,
+  areas: Sequence[areas_lib.Area],
+  maps: Sequence[np.ndarray],
+  model: str,
 ) -> dict[str, Any]:
   """Makes the JSON answer: shares of areas, differences, small maps."""
   densities = [compare.density(saliency) for saliency in maps]
@@ -51,10 +53,7 @@ def _comparison(
   sentences = []
   for text, density in zip(order.texts, densities):
     sentence = {'text': text}
-    try:
-      sentence['areas'] = areas_lib.attention(density, order.areas, FIXATIONS)
-    except ValueError as e:
-      raise Refusal(422, f'areas: {e}') from e
+    sentence['areas'] = areas_lib.attention(density, areas, FIXATIONS)
     if order.map_side:
       sentence['map'] = _map(density, order.map_side)
     sentences.append(sentence)
@@ -68,20 +67,26 @@ def _comparison(
     'fixations': FIXATIONS,
     'sentences': sentences,
     'differences': differences,
-    'notes': areas_lib.notes(order.areas, height, width),
+    'notes': areas_lib.notes(areas, height, width),
   }
 
 
-def body(order: Order, maps: Sequence[np.ndarray], model: str) -> bytes:
+def body(
+  order: Order,
+  areas: Sequence[areas_lib.Area],
+  maps: Sequence[np.ndarray],
+  model: str,
+) -> bytes:
   """Makes the body of an answer.
 
   Args:
     order: the request.
+    areas: areas of interest.
     maps: f32 [h, w] of each sentence.
     model: name of the model.
   """
   if order.format == 'json':
-    return json.dumps(_comparison(order, maps, model)).encode()
+    return json.dumps(_comparison(order, areas, maps, model)).encode()
   stream = io.BytesIO()
   if order.format == 'npy':
     np.save(stream, maps[0])

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
+from salflax.predict.predictor import SentenceError
 from salflax.serve import answers, uploads
 from salflax.serve.batcher import Batcher
 from salflax.serve.limits import Limits, Refusal
@@ -100,6 +101,9 @@ class Desk:
   async def _answer(self, order: uploads.Order) -> bytes:
     async with self._room(order):
       image = await asyncio.to_thread(uploads.decode, order.file)
+      areas = await asyncio.to_thread(
+        uploads.read_areas, order, image.shape[:2], self.limits
+      )
       waiting = [
         asyncio.wrap_future(self.batcher.submit(image, text))
         for text in order.texts
@@ -109,7 +113,9 @@ class Desk:
       finally:
         for future in waiting:
           future.cancel()
-      return await asyncio.to_thread(answers.body, order, maps, self.model)
+      return await asyncio.to_thread(
+        answers.body, order, areas, maps, self.model
+      )
 
   async def predict(self, request: Request) -> Response:
     """Answers a prediction; one whose client left is dropped."""
@@ -139,6 +145,8 @@ def _result(work: asyncio.Future) -> bytes:
     return work.result()
   except Refusal:
     raise
+  except SentenceError as e:
+    raise Refusal(422, str(e)) from e
   except Exception as e:
     _LOG.exception('A prediction failed.')
     raise Refusal(500, 'The server failed; its log has the reason.') from e

@@ -48,7 +48,7 @@ class Order(NamedTuple):
     file: bytes of the image file.
     size: (height, width) in its header, before it is turned upright.
     texts: sentences.
-    areas: areas of interest.
+    areas: the field of the areas of interest; see `read_areas`.
     format: one of `FORMATS`.
     map_side: longer side of the maps in JSON; 0 for none.
   """
@@ -56,7 +56,7 @@ class Order(NamedTuple):
   file: bytes
   size: tuple[int, int]
   texts: Sequence[str]
-  areas: Sequence[areas_lib.Area]
+  areas: str
   format: str
   map_side: int
 
@@ -213,22 +213,38 @@ def _check_name(kind: str, names: Sequence[str], name: str) -> None:
     raise Refusal(422, str(e)) from e
 
 
-def _areas(text: str, limits: Limits) -> list[areas_lib.Area]:
-  if not text.strip():
+def read_areas(
+  order: Order, size: tuple[int, int], limits: Limits
+) -> list[areas_lib.Area]:
+  """Reads the areas of interest of a request.
+
+  Args:
+    order: the request.
+    size: height and width of the upright image.
+    limits: limits of requests.
+
+  Raises:
+    Refusal: says which areas are wrong, or hold no pixel.
+  """
+  if not order.areas.strip():
     return []
   try:
-    tree = json.loads(text)
+    tree = json.loads(order.areas)
   except (ValueError, RecursionError) as e:
     raise Refusal(422, f'areas: not JSON ({e}).') from e
   entries = tree.get('areas') if isinstance(tree, Mapping) else tree
   if entries == []:
     return []
   try:
-    areas = areas_lib.parse_areas(tree)
+    areas = areas_lib.parse_areas(tree, size=size)
   except ValueError as e:
     raise Refusal(422, str(e)) from e
   if len(areas) > limits.areas:
     raise Refusal(422, f'{len(areas)} areas; allowed are {limits.areas}.')
+  try:
+    areas_lib.masks(areas, *size)
+  except ValueError as e:
+    raise Refusal(422, f'areas: {e}') from e
   return areas
 
 
@@ -272,7 +288,7 @@ async def read_order(request: Request, limits: Limits) -> Order:
       422, f'{len(texts)} sentences; allowed is one with format {kind}.'
     )
   side = _map_side(_plain('map_side', form.get('map_side', str(MAX_MAP_SIDE))))
-  areas = _areas(_plain('areas', form.get('areas', '')), limits)
+  areas = _plain('areas', form.get('areas', ''))
   size = await asyncio.to_thread(image_size, file, limits)
   order = Order(file, size, texts, areas, kind, side)
   if order.cost > limits.held_pixels:

@@ -120,21 +120,36 @@ def _drop_after(path: str, step: int) -> None:
 
 
 class Clock:
-  """Rate and time left of a loop from step `start` to step `end`."""
+  """Rate, time left and waits of a loop from step `start` to step `end`.
+
+  Attributes:
+    waited: seconds of waits so far.
+  """
 
   def __init__(self, start: int, end: int):
     self._first = self._last = time.perf_counter()
     self._start, self._end, self._step = start, end, start
+    self.waited = self._noted = 0.0
 
   def skip(self, seconds: float) -> None:
     """Leaves out time that was not spent on steps."""
     self._first += seconds
     self._last += seconds
 
-  def tick(self, step: int) -> tuple[float, float]:
-    """Measures (steps a second since the last tick, seconds left)."""
+  def wait(self, seconds: float) -> None:
+    """Notes time of steps that was a wait for data."""
+    self.waited += seconds
+
+  def tick(self, step: int) -> tuple[float, float, float]:
+    """Computes what a line says of the time since the last tick.
+
+    Returns:
+      (steps a second, share of the time that was a wait, seconds left).
+    """
     now = time.perf_counter()
-    rate = (step - self._step) / max(now - self._last, 1e-9)
+    spent = max(now - self._last, 1e-9)
+    rate = (step - self._step) / spent
+    share = (self.waited - self._noted) / spent
     mean = (step - self._start) / max(now - self._first, 1e-9)
-    self._last, self._step = now, step
-    return rate, (self._end - step) / max(mean, 1e-9)
+    self._last, self._step, self._noted = now, step, self.waited
+    return rate, share, (self._end - step) / max(mean, 1e-9)

@@ -86,8 +86,9 @@ class _Progress:
       return
     mean = {k: math.fsum(r[k] for r in self.rows) for k in self.rows[0]}
     mean = {k: v / len(self.rows) for k, v in mean.items()}
-    rate, left = self.clock.tick(at)
+    rate, wait, left = self.clock.tick(at)
     mean['images_per_second'] = rate * self._stage.batch_size
+    mean['data_wait'] = wait
     self._writer.write(at, mean)
     terms = ' '.join(
       f'{k.removeprefix("loss/")} {v:.4f}'
@@ -95,12 +96,13 @@ class _Progress:
       if k.startswith('loss')
     )
     _LOG.info(
-      '%s %d/%d | %s | %.1f images/s | %s left',
+      '%s %d/%d | %s | %.1f images/s, %.0f %% waiting for data | %s left',
       self._stage.name,
       at,
       self._stage.steps,
       terms,
       mean['images_per_second'],
+      100 * wait,
       log.duration(left),
     )
     self.rows = []
@@ -133,7 +135,7 @@ class _Evaluation:
 def _start(stage, mesh, checkpoints, start):
   """Restores (state, extra) to go on from, or begins."""
   at = checkpoints.latest_step()
-  extra = {'best': None, 'stale': 0, 'seconds': 0.0, 'rows': []}
+  extra = {'best': None, 'stale': 0, 'seconds': 0.0, 'waited': 0.0, 'rows': []}
   if at is None:
     return stages_lib.initial_state(stage, mesh, start), extra
   abstract = stages_lib.abstract_state(stage)
@@ -197,7 +199,7 @@ def train_stage(
     with Stop() as stop, contextlib.ExitStack() as stack:
       extra = _loop(stage, folder, mesh, start, checkpoints, stop, stack)
     best = checkpoints.best()
-    _finish(stage, folder, best, extra['seconds'], abstract.params)
+    result = _finish(stage, folder, best, extra, abstract.params)
   except Diverged as e:
     if jax.process_index() == 0:
       report = {'step': e.step, 'message': str(e)}
@@ -206,21 +208,24 @@ def train_stage(
   finally:
     checkpoints.close()
   _LOG.info(
-    '%s: best %s %.4f at step %d, %s, peak memory %.0f MB.',
+    '%s: best %s %.4f at step %d, %s, %.0f %% of it waiting for data, peak '
+    'memory %.0f MB.',
     *(stage.name, stage.score, best[1], best[0]),
-    *(log.duration(extra['seconds']), log.peak_memory_mb()),
+    *(log.duration(extra['seconds']), 100 * result['data_wait']),
+    result['peak_memory_mb'],
   )
   return where
 
 
-def _finish(stage, folder, best, seconds, params):
-  """Writes result.json, by which a stage is finished."""
+def _finish(stage, folder, best, extra, params):
+  """Writes result.json, by which a stage is finished; returns what it holds."""
   trains, parameters = optim.count(params, stage.freeze)
   result = {
     'best_step': best[0],
     'best_score': best[1],
     'score': stage.score,
-    'seconds': round(seconds, 1),
+    'seconds': round(extra['seconds'], 1),
+    'data_wait': round(extra['waited'] / extra['seconds'], 4),
     'peak_memory_mb': round(log.peak_memory_mb()),
     'trainable_parameters': trains,
     'parameters': parameters,
@@ -230,6 +235,7 @@ def _finish(stage, folder, best, seconds, params):
     # What diverged once, and not again.
     pathlib.Path(folder, 'diverged.json').unlink(missing_ok=True)
   parallel.barrier(f'{stage.name} is finished')
+  return result
 
 
 def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
@@ -249,15 +255,25 @@ def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
   stack.callback(writer.close)
   progress = _Progress(stage, writer, at, extra['rows'])
 
+  def totals():
+    return dict(
+      extra,
+      seconds=extra['seconds'] + time.perf_counter() - since,
+      waited=extra['waited'] + progress.clock.waited,
+    )
+
   def save(score=None):
-    spent = extra['seconds'] + time.perf_counter() - since
-    stored = dict(extra, seconds=spent, rows=progress.rows)
     whole = parallel.gather(state, mesh)
+    stored = dict(totals(), rows=progress.rows)
     checkpoints.save(whole, score=score, extra=stored)
 
-  ended = stage.patience and extra['stale'] >= stage.patience
+  measures, ended = {}, stage.patience and extra['stale'] >= stage.patience
   while at < stage.steps and not ended:
+    before = time.perf_counter()
     batch = next(batches)
+    # Else the device was at work all the time.
+    if all(x.is_ready() for x in jax.tree.leaves(measures)):
+      progress.clock.wait(time.perf_counter() - before)
     state, measures = train_step(state, parallel.to_global(batch, mesh), key)
     at += 1
     progress.add(at, batch, measures)
@@ -280,7 +296,7 @@ def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
       checkpoints.wait()
       raise Interrupted(f'{stage.name}: stopped and saved at step {at}.')
   checkpoints.wait()
-  return dict(extra, seconds=extra['seconds'] + time.perf_counter() - since)
+  return totals()
 
 
 def _announce(stage, state):

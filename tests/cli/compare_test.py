@@ -1,5 +1,6 @@
 """The command `compare`, with a model that sees what a sentence names."""
 
+import errno
 import html.parser
 import json
 import pathlib
@@ -12,6 +13,7 @@ from PIL import Image
 import salflax.__main__ as program
 from salflax import cli
 from salflax.cli import compare
+from salflax.core import files
 from salflax.predict import predictor as predictor_lib
 
 SCHEMA = pathlib.Path(__file__).parents[2] / 'docs' / 'comparison.schema.json'
@@ -233,6 +235,8 @@ def test_several_conditions_fail_in_one_line(capsys):
     ((*TWO, '--fail-if=text3.cta<1'), "Did you mean 'text"),
     ((*TWO, '--fail-if=cta'), 'Cannot read the condition'),
     ((*TWO, '--fail-if=cta<much'), 'Cannot read the condition'),
+    ((*TWO, '--fail-if=cta>8'), "'cta>8': expected a share from 0 to 1"),
+    ((*TWO, '--fail-if=cta<-.1'), 'expected a share from 0 to 1'),
     ((*TWO[:3], '--fail-if=cta<1'), '--fail-if needs --areas'),
     ((*TWO, '--areas=a', '--areas=b'), 'found 3 for 1 images'),
     ((*TWO, '--fixations=0'), 'fixations'),
@@ -251,24 +255,58 @@ def test_usage(argv, message, capsys):
     (('areas.json', '--text=red'), 'areas.json: cannot be read'),
     (('a.png', '--text=red', '--areas=z.json'), 'z.json'),
     (('a.png', '--text=nan'), 'text1: The saliency map holds 1200 NaN'),
-    (('a.png', '--text=red', '--areas=far.json'), 'lies in: far'),
+    (
+      ('a.png', '--text=nan', '--areas=far.json'),
+      'far.json, a.png: No pixel of the 40x30 image (width x height) lies in',
+    ),
+    (('a.png', '--text=nan', '--areas=coco.json'), 'a.png has 400x300 pixels'),
+    (('a.png', '--text=nan', '--out=a.png'), '--out=a.png: a.png is a file'),
+    (('a.png', '--text=nan', '--out=a.png/b/c'), 'a.png is a file'),
   ],
 )
 def test_wrong_input(argv, message, capsys):
   far = [{'name': 'far', 'box': [50, 50, 9, 9]}]
   pathlib.Path('far.json').write_text(json.dumps(far))
+  image = {'id': 1, 'file_name': 'a.png', 'width': 400, 'height': 300}
+  coco = {'images': [image], 'annotations': []}
+  pathlib.Path('coco.json').write_text(json.dumps(coco))
   assert run(*argv) == cli.FAILED
   err = capsys.readouterr().err
   assert message in err and 'Traceback' not in err
   assert not pathlib.Path('comparison').exists()
 
 
-def test_no_image_is_overwritten(capsys):
-  pathlib.Path('a.png').rename('text1_overlay.png')
-  before = pathlib.Path('text1_overlay.png').read_bytes()
-  assert run('text1_overlay.png', '--text=red', '--out=.') == cli.FAILED
+@pytest.mark.parametrize(
+  'image, areas',
+  [
+    ('text1_overlay.png', 'areas.json'),
+    ('text1_text2_difference.png', 'areas.json'),
+    ('a.png', 'comparison.json'),
+  ],
+)
+def test_no_input_is_overwritten(image, areas, capsys):
+  pathlib.Path('a.png').rename(image)
+  pathlib.Path('areas.json').rename(areas)
+  pathlib.Path('link').symlink_to('.')
+  before = {p.name: p.read_bytes() for p in pathlib.Path().glob('*.*')}
+  options = ('--text=nan', '--text=nan', f'--areas={areas}', '--out=link')
+  assert run(image, *options) == cli.FAILED
   assert 'would be overwritten' in capsys.readouterr().err
-  assert pathlib.Path('text1_overlay.png').read_bytes() == before
+  assert {p.name: p.read_bytes() for p in pathlib.Path().glob('*.*')} == before
+
+
+def test_a_full_disk_leaves_what_was_there(monkeypatch, capsys):
+  assert run(*TWO) == cli.DONE
+  before = {p: p.read_bytes() for p in pathlib.Path('comparison').iterdir()}
+
+  def full(path, tree):
+    raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+
+  monkeypatch.setattr(files, 'write_json', full)
+  assert run('b.png', *TWO[1:]) == cli.FAILED
+  assert 'No space left' in capsys.readouterr().err
+  after = {p: p.read_bytes() for p in pathlib.Path('comparison').iterdir()}
+  assert after == before
 
 
 def test_areas_beyond_the_image_are_noted(capsys):

@@ -220,7 +220,7 @@ def test_the_overlay_has_its_looks():
     ('--colours=turboo', "Did you mean 'turbo'"),
     ('--contours=120', "percentages, found '120'"),
     ('--write=', 'Allowed: logdensity, npy'),
-    ('--opacity=nan', 'found nan'),
+    ('--opacity=nan', 'no finite number'),
     ('--out=a.jpg', '--out=a.jpg is a file'),
   ],
 )

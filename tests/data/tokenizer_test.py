@@ -73,7 +73,8 @@ def test_lost_ends_are_named_once(folder, caplog):
   tokenizer(['a red dog'])
   (record,) = caplog.records
   assert '2 sentences have more than 4 word pieces' in record.getMessage()
-  assert 'word word word a' in record.getMessage()
+  # Not the sentence, which may be long, or no one's business.
+  assert 'the longest has 16 letters' in record.getMessage()
 
 
 @pytest.mark.parametrize(

@@ -126,11 +126,71 @@ def test_every_format_reads_the_same(tmp_path):
   first, second = areas.read_areas(path)
   assert [first] == simple
   assert second.name == 'cta-2' and len(second.polygons[0]) == 3
-  coco['images'].append({'id': 8, 'file_name': 'other.jpg'})
-  path = write(tmp_path / 'coco.json', coco)
-  assert len(areas.read_areas(path, image='street.jpg')) == 2
-  with pytest.raises(ValueError, match="Did you mean 'other.jpg'"):
-    areas.read_areas(path, image='others.jpg')
+  path.write_text(json.dumps(coco), 'utf-8-sig')
+  assert areas.read_areas(path, image='street.jpg') == [first, second]
+  path.write_text(json.dumps([BOX]), 'utf-8-sig')
+  assert areas.read_areas(path) == simple
+
+
+def coco(*paths, names=('dog',), categories=('dog',), **entry):
+  """Makes COCO annotations: in image k, boxes of width k + 1."""
+  return {
+    'images': [{'id': k, 'file_name': p} | entry for k, p in enumerate(paths)],
+    'categories': [{'id': c, 'name': c} for c in categories],
+    'annotations': [
+      {'image_id': k, 'category_id': name, 'bbox': [0, 0, k + 1, 1]}
+      for k in range(len(paths))
+      for name in names
+    ],
+  }
+
+
+@pytest.mark.parametrize(
+  'image, paths, place',
+  [
+    ('b/x.jpg', ['x.jpg'], 0),
+    ('b/x.jpg', ['train/x.jpg'], 0),
+    ('b/x.jpg', ['a/x.jpg', 'b/x.jpg', 'x.jpg'], 1),
+    ('/c/b/x.jpg', ['a/b/x.jpg', 'c/b/x.jpg', 'b/y.jpg'], 1),
+    ('c/x.jpg', ['a/x.jpg', 'b/x.jpg', 'x.jpg'], 2),
+    ('x.jpg', ['b/x.jpg', 'x.jpg'], 1),
+    ('', ['x.jpg'], 0),
+  ],
+)
+def test_the_path_that_agrees_most_is_the_image(image, paths, place):
+  (area,) = areas.parse_areas(coco(*paths), image=image)
+  assert area.polygons[0][1] == (place + 1, 0)
+
+
+@pytest.mark.parametrize(
+  'image, paths, message',
+  [
+    ('c/x.jpg', ['a/x.jpg', 'b/x.jpg', 'y.jpg'], 'any of a/x.jpg, b/x.jpg.'),
+    ('x.jpg', ['y.jpg'], "Unknown image 'x.jpg'. Did you mean 'y.jpg'?"),
+    ('x.jpg', [], "Unknown image 'x.jpg'"),
+    ('', ['x.jpg', 'y.jpg'], 'Allowed: x.jpg, y.jpg'),
+  ],
+)
+def test_the_areas_of_another_image_are_not_taken(image, paths, message):
+  with pytest.raises(ValueError) as e:
+    areas.parse_areas(coco(*paths), 'a.json', image=image)
+  assert message in str(e.value) and str(e.value).startswith('a.json: ')
+
+
+def test_an_image_of_another_size_is_named():
+  tree = coco('x.jpg', width=400, height=300)
+  assert areas.parse_areas(tree, image='x.jpg', size=(300, 400))
+  with pytest.raises(ValueError, match='x.jpg has 400x300 .*the image 40x30'):
+    areas.parse_areas(tree, image='x.jpg', size=(30, 40))
+
+
+@pytest.mark.parametrize(
+  'names', [('dog-2', 'dog', 'dog'), ('dog', 'dog', 'dog-2')]
+)
+def test_a_numbered_name_that_is_a_category_too_is_named(names):
+  tree = coco('x.jpg', names=names, categories=('dog', 'dog-2'))
+  with pytest.raises(ValueError, match="area 3: the name 'dog-2' is there tw"):
+    areas.parse_areas(tree)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +211,12 @@ def test_every_format_reads_the_same(tmp_path):
     ('[{"name": "a", "box": [0, 0, NaN, 1]}]', 'expected 4 numbers'),
     ([{'name': 'a', 'polygon': [[0, 0], [1, 1]]}], '3 or more'),
     ([{'name': 'a', 'polygon': [[0, 0], [1]]}], 'expected 2 numbers'),
+    ([{'name': 'a', 'box': [0, 0, 10**400, 1]}], 'at most 1,000,000 pixels'),
+    ([{'name': 'a', 'box': [-1e308, 0, 1.7e308, 1]}], 'at most 1,000,000'),
+    ([{'name': '\ud800x', 'box': [0, 0, 1, 1]}], 'area 1: a name is text'),
+    ([{'name': 5, 'box': [0, 0, 1, 1]}], 'area 1: a name is text, found 5'),
     ({'annotations': [{}]}, 'COCO needs images'),
+    (coco('x.jpg', names=[5], categories=[5]), 'a name is text, found 5'),
   ],
 )
 def test_wrong_files_say_what_is_wrong(tmp_path, content, message):

@@ -174,6 +174,13 @@ class TestSalicon:
       benchmarks.write_salicon(tmp_path, [('b.jpg', a * np.nan)])
     assert os.listdir(tmp_path) == ['a.png']
 
+  @pytest.mark.parametrize('name', ['{}/a.png', '../a.png', 'b/../../a.png'])
+  def test_nothing_is_written_outside(self, saliency, tmp_path, name):
+    name = name.format(tmp_path)
+    with pytest.raises(ValueError, match='no name of an image .*relative'):
+      benchmarks.write_salicon(tmp_path / 'out', [(name, saliency[0])])
+    assert os.listdir(tmp_path) == []
+
 
 class TestPysaliency:
   @pytest.fixture(scope='class')

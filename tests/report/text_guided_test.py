@@ -25,7 +25,8 @@ def section(row, **options):
 def params_of(config, node):
   """Computes the shapes of a row's parameters, sentences being 256 wide."""
   record = config_lib.merged(config['model'], node['model'])
-  del record['backbone']['weights']
+  backbone = {k: v for k, v in record['backbone'].items() if k != 'weights'}
+  record['backbone'] = backbone
   model = models.build(dict(record, text=None))
   text = TextFeatures(
     jnp.zeros((1, 35, 768)), jnp.ones((1, 35), bool), jnp.zeros((1, 256))

@@ -174,11 +174,33 @@ def test_a_bomb_is_not_decoded(client, monkeypatch):
     ({'areas': '[' * 100_000}, 'not JSON'),
     ({'areas': '[{"name": "a"}]'}, 'needs either a box or a polygon'),
     ({'areas': '[{"name": "a", "box": [0, 0, 1e999, 1]}]'}, 'numbers'),
-    ({'areas': '[{"name": "a", "box": [50, 0, 5, 5]}]'}, 'No pixel'),
+    ({'areas': f'[{{"name": "a", "box": [0, 0, {10**400}, 1]}}]'}, 'numbers'),
+    ({'areas': '[{"name": "\\ud800", "box": [0, 0, 5, 5]}]'}, 'a name is text'),
   ],
 )
 def test_bad_fields(client, fields, words):
   assert_refused(post(client, **fields), 422, words)
+
+
+def test_areas_are_checked_before_anything_is_predicted():
+  predictor = fakes.Red()
+  image = {'id': 1, 'file_name': 'a.png', 'width': 400, 'height': 300}
+  areas = {
+    'images': [image],
+    'categories': [{'id': 1, 'name': 'dog'}],
+    'annotations': [{'image_id': 1, 'category_id': 1, 'bbox': [0, 0, 9, 9]}],
+  }
+  far = [{'name': 'far', 'box': [50, 0, 5, 5]}]
+  with serving(predictor) as client:
+    warm = len(predictor.sizes)
+    response = post(client, areas=json.dumps(areas))
+    assert_refused(response, 422, 'a.png has 400x300 pixels, the image 40x30')
+    response = post(client, areas=json.dumps(far))
+    assert_refused(response, 422, 'areas: No pixel of the 40x30 image')
+    assert len(predictor.sizes) == warm
+    image |= {'width': 40, 'height': 30}
+    response = post(client, areas=json.dumps(areas))
+    assert response.json()['sentences'][0]['areas'][0]['name'] == 'dog'
 
 
 def test_too_many_areas(client):
@@ -223,6 +245,11 @@ def test_what_fails_inside(client):
   assert_refused(post(client, text='raise'), 500, 'its log')
   assert_refused(post(client, text='nan'), 500, 'its log')
   assert post(client).status_code == 200
+
+
+def test_a_sentence_that_cannot_be_read_is_in_no_log(client, caplog):
+  assert_refused(post(client, text=['a', '狗']), 422, 'has no word of 狗')
+  assert not caplog.records
 
 
 def test_page_and_headers(client):

@@ -9,6 +9,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from salflax.predict.predictor import SentenceError
+
 COLOURS = {
   'red': (220, 40, 40),
   'blue': (50, 80, 200),
@@ -37,7 +39,9 @@ class Red:
     for image, text in pairs:
       if text == 'raise':
         raise RuntimeError('no memory')
-      if text == 'nan':
+      if text == '狗':
+        yield SentenceError('The text encoder has no word of 狗.')
+      elif text == 'nan':
         yield ValueError('not finite')
       else:
         yield image[..., 0] + np.float32(len(text))

@@ -112,6 +112,8 @@ def test_a_port_in_use_stops_before_anything_is_loaded(capsys):
   assert f'--port={port}' in err and 'in use' in err
   assert run('--host=no.such.host.invalid', '--run=nothing') == 1
   assert run('--port=70000') == 2
+  assert run('--max_mb=nan') == run('--max_seconds=inf') == 2
+  assert '--max_mb=nan is no finite number' in capsys.readouterr().err
 
 
 def test_a_network_that_fails_is_named(monkeypatch, capsys):

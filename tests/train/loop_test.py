@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -268,6 +269,30 @@ def test_a_nan_is_named_with_its_images(base, tmp_path):
     tiny.last_state(stage, tmp_path / 'nan'),
     tiny.last_state(stage, tmp_path / 'well'),
   )
+
+
+@pytest.mark.parametrize('delay', [0.0, 0.15])
+def test_waits_for_data_are_told_apart(
+  base, tmp_path, monkeypatch, caplog, delay
+):
+  def batches(*args, **kwargs):
+    rows = stages_lib_batches(*args, **kwargs)
+    ready = [next(iter(rows))] * 8
+    return (time.sleep(delay) or batch for batch in ready)
+
+  stages_lib_batches = stages_lib.train_batches
+  monkeypatch.setattr(stages_lib, 'train_batches', batches)
+  made_up_scores(monkeypatch, 0.5)
+  stage = dataclasses.replace(base, steps=8, log_every=4, eval_every=8)
+  with caplog.at_level('INFO', 'salflax'):
+    result = go(stage, tmp_path)
+  with open(tmp_path / 'only' / 'metrics.jsonl', encoding='utf-8') as f:
+    lines = [json.loads(line) for line in f]
+  shares = [r['data_wait'] for r in lines if 'data_wait' in r]
+  assert len(shares) == 2 and 0 <= min(shares) <= max(shares) <= 1
+  waited = result['data_wait'] * result['seconds']
+  assert waited > 7 * delay if delay else shares[-1] < 0.5
+  assert caplog.text.count('waiting for data') == 3  # the last is the end's
 
 
 @pytest.mark.slow
