@@ -60,14 +60,13 @@ class _DecoderCell(nn.Module):
 
   @nn.compact
   def __call__(self, h, word, tokens, keys):
-    state = h.astype(keys.dtype)
     query = layers.Dense(
       self.features,
       use_bias=False,
       # The published map is one, of token and state together.
       kernel_init=layers.torch_bias_init(2 * self.features),
       name='query',
-    )(state)
+    )(h.astype(keys.dtype))
     score = layers.Dense(1, use_bias=False, name='score')
     scores = score(jnp.tanh(keys + query[:, None]))[..., 0]
     share = jax.nn.softmax(scores.astype(jnp.float32)).astype(keys.dtype)
@@ -75,7 +74,7 @@ class _DecoderCell(nn.Module):
     context = nn.Dropout(self.dropout, deterministic=not self.train)(context)
     gates = _gates(self.features, 'context', use_bias=False)
     hidden = _gates(self.features, 'hidden')
-    h = gru(word + gates(context), hidden(state), h)
+    h = gru(word + gates(context), hidden(h.astype(keys.dtype)), h)
     return h, h
 
 
