@@ -2,6 +2,7 @@
 
     salflax bench metrics --height=768 --width=1024
     salflax bench train --config=configs/sjtu_tis.py:small
+    salflax bench input --data=sjtu_tis
     salflax bench compile --config=configs/sjtu_tis.py --topology=v5e:2x2
     salflax bench torch --batches=1,4 --dtypes=float32,bfloat16
 
@@ -221,10 +222,18 @@ def bench_start(options: Any) -> tuple[Row, list[Row]]:
   return _table(rows)
 
 
+def bench_input(options: Any) -> tuple[Row, list[Row]]:
+  """Times rows from disk to device; returns head and rows of a table."""
+  from salflax.cli import bench_input
+
+  return _table(bench_input.measure(options))
+
+
 BENCHMARKS = {
   'metrics': bench_metrics,
   'pysaliency': bench_pysaliency,
   'torch': bench_torch,
+  'input': bench_input,
   'train': bench_train,
   'compile': bench_compile,
   'start': bench_start,
@@ -242,7 +251,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'Rows of a batch on each device, for compile; 0: as the config.'
   )
   largest = 'Compile the largest power of two of rows a device that fits.'
-  size = 'of the image in pixels: 480x640 for metrics, 288x384 for torch.'
+  size = 'of the image in pixels: 288x384 for torch, input; else 480x640.'
   dtypes = 'What torch computes in: float32, tf32 (on a GPU), bfloat16.'
   cli.define(
     values,
@@ -256,7 +265,7 @@ def define_flags(values: flags.FlagValues) -> None:
       flags.DEFINE_string,
       'data',
       '',
-      'Data set, for pysaliency; else made up.',
+      'Data set, for pysaliency and input; else made up.',
     ),
     (flags.DEFINE_string, 'data_dir', '', 'Where prepared data sets are.'),
     (number, 'maps', 100, 'Number of maps, for pysaliency.', 1),
@@ -280,7 +289,8 @@ def execute(options: Any) -> None:
       cli.say('Without torch: pip install "salflax[torch]".')
   results = {}
   for name in names:
-    height, width = (288, 384) if name == 'torch' else (480, 640)
+    published = name in ('torch', 'input')
+    height, width = (288, 384) if published else (480, 640)
     options.height = options.height or height
     options.width = options.width or width
     head, rows = BENCHMARKS[name](options)

@@ -74,14 +74,19 @@ class PreparedSource(Sequence):
     """Reads the stored example without its image, which is not decoded."""
     return self._read(index)
 
+  def stored(self, index: int) -> dict:
+    """Reads a row as it is stored: image and map are the bytes of files."""
+    row = self._rows[operator.index(index)]
+    part = int(np.searchsorted(self._starts, row, side='right')) - 1
+    return self._parts[part][row - int(self._starts[part])]
+
   def _read(self, index: int, **images: str) -> dict:
     record = self.records[operator.index(index)]
     row = self._rows[operator.index(index)]
-    part = int(np.searchsorted(self._starts, row, side='right')) - 1
     try:
-      stored = self._parts[part][row - int(self._starts[part])]
-      example = {k: _decode(stored[k], mode) for k, mode in images.items()}
-      example['saliency'] = _decode(stored['saliency'], 'L')[..., None]
+      stored = self.stored(index)
+      example = {k: decode(stored[k], mode) for k, mode in images.items()}
+      example['saliency'] = decode(stored['saliency'], 'L')[..., None]
       points = np.asarray(stored['fixations'], np.int32).reshape(-1, 2)
     except Exception as e:  # so do array_record and Pillow
       raise prepare.damaged(self._folder, f'row {row}: {e}') from e
@@ -97,7 +102,8 @@ def _str(value) -> str:
   return value.decode('utf-8') if isinstance(value, bytes) else str(value)
 
 
-def _decode(data: bytes, mode: str) -> np.ndarray:
+def decode(data: bytes, mode: str) -> np.ndarray:
+  """Decodes the bytes of an image file as u8 [h, w] ('L') or [h, w, 3]."""
   with Image.open(io.BytesIO(data)) as image:
     return np.asarray(image if image.mode == mode else image.convert(mode))
 
