@@ -27,6 +27,7 @@ _PACKAGES = {
   'ot': 'pot',
   'PIL': 'pillow',
   'libtpu': '"salflax[tpu]"',
+  'jax_cuda13_plugin': '"salflax[gpu]"',
   'torch': '"salflax[torch]"',
 }
 # Flags that name a folder.

@@ -8,9 +8,9 @@
 
 `train` and `compile` take the last stage of a config with drawn weights and
 made-up rows: no data, and of weights only the text encoder's. `compile` needs
-no TPU, only its compiler: pip install "salflax[tpu]". `torch` times the
-published network beside PyTorch's: pip install "salflax[torch]". `pysaliency`
-needs pysaliency.
+no TPU or GPU, only its compiler: pip install "salflax[tpu]" or "salflax[gpu]".
+`torch` times the published network beside PyTorch's: pip install
+"salflax[torch]". `pysaliency` needs pysaliency.
 """
 
 import dataclasses
@@ -177,14 +177,15 @@ def bench_compile(options: Any) -> tuple[Row, list[Row]]:
   """
   from salflax.cli import bench_compile
 
+  # First, since what is wrong shows in a second, and CUDA's must be the first.
+  counts = [len(bench_compile.devices(t)[1]) for t in options.topology]
   stage = dataclasses.replace(last_stage(options), stored=frozenset())
   results = []
-  for topology in options.topology:
+  for topology, count in zip(options.topology, counts):
     if options.largest:
       results.append(bench_compile.largest(stage, topology))
       continue
     if options.device_batch:
-      count = len(bench_compile.devices(topology)[1])
       stage = dataclasses.replace(
         stage, batch_size=options.device_batch * count
       )
@@ -244,7 +245,8 @@ def define_flags(values: flags.FlagValues) -> None:
   """Defines the command's flags."""
   config_file.define(values, 'What train and compile take.')
   topologies = (
-    "Devices to compile for, e.g. v5e:2x2,v4:2x2x1; 'cpu:4' tries the command."
+    'Devices to compile for, e.g. v5e:2x2,v4:2x2x1,h100:8; '
+    "'cpu:4' tries the command."
   )
   number = flags.DEFINE_integer
   device_batch = (

@@ -8,6 +8,7 @@ collectives, as if nothing overlapped with them.
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import os
 import re
@@ -45,9 +46,40 @@ CHIPS = {
   'v5e': Chip(197e12, 819e9, 200e9, 1, _FLAT),
   'v5p': Chip(459e12, 2765e9, 600e9, 1, _CUBE),
   'v6e': Chip(918e12, 1638e9, 400e9, 1, _FLAT),
+  # nvidia.com/en-us/data-center/h100, SXM, dense.
+  'h100': Chip(989e12, 3352e9, 450e9, 1, '1 to 8'),
   # No accelerator: the processor that is here, to try the command.
   'cpu': Chip(1e11, 1e10, 1e10, 1, '1, 2, ...: as many as jax has'),
 }
+# An H100 SXM with 80 GB, as the compiler describes one that it has found.
+_H100 = '''
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info { major: 9 minor: 7 }
+runtime_version { major: 13 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  device_memory_size: 84929347584
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+'''
+# Without a GPU, its search for the tiles of a product ends the process.
+_OPTIONS = {'gpu': {'xla_gpu_enable_triton_gemm': False}}
 _BYTES = {'pred': 1, 'bf16': 2, 'f16': 2, 'f32': 4, 's32': 4, 'u32': 4}
 _COLLECTIVE = re.compile(
   r'= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|'
@@ -79,6 +111,10 @@ def devices(topology: str) -> tuple[Chip, Sequence[Any]]:
         f'are here; allowed: 1 to {len(here)}.'
       )
     return chip, here[: int(shape)]
+  if name == 'h100':
+    if shape not in map(str, range(1, 9)):
+      raise wrong
+    return chip, _h100(int(shape))
   # Two programs may compile at once: neither has the chips.
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   import libtpu  # noqa: F401 (the error says what to install)
@@ -96,6 +132,24 @@ def devices(topology: str) -> tuple[Chip, Sequence[Any]]:
   except Exception as e:
     raise wrong from e
   return chip, description.devices
+
+
+def _h100(count: int) -> Sequence[Any]:
+  """Makes H100s of one host, for the compiler alone.
+
+  Raises:
+    ImportError: the compiler for CUDA is not installed.
+  """
+  # It would look for libraries that only running needs.
+  os.environ['JAX_SKIP_CUDA_CONSTRAINTS_CHECK'] = '1'
+  from jax.experimental import topologies
+
+  if importlib.util.find_spec('jax_plugins.xla_cuda13') is None:
+    raise ImportError('no jax_cuda13_plugin', name='jax_cuda13_plugin')
+  description = topologies.get_topology_desc(
+    platform='cuda', target_config=_H100, topology=f'1x1x{count}'
+  )
+  return description.devices
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
@@ -183,6 +237,26 @@ def peak_bytes(compiled: Any) -> int:
   return memory.argument_size_in_bytes + memory.temp_size_in_bytes + kept
 
 
+def costs(stage: Any, compiled: Any, count: int) -> tuple[float, float]:
+  """Counts the operations of one of `count` devices, and the bytes it moves."""
+  import jax
+  from jaxlib import _jax
+
+  if cost := compiled.cost_analysis():
+    return cost['flops'], cost['bytes accessed']
+  # The compiler for CUDA does not count. Operations are those of the traced
+  # step, since much of a compiled one is calls of libraries; bytes are those
+  # of the compiled one.
+  cpu = jax.devices('cpu')[:1]
+  one = dataclasses.replace(
+    stage, batch_size=stage.batch_size // count, param_shards=1
+  )
+  traced = lower(one, cpu).cost_analysis()
+  module = compiled.runtime_executable().hlo_modules()[0]
+  moved = _jax.hlo_module_cost_analysis(cpu[0].client, module)
+  return traced['flops'], moved['bytes accessed']
+
+
 def measure(stage: Any, topology: str) -> dict[str, Any]:
   """Compiles the train step of a stage for a topology, and says what it costs.
 
@@ -192,16 +266,17 @@ def measure(stage: Any, topology: str) -> dict[str, Any]:
   """
   chip, targets = devices(topology)
   start = time.perf_counter()
-  with _as_on('cpu' if topology.startswith('cpu') else 'tpu'):
+  with _as_on(targets[0].platform):
     try:
-      compiled = lower(stage, targets).compile()
+      compiled = lower(stage, targets).compile(
+        _OPTIONS.get(targets[0].platform)
+      )
     except Exception as e:
       if 'RESOURCE_EXHAUSTED' not in str(e):
         raise
       raise MemoryError(str(e).splitlines()[0][:300]) from e
-  cost = compiled.cost_analysis()
+  flops, moved = costs(stage, compiled, len(targets))
   sent = collectives(compiled.as_text())
-  flops, moved = cost['flops'], cost['bytes accessed']
   step, link = estimate(chip, flops, moved, sent, len(targets))
   return {
     'topology': topology,

@@ -61,6 +61,7 @@ def test_a_config_is_asked_for(capsys):
     ('v5f:2x2', 'v5e'),
     ('v5e', 'allowed: 1x1, 2x2'),
     ('cpu:0', 'allowed: 1, 2'),
+    ('h100:9', 'allowed: 1 to 8'),
     ('cpu:64', '4 are here; allowed: 1 to 4'),
   ],
 )
@@ -99,6 +100,20 @@ def test_a_step_over_devices_sends_its_gradients(stage):
   assert numbers['chips'] == 4 and numbers['collectives'] >= 1
   assert numbers['MB sent'] >= 0.9 * 4e-6 * trained
   assert 0 < numbers['% scaling'] < 100
+
+
+@pytest.mark.slow
+def test_costs_that_the_compiler_does_not_count_are_counted(stage):
+  compiled = bench_compile.lower(stage, jax.devices()).compile()
+  flops, moved = bench_compile.costs(stage, compiled, 4)
+
+  class Silent:
+    cost_analysis = staticmethod(lambda: None)
+    runtime_executable = staticmethod(compiled.runtime_executable)
+
+  counted = bench_compile.costs(stage, Silent, 4)
+  assert counted[0] == pytest.approx(flops, rel=0.2)
+  assert counted[1] == pytest.approx(moved, rel=1e-6)
 
 
 def test_collectives_are_read_from_a_program():
