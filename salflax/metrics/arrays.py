@@ -3,6 +3,8 @@
 Maps are f64 [h, w], fixations i64 [N, 2] of (row, column) with repeats kept.
 """
 
+import functools
+
 import numpy as np
 
 # MATLAB's and Octave's `eps`. pysaliency writes 2.2204e-16, which moves KL and
@@ -14,26 +16,104 @@ NAN = float('nan')  # the score of a truth that does not define it
 FLAT = 1e-12
 
 
+def dot(x: np.ndarray, y: np.ndarray) -> float:
+  """Sums x * y over two matrices of one shape."""
+  # Row by row, since BLAS would start its threads for a longer vector, beneath
+  # those that score images.
+  return np.vecdot(x, y).sum()
+
+
+class Map:
+  """A map, scaled and checked, and what scores derive from it.
+
+  Each of these is computed once, when a score first asks for it, and shared:
+  none may be written to.
+
+  Attributes:
+    values: f64 [h, w], the largest in [.5, 1) unless all are zero.
+    low: least value.
+    high: largest value.
+    shape: (h, w).
+  """
+
+  def __init__(self, values: np.ndarray, low: float, high: float):
+    self.values, self.low, self.high = values, low, high
+    self.shape = values.shape
+
+  @property
+  def empty(self) -> bool:
+    """Whether it is zero everywhere."""
+    return not self.low and not self.high
+
+  @property
+  def flat(self) -> bool:
+    """Whether it is constant up to round-off."""
+    top = max(abs(self.high), abs(self.low))
+    return bool(self.high - self.low <= FLAT * top)
+
+  def at(self, cells: np.ndarray) -> np.ndarray:
+    """Reads the values at flat pixel indices, f64 [N]."""
+    return self.values.ravel()[cells]
+
+  @functools.cached_property
+  def total(self) -> float:
+    """Sum of the values."""
+    return self.values.sum()
+
+  @functools.cached_property
+  def deviations(self) -> np.ndarray:
+    """Values minus their mean, f64 [h, w]."""
+    return self.values - self.total / self.values.size
+
+  @functools.cached_property
+  def norm(self) -> float:
+    """Root of the sum of the squared deviations."""
+    return np.sqrt(dot(self.deviations, self.deviations))
+
+  @functools.cached_property
+  def unit(self) -> np.ndarray:
+    """Values scaled to the range [0, 1], f64 [h, w]; zero if it is flat."""
+    if self.flat:
+      return np.zeros(self.shape)
+    scaled = self.values - self.low
+    return np.divide(scaled, self.high - self.low, out=scaled)
+
+  @functools.cached_property
+  def density(self) -> np.ndarray:
+    """Values scaled to sum 1, f64 [h, w]; uniform if it is flat."""
+    if self.flat:
+      return np.full(self.shape, 1 / self.values.size)
+    return self.values / self.total
+
+  @functools.cached_property
+  def minmax_density(self) -> np.ndarray:
+    """As `density`, with the minimum subtracted first: a floor is nothing."""
+    if self.flat:
+      return self.density
+    raised = self.values - self.low
+    return np.divide(raised, raised.sum(), out=raised)
+
+
 def as_map(
-  x: np.ndarray, name: str = 'prediction', *, least: float = -np.inf
-) -> np.ndarray:
+  x: np.ndarray | Map, name: str = 'prediction', *, least: float = -np.inf
+) -> Map:
   """Scales a map by a power of two, so that its largest value is in [.5, 1).
 
   That rounds nothing, but no sum or product of map values can then leave the
   range of float64, whatever the scale of the map was.
 
   Args:
-    x: real numbers [h, w]; an all-zero map stays as it is.
+    x: real numbers [h, w]; an all-zero map stays as it is, and so does what
+      is a Map already.
     name: name of the map, for the error message.
     least: least value allowed.
-
-  Returns:
-    f64 [h, w].
 
   Raises:
     ValueError: where `x` is not a non-empty matrix of finite real numbers from
       `least` on.
   """
+  if isinstance(x, Map):
+    return x
   x = np.asarray(x)
   if x.ndim != 2 or not x.size:
     raise ValueError(f'A {name} map must be [h, w], found shape {x.shape}.')
@@ -49,8 +129,12 @@ def as_map(
     )
   if low < least:
     raise ValueError(f'The {name} map has negative values, down to {low:g}.')
-  _, exponent = np.frexp(max(high, -low))
-  return np.ldexp(x, -exponent) if exponent else x
+  exponent = int(np.frexp(max(high, -low))[1])
+  if exponent < -1000:  # its power of two is out of range
+    x, low, high = (np.ldexp(v, -exponent) for v in (x, low, high))
+  elif exponent:
+    x, low, high = (v * 2.0**-exponent for v in (x, low, high))
+  return Map(x, low, high)
 
 
 def note(x: np.ndarray) -> str:
@@ -66,16 +150,16 @@ def note(x: np.ndarray) -> str:
     map with structure.
   """
   x = as_map(x)
-  if x.size == 1:
+  if x.values.size == 1:
     return 'a single pixel'
-  if not x.any():
+  if x.empty:
     return 'zero everywhere'
-  return 'one value everywhere' if is_flat(x) else ''
+  return 'one value everywhere' if x.flat else ''
 
 
 def as_pair(
-  pred: np.ndarray, other: np.ndarray, name: str = 'saliency'
-) -> tuple[np.ndarray, np.ndarray]:
+  pred: np.ndarray | Map, other: np.ndarray | Map, name: str = 'saliency'
+) -> tuple[Map, Map]:
   """Scales both maps as `as_map` does.
 
   Raises:
@@ -88,33 +172,6 @@ def as_pair(
       "resize the prediction to the image's own size first."
     )
   return pred, other
-
-
-def is_flat(x: np.ndarray) -> bool:
-  """Tells whether a map is constant up to round-off."""
-  high, low = x.max(), x.min()
-  return bool(high - low <= FLAT * max(abs(high), abs(low)))
-
-
-def scale_to_unit(x: np.ndarray) -> np.ndarray:
-  """Scales a map to the range [0, 1]; a flat one becomes zero."""
-  low, high = x.min(), x.max()
-  return np.zeros_like(x) if is_flat(x) else (x - low) / (high - low)
-
-
-def as_density(x: np.ndarray, *, minmax: bool = False) -> np.ndarray:
-  """Scales a map to sum 1; a flat map, all-zero too, becomes uniform.
-
-  Args:
-    x: f64 [h, w].
-    minmax: subtract the minimum first, so that a constant floor is worth
-      nothing.
-  """
-  if is_flat(x):
-    return np.full_like(x, 1 / x.size)
-  if minmax:
-    x = x - x.min()
-  return x / x.sum()
 
 
 def as_cells(

@@ -14,15 +14,8 @@ Reference: Huang and Li, "Text-guided saliency prediction", released code.
 import numpy as np
 
 from salflax.core import spec
-from salflax.metrics import distribution
-from salflax.metrics.arrays import (
-  NAN,
-  as_cells,
-  as_map,
-  as_pair,
-  is_flat,
-  need_rng,
-)
+from salflax.metrics import distribution, location
+from salflax.metrics.arrays import NAN, as_cells, as_map, as_pair, need_rng
 
 SIZE = (288, 384)
 Size = tuple[int, int] | None
@@ -45,8 +38,8 @@ def _resize(x, size) -> np.ndarray:
 
 
 def _maps(pred, saliency, size: Size) -> tuple[np.ndarray, np.ndarray]:
-  pred, saliency = as_pair(pred, saliency)
-  return _resize(pred, size), _resize(saliency, size)
+  pair = as_pair(pred, saliency)
+  return tuple(_resize(x.values, size) for x in pair)
 
 
 def _upper_fifth(x) -> np.ndarray:
@@ -125,12 +118,10 @@ def course_nss(pred, fixations, *, size=SIZE) -> float:
   if not len(cells):
     return NAN
   # Eight bits, as the released code reads it: faint edges round to 0.
-  image = np.zeros(pred.size, np.uint8)
+  image = np.zeros(pred.values.size, np.uint8)
   image[cells] = 255
   fixated = _resize(image.reshape(pred.shape), size) > 0
-  pred = _resize(pred, size)
-  if is_flat(pred):
+  pred = as_map(_resize(pred.values, size))
+  if pred.flat:
     return 0.0
-  if not fixated.any():
-    return NAN
-  return float((pred[fixated].mean() - pred.mean()) / pred.std(ddof=1))
+  return location.nss(pred, np.argwhere(fixated), ddof=1)
