@@ -4,6 +4,7 @@ Maps are f64 [h, w], fixations i64 [N, 2] of (row, column) with repeats kept.
 """
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,6 +17,12 @@ NAN = float('nan')  # the score of a truth that does not define it
 FLAT = 1e-12
 
 
+# Values that are worked on at a time: they stay in the processor's cache, where
+# whole maps between two steps would be written to memory, and the memory asked
+# for and given back again.
+BLOCK = 1 << 16
+
+
 def dot(x: np.ndarray, y: np.ndarray) -> float:
   """Sums x * y over two matrices of one shape."""
   # Row by row, since BLAS would start its threads for a longer vector, beneath
@@ -24,51 +31,43 @@ def dot(x: np.ndarray, y: np.ndarray) -> float:
 
 
 class Map:
-  """A map, scaled and checked, and what scores derive from it.
-
-  Each of these is computed once, when a score first asks for it, and shared:
-  none may be written to.
+  """A map and the numbers that scores derive from it.
 
   Attributes:
-    values: f64 [h, w], the largest in [.5, 1) unless all are zero.
+    values: f64 [h, w], not to be written to: may be the caller's own.
     low: least value.
     high: largest value.
     shape: (h, w).
+    size: number of pixels.
+    empty: whether it is zero everywhere.
+    flat: whether it is constant up to round-off.
   """
 
   def __init__(self, values: np.ndarray, low: float, high: float):
     self.values, self.low, self.high = values, low, high
-    self.shape = values.shape
+    self.shape, self.size = values.shape, values.size
+    self.empty = not low and not high
+    self.flat = bool(high - low <= FLAT * max(abs(high), abs(low)))
 
-  @property
-  def empty(self) -> bool:
-    """Whether it is zero everywhere."""
-    return not self.low and not self.high
-
-  @property
-  def flat(self) -> bool:
-    """Whether it is constant up to round-off."""
-    top = max(abs(self.high), abs(self.low))
-    return bool(self.high - self.low <= FLAT * top)
-
-  def at(self, cells: np.ndarray) -> np.ndarray:
-    """Reads the values at flat pixel indices, f64 [N]."""
-    return self.values.ravel()[cells]
+  def blocks(self, shift: float = 0.0, scale: float = 1.0) -> Iterator:
+    """Yields (values - shift) * scale, f64, some rows at a time, in order."""
+    rows = -(-BLOCK // self.shape[1])
+    for start in range(0, self.shape[0], rows):
+      block = self.values[start : start + rows]
+      if shift:
+        block = block - shift
+      # A new array, whatever the terms: scores write to it.
+      yield block if shift and scale == 1 else block * scale
 
   @functools.cached_property
-  def total(self) -> float:
-    """Sum of the values."""
-    return self.values.sum()
-
-  @functools.cached_property
-  def deviations(self) -> np.ndarray:
-    """Values minus their mean, f64 [h, w]."""
-    return self.values - self.total / self.values.size
+  def mean(self) -> float:
+    """Mean of the values."""
+    return self.values.mean()
 
   @functools.cached_property
   def norm(self) -> float:
-    """Root of the sum of the squared deviations."""
-    return np.sqrt(dot(self.deviations, self.deviations))
+    """Root of the sum of the squared differences from the mean."""
+    return np.sqrt(sum(dot(x, x) for x in self.blocks(self.mean)))
 
   @functools.cached_property
   def unit(self) -> np.ndarray:
@@ -78,33 +77,38 @@ class Map:
     scaled = self.values - self.low
     return np.divide(scaled, self.high - self.low, out=scaled)
 
-  @functools.cached_property
+  def as_density(self, *, minmax: bool = False) -> tuple[float, float]:
+    """Finds (shift, scale), as `blocks` takes them, of a map that sums to 1.
+
+    A flat map, all-zero too, becomes uniform.
+
+    Args:
+      minmax: subtract the minimum first, so that a constant floor is worth
+        nothing.
+    """
+    if self.flat:
+      return self.low - 1, 1 / self.size
+    if not minmax:
+      return 0.0, 1 / (self.mean * self.size)
+    return self.low, 1 / sum(x.sum() for x in self.blocks(self.low))
+
+  @property
   def density(self) -> np.ndarray:
     """Values scaled to sum 1, f64 [h, w]; uniform if it is flat."""
-    if self.flat:
-      return np.full(self.shape, 1 / self.values.size)
-    return self.values / self.total
-
-  @functools.cached_property
-  def minmax_density(self) -> np.ndarray:
-    """As `density`, with the minimum subtracted first: a floor is nothing."""
-    if self.flat:
-      return self.density
-    raised = self.values - self.low
-    return np.divide(raised, raised.sum(), out=raised)
+    shift, scale = self.as_density()
+    return (self.values - shift) * scale
 
 
 def as_map(
   x: np.ndarray | Map, name: str = 'prediction', *, least: float = -np.inf
 ) -> Map:
-  """Scales a map by a power of two, so that its largest value is in [.5, 1).
+  """Checks a map; scales one that is tiny or huge by a power of two.
 
   That rounds nothing, but no sum or product of map values can then leave the
-  range of float64, whatever the scale of the map was.
+  range of float64, nor a value that of float32, whatever the map's scale was.
 
   Args:
-    x: real numbers [h, w]; an all-zero map stays as it is, and so does what
-      is a Map already.
+    x: real numbers [h, w]; what is a Map already stays as it is.
     name: name of the map, for the error message.
     least: least value allowed.
 
@@ -129,11 +133,9 @@ def as_map(
     )
   if low < least:
     raise ValueError(f'The {name} map has negative values, down to {low:g}.')
-  exponent = int(np.frexp(max(high, -low))[1])
-  if exponent < -1000:  # its power of two is out of range
+  _, exponent = np.frexp(max(high, -low))
+  if abs(exponent) > 30:
     x, low, high = (np.ldexp(v, -exponent) for v in (x, low, high))
-  elif exponent:
-    x, low, high = (v * 2.0**-exponent for v in (x, low, high))
   return Map(x, low, high)
 
 
@@ -150,7 +152,7 @@ def note(x: np.ndarray) -> str:
     map with structure.
   """
   x = as_map(x)
-  if x.values.size == 1:
+  if x.size == 1:
     return 'a single pixel'
   if x.empty:
     return 'zero everywhere'

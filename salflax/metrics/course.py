@@ -118,7 +118,7 @@ def course_nss(pred, fixations, *, size=SIZE) -> float:
   if not len(cells):
     return NAN
   # Eight bits, as the released code reads it: faint edges round to 0.
-  image = np.zeros(pred.values.size, np.uint8)
+  image = np.zeros(pred.size, np.uint8)
   image[cells] = 255
   fixated = _resize(image.reshape(pred.shape), size) > 0
   pred = as_map(_resize(pred.values, size))

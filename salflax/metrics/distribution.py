@@ -11,11 +11,17 @@ about saliency models?"
 """
 
 import importlib.util
+from collections.abc import Iterator
 
 import numpy as np
 
 from salflax.core import spec
-from salflax.metrics.arrays import EPS, NAN, as_map, as_pair, dot
+from salflax.metrics.arrays import EPS, NAN, Map, as_map, as_pair, dot
+
+
+def _densities(pred: Map, saliency: Map, **options) -> Iterator:
+  """Yields both maps as densities, a block of each at a time."""
+  return zip(*(x.blocks(*x.as_density(**options)) for x in (pred, saliency)))
 
 
 def cc(pred, saliency) -> float:
@@ -28,8 +34,8 @@ def cc(pred, saliency) -> float:
     return NAN
   if pred.flat or saliency.flat:
     return 0.0
-  products = dot(pred.deviations, saliency.deviations)
-  return float(np.clip(products / (pred.norm * saliency.norm), -1, 1))
+  pairs = zip(*(x.blocks(x.mean, 1 / x.norm) for x in (pred, saliency)))
+  return float(np.clip(sum(dot(x, y) for x, y in pairs), -1, 1))
 
 
 def sim(pred, saliency, *, minmax=False) -> float:
@@ -44,10 +50,8 @@ def sim(pred, saliency, *, minmax=False) -> float:
   pred, saliency = as_pair(pred, saliency)
   if saliency.empty:
     return NAN
-  p, s = (
-    x.minmax_density if minmax else x.density for x in (pred, saliency)
-  )
-  return float(min(np.minimum(p, s).sum(), 1.0))
+  pairs = _densities(pred, saliency, minmax=minmax)
+  return float(min(sum(np.minimum(p, s, out=p).sum() for p, s in pairs), 1.0))
 
 
 def kl(pred, saliency, *, eps=EPS, floor=0.0) -> float:
@@ -75,15 +79,18 @@ def kl(pred, saliency, *, eps=EPS, floor=0.0) -> float:
     pred, saliency = (
       as_map(x.values + floor * x.high) for x in (pred, saliency)
     )
-  log, s = pred.density + eps, saliency.density
+  total = 0.0
   with np.errstate(divide='ignore', invalid='ignore'):
-    np.divide(s, log, out=log)
-    log += eps
-    np.log(log, out=log)
-  if not eps:
-    log[s == 0] = 0  # 0 log 0 is 0
+    for log, s in _densities(pred, saliency):
+      log += eps
+      np.divide(s, log, out=log)
+      log += eps
+      np.log(log, out=log)
+      if not eps:
+        log[s == 0] = 0  # 0 log 0 is 0
+      total += dot(s, log)
   # The constant can push a perfect prediction below 0, by about eps * h * w.
-  return float(max(dot(s, log), 0.0))
+  return float(max(total, 0.0))
 
 
 def _block_sums(x, cell) -> np.ndarray:

@@ -14,14 +14,14 @@ different evaluation metrics tell us about saliency models?"; Kuemmerer et al.
 2015, 2018.
 """
 
-import math
-
 import numpy as np
 
 from salflax.core import spec
 from salflax.metrics.arrays import (
+  BLOCK,
   EPS,
   NAN,
+  Map,
   as_cells,
   as_map,
   as_pair,
@@ -38,12 +38,14 @@ FLOOR = 0.01
 BINS = 1 << 14
 
 
-def _ranks(values, points) -> tuple[np.ndarray, np.ndarray]:
+def _ranks(values, points, low, high) -> tuple[np.ndarray, np.ndarray]:
   """Counts the values below each point, and those up to it.
 
   Args:
-    values: f64 [n].
-    points: f64 [N].
+    values: f64 [n], in [low, high].
+    points: f64 [N], in [low, high].
+    low: least value of the map.
+    high: largest value of the map.
 
   Returns:
     Both i64 [N], exact, as a sort of all values would have them.
@@ -51,31 +53,37 @@ def _ranks(values, points) -> tuple[np.ndarray, np.ndarray]:
   # To sort a map takes longer than all else in a score. Only what shares a bin
   # with a point is compared; of that, in a map of few levels, most equals one
   # point of the bin, its pivot.
-  low, high = values.min(), values.max()
   scale = (BINS - 1) / (high - low) if high > low else 0.0
-  bins = ((values - low) * scale).astype(np.int64)
-  at = ((np.clip(points, low, high) - low) * scale).astype(np.int64)
-  counts, pivot = np.bincount(bins, minlength=BINS), np.full(BINS, NAN)
-  pivot[at] = points
-  near = np.flatnonzero((pivot == pivot)[bins])
-  values, bins = values[near], bins[near]
+  at = ((points - low) * scale).astype(np.int64)
+  pivot, mixed = np.zeros(BINS), np.zeros(BINS, bool)
+  pivot[at], mixed[at] = points, True
+  counts, near = np.zeros(BINS, np.int64), []
+  for start in range(0, len(values), BLOCK):
+    block = values[start : start + BLOCK]
+    bins = ((block - low) * scale).astype(np.int64)
+    counts += np.bincount(bins, minlength=BINS)
+    close = np.flatnonzero(mixed[bins])
+    near.append((block[close], bins[close]))
+  values, bins = map(np.concatenate, zip(*near))
   tied = values == pivot[bins]
-  ties = np.bincount(bins[tied], minlength=BINS)
-  counts[at] = ties[at]
-  lower, rest = (np.cumsum(counts) - ties)[at], np.sort(values[~tied])
+  ties = np.bincount(bins[tied], minlength=BINS)[at]
+  counts[at] = ties
+  lower, rest = np.cumsum(counts)[at] - ties, np.sort(values[~tied])
+
+  def count(pivots, side):
+    return lower + ties * pivots + np.searchsorted(rest, points, side)
+
   return (
-    lower + ties[at] * (pivot[at] < points) + np.searchsorted(rest, points),
-    lower
-    + ties[at] * (pivot[at] <= points)
-    + np.searchsorted(rest, points, 'right'),
+    count(pivot[at] < points, 'left'),
+    count(pivot[at] <= points, 'right'),
   )
 
 
-def _rank_auc(positives, negatives) -> float:
+def _rank_auc(pred: Map, positives, negatives) -> float:
   """Computes the chance that a positive exceeds a negative; ties are half."""
   if not len(positives) or not len(negatives):
     return NAN
-  below, upto = _ranks(negatives, positives)
+  below, upto = _ranks(negatives, positives, pred.low, pred.high)
   return float((below + upto).mean() / (2 * len(negatives)))
 
 
@@ -89,7 +97,7 @@ def auc(pred, fixations) -> float:
   """
   pred = as_map(pred)
   values, cells = pred.values.ravel(), as_cells(fixations, pred.shape)
-  return _rank_auc(values[cells], values)
+  return _rank_auc(pred, values[cells], values)
 
 
 def auc_nonfixated(pred, fixations) -> float:
@@ -99,7 +107,7 @@ def auc_nonfixated(pred, fixations) -> float:
   """
   pred = as_map(pred)
   values, cells = pred.values.ravel(), as_cells(fixations, pred.shape)
-  return _rank_auc(values[cells], np.delete(values, cells))
+  return _rank_auc(pred, values[cells], np.delete(values, cells))
 
 
 def auc_judd(pred, fixations, rng=None, *, jitter=False, unique=True) -> float:
@@ -142,10 +150,10 @@ def auc_judd(pred, fixations, rng=None, *, jitter=False, unique=True) -> float:
   thresholds = np.sort(values[cells])[::-1]
   if unique:
     hits = np.arange(1, len(cells) + 1)
-    alarms = values.size - _ranks(values, thresholds)[0] - hits
+    alarms = values.size - _ranks(values, thresholds, 0, 1)[0] - hits
   else:
     hits = len(cells) - np.searchsorted(thresholds[::-1], thresholds, 'left')
-    alarms = rest - _ranks(np.delete(values, cells), thresholds)[0]
+    alarms = rest - _ranks(np.delete(values, cells), thresholds, 0, 1)[0]
   tp = np.concatenate([[0], hits / len(cells), [1]])
   fp = np.concatenate([[0], alarms / rest, [1]])
   return float(np.trapezoid(tp, fp))
@@ -272,7 +280,8 @@ def auc_shuffled(
     pred = as_map(pred)
     cells = as_cells(fixations, pred.shape)
     others = as_cells(other_fixations, pred.shape)
-    return _rank_auc(pred.at(cells), pred.at(others))
+    values = pred.values.ravel()
+    return _rank_auc(pred, values[cells], values[others])
   scores = shuffled_splits(
     pred, fixations, other_fixations, rng, splits=splits, step=step
   )
@@ -299,8 +308,8 @@ def nss(pred, fixations, *, ddof=0, unique=False) -> float:
     return NAN
   if pred.flat:
     return 0.0
-  deviation = pred.norm / np.sqrt(pred.values.size - ddof)
-  return float(pred.deviations.ravel()[cells].mean() / deviation)
+  mean = (pred.values.ravel()[cells] - pred.mean).mean()
+  return float(mean * np.sqrt(pred.size - ddof) / pred.norm)
 
 
 def ig(
@@ -336,8 +345,9 @@ def ig(
     return NAN
 
   def bits(x):
-    density = (x.minmax_density if minmax else x.density).ravel()[cells]
-    return np.log2(eps + (1 - floor) * density + floor / x.values.size)
+    shift, scale = x.as_density(minmax=minmax)
+    density = (x.values.ravel()[cells] - shift) * scale
+    return np.log2(eps + (1 - floor) * density + floor / x.size)
 
   with np.errstate(divide='ignore', invalid='ignore'):
     return float((bits(pred) - bits(baseline)).mean())
