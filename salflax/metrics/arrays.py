@@ -50,14 +50,19 @@ class Map:
     self.flat = bool(high - low <= FLAT * max(abs(high), abs(low)))
 
   def blocks(self, shift: float = 0.0, scale: float = 1.0) -> Iterator:
-    """Yields (values - shift) * scale, f64, some rows at a time, in order."""
-    rows = -(-BLOCK // self.shape[1])
-    for start in range(0, self.shape[0], rows):
+    """Yields (values - shift) * scale, some rows at a time, in order.
+
+    Each f64 [rows, w] may be written to, and is overwritten by the next.
+    """
+    height, width = self.shape
+    rows = min(-(-BLOCK // width), height)
+    buffer = np.empty((rows, width))
+    for start in range(0, height, rows):
       block = self.values[start : start + rows]
+      out = buffer[: len(block)]
       if shift:
-        block = block - shift
-      # A new array, whatever the terms: scores write to it.
-      yield block if shift and scale == 1 else block * scale
+        block = np.subtract(block, shift, out=out)
+      yield np.multiply(block, scale, out=out)
 
   @functools.cached_property
   def mean(self) -> float:
