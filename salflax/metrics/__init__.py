@@ -16,7 +16,8 @@ import numpy as np
 from salflax.core import spec
 from salflax.core.types import GroundTruth
 from salflax.metrics import course, distribution, location, salicon
-from salflax.metrics.arrays import Map, as_map
+from salflax.metrics.arrays import Map
+from salflax.metrics.arrays import as_map as as_map
 from salflax.metrics.arrays import note as note
 from salflax.metrics.statistics import Paired as Paired
 from salflax.metrics.statistics import interval as interval
@@ -214,7 +215,9 @@ def score(
   so that its score does not depend on which others are asked for.
 
   Args:
-    pred: f64 [h, w], finite and >= 0, at the image's own size, any scale.
+    pred: f64 [h, w], finite and >= 0, at the image's own size, any scale; or
+      what `as_map` made of it, for several calls to share, as the maps of
+      `truth` may be, too.
     truth: gaze on this image.
     metrics: metrics from `bind_metrics`.
     rng: generator from `image_rng`; needed where a metric draws.

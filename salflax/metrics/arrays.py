@@ -39,6 +39,7 @@ class Map:
     high: largest value.
     shape: (h, w).
     size: number of pixels.
+    resized: the same at other sizes, where a score needs it.
     empty: whether it is zero everywhere.
     flat: whether it is constant up to round-off.
   """
@@ -46,6 +47,7 @@ class Map:
   def __init__(self, values: np.ndarray, low: float, high: float):
     self.values, self.low, self.high = values, low, high
     self.shape, self.size = values.shape, values.size
+    self.resized: dict[str, Map] = {}
     self.empty = not low and not high
     self.flat = bool(high - low <= FLAT * max(abs(high), abs(low)))
 
@@ -81,6 +83,12 @@ class Map:
       return np.zeros(self.shape)
     scaled = self.values - self.low
     return np.divide(scaled, self.high - self.low, out=scaled)
+
+  @functools.cached_property
+  def upper_fifth(self) -> np.ndarray:
+    """Marks values above that of rank floor(0.8 n), without its ties."""
+    rank = int(0.8 * self.size)
+    return self.values > np.partition(self.values.ravel(), rank)[rank]
 
   def as_density(self, *, minmax: bool = False) -> tuple[float, float]:
     """Finds (shift, scale), as `blocks` takes them, of a map that sums to 1.

@@ -69,14 +69,9 @@ def _ranks(values, points, low, high) -> tuple[np.ndarray, np.ndarray]:
   ties = np.bincount(bins[tied], minlength=BINS)[at]
   counts[at] = ties
   lower, rest = np.cumsum(counts)[at] - ties, np.sort(values[~tied])
-
-  def count(pivots, side):
-    return lower + ties * pivots + np.searchsorted(rest, points, side)
-
-  return (
-    count(pivot[at] < points, 'left'),
-    count(pivot[at] <= points, 'right'),
-  )
+  below = ties * (pivot[at] < points) + np.searchsorted(rest, points, 'left')
+  upto = ties * (pivot[at] <= points) + np.searchsorted(rest, points, 'right')
+  return lower + below, lower + upto
 
 
 def _rank_auc(pred: Map, positives, negatives) -> float:
