@@ -16,8 +16,7 @@ import numpy as np
 from salflax.core import spec
 from salflax.core.types import GroundTruth
 from salflax.metrics import course, distribution, location, salicon
-from salflax.metrics.arrays import Map
-from salflax.metrics.arrays import as_map as as_map
+from salflax.metrics.arrays import Map, as_map
 from salflax.metrics.arrays import note as note
 from salflax.metrics.statistics import Paired as Paired
 from salflax.metrics.statistics import interval as interval
@@ -188,9 +187,7 @@ def image_rng(image_id: str | int, seed: int = 0) -> np.random.Generator:
 def _check(pred, truth: GroundTruth) -> tuple[Map, dict[str, Any]]:
   """Checks and scales the prediction and the fields of the truth."""
   pred, fields = as_map(pred, least=0), dict(vars(truth))
-  for name in ('saliency', 'baseline'):
-    if fields[name] is None:
-      continue
+  for name in [k for k in ('saliency', 'baseline') if fields[k] is not None]:
     fields[name] = as_map(fields[name], name, least=0)
     if fields[name].shape != pred.shape:
       raise ValueError(

@@ -56,10 +56,9 @@ class Map:
 
     Each f64 [rows, w] may be written to, and is overwritten by the next.
     """
-    height, width = self.shape
-    rows = min(-(-BLOCK // width), height)
-    buffer = np.empty((rows, width))
-    for start in range(0, height, rows):
+    rows = -(-BLOCK // self.shape[1])
+    buffer = np.empty_like(self.values[:rows])
+    for start in range(0, self.shape[0], rows):
       block = self.values[start : start + rows]
       out = buffer[: len(block)]
       if shift:
@@ -81,8 +80,7 @@ class Map:
     """Values scaled to the range [0, 1], f64 [h, w]; zero if it is flat."""
     if self.flat:
       return np.zeros(self.shape)
-    scaled = self.values - self.low
-    return np.divide(scaled, self.high - self.low, out=scaled)
+    return (self.values - self.low) / (self.high - self.low)
 
   @functools.cached_property
   def upper_fifth(self) -> np.ndarray:

@@ -170,26 +170,25 @@ def stepped_auc(positives, negatives, *, step, closed=True) -> np.ndarray:
     f64 [splits].
   """
   negatives = np.atleast_2d(negatives)
-  splits = len(negatives)
   top = np.maximum(positives.max(), negatives.max(axis=1, keepdims=True))
   if closed:
     # A range reaches its end where it misses it by round-off alone.
     count = np.floor((top / step + 1) * (1 + 3 * EPS)).astype(np.int64)
   else:
     count = np.ceil(top / step).astype(np.int64)
-  most = int(count.max())
-  grid = np.arange(most + 2) * step
+  width = int(count.max()) + 2
+  grid = np.arange(width) * step
 
   def rate(values):
     # How many thresholds each value meets; the quotient may be off by one.
     met = (values / step).astype(np.int64)
     met = met + (grid[met] <= values) + (grid[met + 1] <= values)
     met = np.where(closed & (values == top), count, np.minimum(met, count))
-    met += np.arange(splits)[:, None] * (most + 1)
-    counts = np.bincount(met.ravel(), minlength=splits * (most + 1))
-    above = counts.reshape(splits, -1)[:, :0:-1].cumsum(axis=1)
-    ends = np.zeros((splits, 1)), np.ones((splits, 1))
-    return np.hstack([ends[0], above / values.shape[-1], ends[1]])
+    # By split: nobody meets the last of `width` numbers, all meet the first.
+    met += np.arange(len(top))[:, None] * width
+    counts = np.bincount(met.ravel(), minlength=len(top) * width)
+    above = counts.reshape(-1, width)[:, ::-1].cumsum(axis=1)
+    return above / values.shape[-1]
 
   return np.trapezoid(rate(positives), rate(negatives))
 
