@@ -55,9 +55,8 @@ def salicon_sauc(pred, fixations, other_fixations, *, step=0.01) -> float:
   others = np.setdiff1d(as_cells(other_fixations, pred.shape), cells)
   if not len(cells) or not len(others):
     return NAN
-  values = pred.unit.ravel()
-  at, negatives = values[cells], values[others]
-  return stepped_auc(at, negatives, step=step, closed=False).item()
+  x = pred.unit.ravel()
+  return stepped_auc(x[cells], x[others], step=step, closed=False).item()
 
 
 def _blur(x, sigma) -> np.ndarray:
