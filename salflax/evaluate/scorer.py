@@ -7,6 +7,7 @@ conditions or protocols are asked for.
 """
 
 import collections
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -127,13 +128,10 @@ class Scorer:
     self._baseline = baseline if needing['baseline'] else None
     self._others = others if needing['other_fixations'] else None
 
-  def _truth(self, example: Example, protocol: str) -> GroundTruth:
+  def _truth(self, example: Example, saliency, count) -> GroundTruth:
     size = size_of(example)
-    others = self._others and self._others(
-      example, size, count=NUM_OTHERS.get(protocol)
-    )
+    others = self._others and self._others(example, size, count=count)
     baseline = self._baseline and self._baseline(example['condition'], size)
-    saliency = np.asarray(example['saliency'], np.float64).reshape(size)
     fixations = np.asarray(example['fixations'], np.int64).reshape(-1, 2)
     return GroundTruth(saliency, fixations, others, baseline)
 
@@ -158,11 +156,16 @@ class Scorer:
       scale = 1.0 if 1e-30 < top < 1e30 else top or 1.0
       pred = frames.resize((pred / scale).astype(np.float32), size_of(example))
       pred = pred.astype(np.float64)
+    # What protocols have in common is computed once.
+    pred = metrics.as_map(pred, least=0)
+    saliency = np.reshape(example['saliency'], pred.shape)
+    saliency = metrics.as_map(saliency, 'saliency', least=0)
+    truth = functools.cache(functools.partial(self._truth, example, saliency))
     row = identity(example)
     for name, bound in self.protocols.items():
       scores = metrics.score(
         pred,
-        self._truth(example, name),
+        truth(NUM_OTHERS.get(name)),
         bound,
         metrics.image_rng(example['image_id']),
       )

@@ -9,14 +9,14 @@ by default, and its options.
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from salflax.core import spec
 from salflax.core.types import GroundTruth
 from salflax.metrics import course, distribution, location, salicon
-from salflax.metrics.arrays import as_map
+from salflax.metrics.arrays import Map, as_map
 from salflax.metrics.arrays import note as note
 from salflax.metrics.statistics import Paired as Paired
 from salflax.metrics.statistics import interval as interval
@@ -184,18 +184,18 @@ def image_rng(image_id: str | int, seed: int = 0) -> np.random.Generator:
   return np.random.default_rng([seed, *np.frombuffer(digest, np.uint32)])
 
 
-def _check(pred: np.ndarray, truth: GroundTruth) -> np.ndarray:
-  """Checks prediction and truth, and scales the prediction."""
-  pred = as_map(pred, least=0)
-  for name in ('saliency', 'baseline'):
-    value = getattr(truth, name)
-    if value is not None and as_map(value, name, least=0).shape != pred.shape:
+def _check(pred, truth: GroundTruth) -> tuple[Map, dict[str, Any]]:
+  """Checks and scales the prediction and the fields of the truth."""
+  pred, fields = as_map(pred, least=0), dict(vars(truth))
+  for name in [k for k in ('saliency', 'baseline') if fields[k] is not None]:
+    fields[name] = as_map(fields[name], name, least=0)
+    if fields[name].shape != pred.shape:
       raise ValueError(
         f'The prediction is {pred.shape} but the {name} map '
-        f"{np.shape(value)}: resize the prediction to the image's own size "
+        f"{fields[name].shape}: resize the prediction to the image's own size "
         'first.'
       )
-  return pred
+  return pred, fields
 
 
 def score(
@@ -212,7 +212,9 @@ def score(
   so that its score does not depend on which others are asked for.
 
   Args:
-    pred: f64 [h, w], finite and >= 0, at the image's own size, any scale.
+    pred: f64 [h, w], finite and >= 0, at the image's own size, any scale; or
+      what `as_map` made of it, for several calls to share, as the maps of
+      `truth` may be, too.
     truth: gaze on this image.
     metrics: metrics from `bind_metrics`.
     rng: generator from `image_rng`; needed where a metric draws.
@@ -225,14 +227,14 @@ def score(
       than the truth, for fixations outside it, and where a metric draws but
       `rng` is None.
   """
-  pred = _check(pred, truth)
+  pred, fields = _check(pred, truth)
   entropy = None if rng is None else int(rng.integers(2**63))
   scores = {}
   for metric in metrics:
     needed = []
     for name in metric.needs:
       if name != 'rng':
-        needed.append(getattr(truth, name))
+        needed.append(fields[name])
       elif entropy is None:
         needed.append(None)
       else:

@@ -3,6 +3,9 @@
 Maps are f64 [h, w], fixations i64 [N, 2] of (row, column) with repeats kept.
 """
 
+import functools
+from collections.abc import Iterator
+
 import numpy as np
 
 # MATLAB's and Octave's `eps`. pysaliency writes 2.2204e-16, which moves KL and
@@ -14,26 +17,118 @@ NAN = float('nan')  # the score of a truth that does not define it
 FLAT = 1e-12
 
 
+# Values that are worked on at a time: they stay in the processor's cache, where
+# whole maps between two steps would be written to memory, and the memory asked
+# for and given back again.
+BLOCK = 1 << 16
+
+
+def dot(x: np.ndarray, y: np.ndarray) -> float:
+  """Sums x * y over two matrices of one shape."""
+  # Row by row, since BLAS would start its threads for a longer vector, beneath
+  # those that score images.
+  return np.vecdot(x, y).sum()
+
+
+class Map:
+  """A map and the numbers that scores derive from it.
+
+  Attributes:
+    values: f64 [h, w], not to be written to: may be the caller's own.
+    low: least value.
+    high: largest value.
+    shape: (h, w).
+    size: number of pixels.
+    resized: the same at other sizes, where a score needs it.
+    empty: whether it is zero everywhere.
+    flat: whether it is constant up to round-off.
+  """
+
+  def __init__(self, values: np.ndarray, low: float, high: float):
+    self.values, self.low, self.high = values, low, high
+    self.shape, self.size = values.shape, values.size
+    self.resized: dict[str, Map] = {}
+    self.empty = not low and not high
+    self.flat = bool(high - low <= FLAT * max(abs(high), abs(low)))
+
+  def blocks(self, shift: float = 0.0, scale: float = 1.0) -> Iterator:
+    """Yields (values - shift) * scale, some rows at a time, in order.
+
+    Each f64 [rows, w] may be written to, and is overwritten by the next.
+    """
+    rows = -(-BLOCK // self.shape[1])
+    buffer = np.empty_like(self.values[:rows])
+    for start in range(0, self.shape[0], rows):
+      block = self.values[start : start + rows]
+      out = buffer[: len(block)]
+      if shift:
+        block = np.subtract(block, shift, out=out)
+      yield np.multiply(block, scale, out=out)
+
+  @functools.cached_property
+  def mean(self) -> float:
+    """Mean of the values."""
+    return self.values.mean()
+
+  @functools.cached_property
+  def norm(self) -> float:
+    """Root of the sum of the squared differences from the mean."""
+    return np.sqrt(sum(dot(x, x) for x in self.blocks(self.mean)))
+
+  @functools.cached_property
+  def unit(self) -> np.ndarray:
+    """Values scaled to the range [0, 1], f64 [h, w]; zero if it is flat."""
+    if self.flat:
+      return np.zeros(self.shape)
+    return (self.values - self.low) / (self.high - self.low)
+
+  @functools.cached_property
+  def upper_fifth(self) -> np.ndarray:
+    """Marks values above that of rank floor(0.8 n), without its ties."""
+    rank = int(0.8 * self.size)
+    return self.values > np.partition(self.values.ravel(), rank)[rank]
+
+  def as_density(self, *, minmax: bool = False) -> tuple[float, float]:
+    """Finds (shift, scale), as `blocks` takes them, of a map that sums to 1.
+
+    A flat map, all-zero too, becomes uniform.
+
+    Args:
+      minmax: subtract the minimum first, so that a constant floor is worth
+        nothing.
+    """
+    if self.flat:
+      return self.low - 1, 1 / self.size
+    if not minmax:
+      return 0.0, 1 / (self.mean * self.size)
+    return self.low, 1 / sum(x.sum() for x in self.blocks(self.low))
+
+  @property
+  def density(self) -> np.ndarray:
+    """Values scaled to sum 1, f64 [h, w]; uniform if it is flat."""
+    shift, scale = self.as_density()
+    return (self.values - shift) * scale
+
+
 def as_map(
-  x: np.ndarray, name: str = 'prediction', *, least: float = -np.inf
-) -> np.ndarray:
-  """Scales a map by a power of two, so that its largest value is in [.5, 1).
+  x: np.ndarray | Map, name: str = 'prediction', *, least: float = -np.inf
+) -> Map:
+  """Checks a map; scales one that is tiny or huge by a power of two.
 
   That rounds nothing, but no sum or product of map values can then leave the
-  range of float64, whatever the scale of the map was.
+  range of float64, nor a value that of float32, whatever the map's scale was.
 
   Args:
-    x: real numbers [h, w]; an all-zero map stays as it is.
+    x: real numbers [h, w]; what is a Map already stays as it is.
     name: name of the map, for the error message.
     least: least value allowed.
-
-  Returns:
-    f64 [h, w].
 
   Raises:
     ValueError: where `x` is not a non-empty matrix of finite real numbers from
       `least` on.
   """
+  if isinstance(x, Map):
+    return x
   x = np.asarray(x)
   if x.ndim != 2 or not x.size:
     raise ValueError(f'A {name} map must be [h, w], found shape {x.shape}.')
@@ -50,7 +145,9 @@ def as_map(
   if low < least:
     raise ValueError(f'The {name} map has negative values, down to {low:g}.')
   _, exponent = np.frexp(max(high, -low))
-  return np.ldexp(x, -exponent) if exponent else x
+  if abs(exponent) > 30:
+    x, low, high = (np.ldexp(v, -exponent) for v in (x, low, high))
+  return Map(x, low, high)
 
 
 def note(x: np.ndarray) -> str:
@@ -68,14 +165,14 @@ def note(x: np.ndarray) -> str:
   x = as_map(x)
   if x.size == 1:
     return 'a single pixel'
-  if not x.any():
+  if x.empty:
     return 'zero everywhere'
-  return 'one value everywhere' if is_flat(x) else ''
+  return 'one value everywhere' if x.flat else ''
 
 
 def as_pair(
-  pred: np.ndarray, other: np.ndarray, name: str = 'saliency'
-) -> tuple[np.ndarray, np.ndarray]:
+  pred: np.ndarray | Map, other: np.ndarray | Map, name: str = 'saliency'
+) -> tuple[Map, Map]:
   """Scales both maps as `as_map` does.
 
   Raises:
@@ -88,33 +185,6 @@ def as_pair(
       "resize the prediction to the image's own size first."
     )
   return pred, other
-
-
-def is_flat(x: np.ndarray) -> bool:
-  """Tells whether a map is constant up to round-off."""
-  high, low = x.max(), x.min()
-  return bool(high - low <= FLAT * max(abs(high), abs(low)))
-
-
-def scale_to_unit(x: np.ndarray) -> np.ndarray:
-  """Scales a map to the range [0, 1]; a flat one becomes zero."""
-  low, high = x.min(), x.max()
-  return np.zeros_like(x) if is_flat(x) else (x - low) / (high - low)
-
-
-def as_density(x: np.ndarray, *, minmax: bool = False) -> np.ndarray:
-  """Scales a map to sum 1; a flat map, all-zero too, becomes uniform.
-
-  Args:
-    x: f64 [h, w].
-    minmax: subtract the minimum first, so that a constant floor is worth
-      nothing.
-  """
-  if is_flat(x):
-    return np.full_like(x, 1 / x.size)
-  if minmax:
-    x = x - x.min()
-  return x / x.sum()
 
 
 def as_cells(

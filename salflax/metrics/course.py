@@ -14,15 +14,8 @@ Reference: Huang and Li, "Text-guided saliency prediction", released code.
 import numpy as np
 
 from salflax.core import spec
-from salflax.metrics import distribution
-from salflax.metrics.arrays import (
-  NAN,
-  as_cells,
-  as_map,
-  as_pair,
-  is_flat,
-  need_rng,
-)
+from salflax.metrics import distribution, location
+from salflax.metrics.arrays import NAN, Map, as_cells, as_map, as_pair, need_rng
 
 SIZE = (288, 384)
 Size = tuple[int, int] | None
@@ -44,16 +37,16 @@ def _resize(x, size) -> np.ndarray:
   return np.asarray(small, np.float64)
 
 
-def _maps(pred, saliency, size: Size) -> tuple[np.ndarray, np.ndarray]:
+def _resized(x: Map, size: Size) -> Map:
+  key = repr(size)
+  if key not in x.resized:
+    x.resized[key] = as_map(_resize(x.values, size))
+  return x.resized[key]
+
+
+def _maps(pred, saliency, size: Size) -> tuple[Map, Map]:
   pred, saliency = as_pair(pred, saliency)
-  return _resize(pred, size), _resize(saliency, size)
-
-
-def _upper_fifth(x) -> np.ndarray:
-  """Marks what is above the value of rank floor(0.8 n), without its ties."""
-  values = x.ravel()
-  rank = int(0.8 * values.size)
-  return values > np.partition(values, rank)[rank]
+  return _resized(pred, size), _resized(saliency, size)
 
 
 def _binary_auc(upper, target) -> float:
@@ -70,7 +63,7 @@ def course_auc(pred, saliency, *, size=SIZE) -> float:
   0.5 for a flat prediction, NaN for a flat truth.
   """
   pred, saliency = _maps(pred, saliency, size)
-  return _binary_auc(_upper_fifth(pred), _upper_fifth(saliency))
+  return _binary_auc(pred.upper_fifth, saliency.upper_fifth)
 
 
 def course_sauc(pred, saliency, rng, *, size=SIZE, draws=1) -> float:
@@ -90,7 +83,7 @@ def course_sauc(pred, saliency, rng, *, size=SIZE, draws=1) -> float:
   need_rng(rng, 'course_sauc')
   spec.check_number('course_sauc: draws', draws, 1, 100_000, whole=True)
   pred, saliency = _maps(pred, saliency, size)
-  upper, target = _upper_fifth(pred), _upper_fifth(saliency)
+  upper, target = pred.upper_fifth, saliency.upper_fifth
   positives, negatives = int(target.sum()), int((~target).sum())
   count = min(positives, negatives)
   if not positives or count == negatives:
@@ -128,9 +121,7 @@ def course_nss(pred, fixations, *, size=SIZE) -> float:
   image = np.zeros(pred.size, np.uint8)
   image[cells] = 255
   fixated = _resize(image.reshape(pred.shape), size) > 0
-  pred = _resize(pred, size)
-  if is_flat(pred):
+  pred = _resized(pred, size)
+  if pred.flat:
     return 0.0
-  if not fixated.any():
-    return NAN
-  return float((pred[fixated].mean() - pred.mean()) / pred.std(ddof=1))
+  return location.nss(pred, np.argwhere(fixated), ddof=1)

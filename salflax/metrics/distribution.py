@@ -11,11 +11,17 @@ about saliency models?"
 """
 
 import importlib.util
+from collections.abc import Iterator
 
 import numpy as np
 
 from salflax.core import spec
-from salflax.metrics.arrays import EPS, NAN, as_density, as_pair, is_flat
+from salflax.metrics.arrays import EPS, NAN, Map, as_map, as_pair, dot
+
+
+def _densities(pred: Map, saliency: Map, **options) -> Iterator:
+  """Yields both maps as densities, a block of each at a time."""
+  return zip(*(x.blocks(*x.as_density(**options)) for x in (pred, saliency)))
 
 
 def cc(pred, saliency) -> float:
@@ -24,15 +30,12 @@ def cc(pred, saliency) -> float:
   0 where either map is flat.
   """
   pred, saliency = as_pair(pred, saliency)
-  if not saliency.any():
+  if saliency.empty:
     return NAN
-  if is_flat(pred) or is_flat(saliency):
+  if pred.flat or saliency.flat:
     return 0.0
-  x, y = pred - pred.mean(), saliency - saliency.mean()
-  # Not x @ y: BLAS would start its threads beneath those that score images.
-  # Roots apart, so that the product of tiny densities does not vanish.
-  norms = np.sqrt((x * x).sum()) * np.sqrt((y * y).sum())
-  return float(np.clip((x * y).sum() / norms, -1, 1))
+  pairs = zip(*(x.blocks(x.mean, 1 / x.norm) for x in (pred, saliency)))
+  return float(np.clip(sum(dot(x, y) for x, y in pairs), -1, 1))
 
 
 def sim(pred, saliency, *, minmax=False) -> float:
@@ -45,11 +48,10 @@ def sim(pred, saliency, *, minmax=False) -> float:
       floor under the map costs score.
   """
   pred, saliency = as_pair(pred, saliency)
-  if not saliency.any():
+  if saliency.empty:
     return NAN
-  p = as_density(pred, minmax=minmax)
-  s = as_density(saliency, minmax=minmax)
-  return float(min(np.minimum(p, s).sum(), 1.0))
+  pairs = _densities(pred, saliency, minmax=minmax)
+  return float(min(sum(np.minimum(p, s, out=p).sum() for p, s in pairs), 1.0))
 
 
 def kl(pred, saliency, *, eps=EPS, floor=0.0) -> float:
@@ -71,15 +73,24 @@ def kl(pred, saliency, *, eps=EPS, floor=0.0) -> float:
   spec.check_number('kl: eps', eps, 0, 1)
   spec.check_number('kl: floor', floor, 0, 1)
   pred, saliency = as_pair(pred, saliency)
-  if not saliency.any():
+  if saliency.empty:
     return NAN
-  p, s = (as_density(x + floor * x.max()) for x in (pred, saliency))
+  if floor:
+    pred, saliency = (
+      as_map(x.values + floor * x.high) for x in (pred, saliency)
+    )
+  total = 0.0
   with np.errstate(divide='ignore', invalid='ignore'):
-    log = np.log(eps + s / (p + eps))
-  if not eps:
-    log[s == 0] = 0  # 0 log 0 is 0
+    for log, s in _densities(pred, saliency):
+      log += eps
+      np.divide(s, log, out=log)
+      log += eps
+      np.log(log, out=log)
+      if not eps:
+        log[s == 0] = 0  # 0 log 0 is 0
+      total += dot(s, log)
   # The constant can push a perfect prediction below 0, by about eps * h * w.
-  return float(max((s * log).sum(), 0.0))
+  return float(max(total, 0.0))
 
 
 def _block_sums(x, cell) -> np.ndarray:
@@ -110,10 +121,11 @@ def emd(pred, saliency, *, cell=32) -> float:
   """
   spec.check_number('emd: cell', cell, 1, 100_000, whole=True)
   pred, saliency = as_pair(pred, saliency)
-  if not saliency.any():
+  if saliency.empty:
     return NAN
-  p = as_density(_block_sums(as_density(pred), cell))
-  s = as_density(_block_sums(as_density(saliency), cell))
+  p, s = (
+    as_map(_block_sums(x.density, cell)).density for x in (pred, saliency)
+  )
   return _transport(p, s)
 
 

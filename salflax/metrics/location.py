@@ -14,21 +14,18 @@ different evaluation metrics tell us about saliency models?"; Kuemmerer et al.
 2015, 2018.
 """
 
-import math
-
 import numpy as np
 
 from salflax.core import spec
 from salflax.metrics.arrays import (
+  BLOCK,
   EPS,
   NAN,
+  Map,
   as_cells,
-  as_density,
   as_map,
   as_pair,
-  is_flat,
   need_rng,
-  scale_to_unit,
 )
 
 # Share of the uniform density in both densities of IG. Maps that were blurred
@@ -37,13 +34,51 @@ from salflax.metrics.arrays import (
 FLOOR = 0.01
 
 
-def _rank_auc(positives, negatives) -> float:
+# Bins of a map's range, so many that few pixels share one with a fixation.
+BINS = 1 << 14
+
+
+def _ranks(values, points, low, high) -> tuple[np.ndarray, np.ndarray]:
+  """Counts the values below each point, and those up to it.
+
+  Args:
+    values: f64 [n], in [low, high].
+    points: f64 [N], in [low, high].
+    low: least value of the map.
+    high: largest value of the map.
+
+  Returns:
+    Both i64 [N], exact, as a sort of all values would have them.
+  """
+  # To sort a map takes longer than all else in a score. Only what shares a bin
+  # with a point is compared; of that, in a map of few levels, most equals one
+  # point of the bin, its pivot.
+  scale = (BINS - 1) / (high - low) if high > low else 0.0
+  at = ((points - low) * scale).astype(np.int64)
+  pivot, mixed = np.zeros(BINS), np.zeros(BINS, bool)
+  pivot[at], mixed[at] = points, True
+  counts, near = np.zeros(BINS, np.int64), []
+  for start in range(0, len(values), BLOCK):
+    block = values[start : start + BLOCK]
+    bins = ((block - low) * scale).astype(np.int64)
+    counts += np.bincount(bins, minlength=BINS)
+    close = np.flatnonzero(mixed[bins])
+    near.append((block[close], bins[close]))
+  values, bins = map(np.concatenate, zip(*near))
+  tied = values == pivot[bins]
+  ties = np.bincount(bins[tied], minlength=BINS)[at]
+  counts[at] = ties
+  lower, rest = np.cumsum(counts)[at] - ties, np.sort(values[~tied])
+  below = ties * (pivot[at] < points) + np.searchsorted(rest, points, 'left')
+  upto = ties * (pivot[at] <= points) + np.searchsorted(rest, points, 'right')
+  return lower + below, lower + upto
+
+
+def _rank_auc(pred: Map, positives, negatives) -> float:
   """Computes the chance that a positive exceeds a negative; ties are half."""
   if not len(positives) or not len(negatives):
     return NAN
-  negatives = np.sort(negatives)
-  below = np.searchsorted(negatives, positives, 'left')
-  upto = np.searchsorted(negatives, positives, 'right')
+  below, upto = _ranks(negatives, positives, pred.low, pred.high)
   return float((below + upto).mean() / (2 * len(negatives)))
 
 
@@ -55,8 +90,9 @@ def auc(pred, fixations) -> float:
 
   Reference: pysaliency, AUC with uniform non-fixations.
   """
-  values = as_map(pred).ravel()
-  return _rank_auc(values[as_cells(fixations, np.shape(pred))], values)
+  pred = as_map(pred)
+  values, cells = pred.values.ravel(), as_cells(fixations, pred.shape)
+  return _rank_auc(pred, values[cells], values)
 
 
 def auc_nonfixated(pred, fixations) -> float:
@@ -64,9 +100,9 @@ def auc_nonfixated(pred, fixations) -> float:
 
   NaN where every pixel was fixated.
   """
-  values = as_map(pred).ravel()
-  cells = as_cells(fixations, np.shape(pred))
-  return _rank_auc(values[cells], np.delete(values, cells))
+  pred = as_map(pred)
+  values, cells = pred.values.ravel(), as_cells(fixations, pred.shape)
+  return _rank_auc(pred, values[cells], np.delete(values, cells))
 
 
 def auc_judd(pred, fixations, rng=None, *, jitter=False, unique=True) -> float:
@@ -96,55 +132,65 @@ def auc_judd(pred, fixations, rng=None, *, jitter=False, unique=True) -> float:
   cells = as_cells(fixations, pred.shape, unique=unique)
   if not len(cells):
     return NAN
-  if is_flat(pred):
+  if pred.flat:
     return 0.5
   # Kept although ranks do not ask for it: rounding may merge close values.
-  values = scale_to_unit(pred).ravel()
+  values = pred.unit.ravel()
   if jitter:
     need_rng(rng, 'auc_judd(jitter=True)')
     values = values + rng.random(values.size) * 1e-7
-  rest = np.sort(np.delete(values, cells))
-  if not len(rest):
+  rest = values.size - len(np.unique(cells))
+  if not rest:
     return NAN
   thresholds = np.sort(values[cells])[::-1]
   if unique:
     hits = np.arange(1, len(cells) + 1)
-    above = values.size - np.searchsorted(np.sort(values), thresholds, 'left')
-    alarms = above - hits
+    alarms = values.size - _ranks(values, thresholds, 0, 1)[0] - hits
   else:
     hits = len(cells) - np.searchsorted(thresholds[::-1], thresholds, 'left')
-    alarms = len(rest) - np.searchsorted(rest, thresholds, 'left')
+    alarms = rest - _ranks(np.delete(values, cells), thresholds, 0, 1)[0]
   tp = np.concatenate([[0], hits / len(cells), [1]])
-  fp = np.concatenate([[0], alarms / len(rest), [1]])
+  fp = np.concatenate([[0], alarms / rest, [1]])
   return float(np.trapezoid(tp, fp))
 
 
-def stepped_auc(positives, negatives, *, step, closed=True) -> float:
-  """Computes the area under an ROC curve with thresholds 0, step, 2 step, ...
+def stepped_auc(positives, negatives, *, step, closed=True) -> np.ndarray:
+  """Computes areas under ROC curves with thresholds 0, step, 2 step, ...
 
   Args:
     positives: f64 [p], values in [0, 1].
-    negatives: f64 [n], values in [0, 1].
+    negatives: f64 [splits, n], values in [0, 1]; each split has its curve.
+      [n] for one.
     step: distance of the thresholds, which are multiples `i * step` in floating
       point, as Octave computes `0:step:top`, in (0, 1].
     closed: whether a threshold that equals the highest value is used (MATLAB's
       range) or not (NumPy's `arange`).
+
+  Returns:
+    f64 [splits].
   """
-  positives, negatives = np.sort(positives), np.sort(negatives)
-  top = max(positives[-1], negatives[-1])
+  negatives = np.atleast_2d(negatives)
+  top = np.maximum(positives.max(), negatives.max(axis=1, keepdims=True))
   if closed:
     # A range reaches its end where it misses it by round-off alone.
-    count = math.floor((top / step + 1) * (1 + 3 * EPS))
-    thresholds = np.minimum(np.arange(count) * step, top)
+    count = np.floor((top / step + 1) * (1 + 3 * EPS)).astype(np.int64)
   else:
-    thresholds = np.arange(math.ceil(top / step)) * step
-  thresholds = thresholds[::-1]
+    count = np.ceil(top / step).astype(np.int64)
+  width = int(count.max()) + 2
+  grid = np.arange(width) * step
 
   def rate(values):
-    above = 1 - np.searchsorted(values, thresholds, 'left') / len(values)
-    return np.concatenate([[0], above, [1]])
+    # How many thresholds each value meets; the quotient may be off by one.
+    met = (values / step).astype(np.int64)
+    met = met + (grid[met] <= values) + (grid[met + 1] <= values)
+    met = np.where(closed & (values == top), count, np.minimum(met, count))
+    # By split: nobody meets the last of `width` numbers, all meet the first.
+    met += np.arange(len(top))[:, None] * width
+    counts = np.bincount(met.ravel(), minlength=len(top) * width)
+    above = counts.reshape(-1, width)[:, ::-1].cumsum(axis=1)
+    return above / values.shape[-1]
 
-  return float(np.trapezoid(rate(positives), rate(negatives)))
+  return np.trapezoid(rate(positives), rate(negatives))
 
 
 def _check_sampling(splits: int, step: float) -> None:
@@ -160,10 +206,9 @@ def borji_splits(pred, fixations, rng, *, splits=100, step=0.1) -> np.ndarray:
   cells = as_cells(fixations, pred.shape, unique=True)
   if not len(cells):
     return np.zeros(0)
-  values = scale_to_unit(pred).ravel()
+  values = pred.unit.ravel()
   drawn = values[rng.integers(values.size, size=(splits, len(cells)))]
-  positives = values[cells]
-  return np.array([stepped_auc(positives, d, step=step) for d in drawn])
+  return stepped_auc(values[cells], drawn, step=step)
 
 
 def auc_borji(pred, fixations, rng, *, splits=100, step=0.1) -> float:
@@ -189,14 +234,13 @@ def shuffled_splits(
   others = as_cells(other_fixations, pred.shape, unique=True)
   if not len(cells) or not len(others):
     return np.zeros(0)
-  values = scale_to_unit(pred).ravel()
-  positives, pool = values[cells], values[others]
+  values = pred.unit.ravel()
   size = min(len(cells), len(others))
-  scores = np.zeros(splits)
-  for i in range(splits):
-    drawn = rng.choice(pool, size, replace=False, shuffle=False)
-    scores[i] = stepped_auc(positives, drawn, step=step)
-  return scores
+  drawn = [
+    rng.choice(others, size, replace=False, shuffle=False)
+    for _ in range(splits)
+  ]
+  return stepped_auc(values[cells], values[np.array(drawn)], step=step)
 
 
 def auc_shuffled(
@@ -227,10 +271,11 @@ def auc_shuffled(
     step: distance of thresholds.
   """
   if exact:
-    values = as_map(pred).ravel()
-    cells = as_cells(fixations, np.shape(pred))
-    others = as_cells(other_fixations, np.shape(pred))
-    return _rank_auc(values[cells], values[others])
+    pred = as_map(pred)
+    cells = as_cells(fixations, pred.shape)
+    others = as_cells(other_fixations, pred.shape)
+    values = pred.values.ravel()
+    return _rank_auc(pred, values[cells], values[others])
   scores = shuffled_splits(
     pred, fixations, other_fixations, rng, splits=splits, step=step
   )
@@ -255,9 +300,10 @@ def nss(pred, fixations, *, ddof=0, unique=False) -> float:
   cells = as_cells(fixations, pred.shape, unique=unique)
   if not len(cells):
     return NAN
-  if is_flat(pred):
+  if pred.flat:
     return 0.0
-  return float((pred.ravel()[cells].mean() - pred.mean()) / pred.std(ddof=ddof))
+  mean = (pred.values.ravel()[cells] - pred.mean).mean()
+  return float(mean * np.sqrt(pred.size - ddof) / pred.norm)
 
 
 def ig(
@@ -289,11 +335,12 @@ def ig(
   spec.check_number('ig: floor', floor, 0, 0.99)
   pred, baseline = as_pair(pred, baseline, 'baseline')
   cells = as_cells(fixations, pred.shape, unique=unique)
-  if not len(cells) or not baseline.any():
+  if not len(cells) or baseline.empty:
     return NAN
 
   def bits(x):
-    density = as_density(x, minmax=minmax).ravel()[cells]
+    shift, scale = x.as_density(minmax=minmax)
+    density = (x.values.ravel()[cells] - shift) * scale
     return np.log2(eps + (1 - floor) * density + floor / x.size)
 
   with np.errstate(divide='ignore', invalid='ignore'):

@@ -10,13 +10,7 @@ Reference: NUS-VIP/salicon-evaluation, saliconeval/.
 import numpy as np
 
 from salflax.core import spec
-from salflax.metrics.arrays import (
-  NAN,
-  as_cells,
-  as_map,
-  need_rng,
-  scale_to_unit,
-)
+from salflax.metrics.arrays import NAN, as_cells, as_map, need_rng
 from salflax.metrics.distribution import cc
 from salflax.metrics.location import stepped_auc
 
@@ -38,9 +32,9 @@ def salicon_auc(pred, fixations, rng, *, samples=100_000, step=0.01) -> float:
   cells = as_cells(fixations, pred.shape)
   if not len(cells):
     return NAN
-  values = scale_to_unit(pred).ravel()
+  values = pred.unit.ravel()
   drawn = values[rng.integers(values.size, size=samples)]
-  return stepped_auc(values[cells], drawn, step=step, closed=False)
+  return stepped_auc(values[cells], drawn, step=step, closed=False).item()
 
 
 def salicon_sauc(pred, fixations, other_fixations, *, step=0.01) -> float:
@@ -61,8 +55,8 @@ def salicon_sauc(pred, fixations, other_fixations, *, step=0.01) -> float:
   others = np.setdiff1d(as_cells(other_fixations, pred.shape), cells)
   if not len(cells) or not len(others):
     return NAN
-  values = scale_to_unit(pred).ravel()
-  return stepped_auc(values[cells], values[others], step=step, closed=False)
+  x = pred.unit.ravel()
+  return stepped_auc(x[cells], x[others], step=step, closed=False).item()
 
 
 def _blur(x, sigma) -> np.ndarray:

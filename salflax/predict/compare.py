@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from salflax.metrics import distribution
-from salflax.metrics.arrays import as_density, as_map
+from salflax.metrics.arrays import as_map
 from salflax.metrics.location import FLOOR
 from salflax.predict import areas as areas_lib
 
@@ -19,7 +19,7 @@ def density(saliency: np.ndarray) -> np.ndarray:
   Raises:
     ValueError: for values that are negative or not finite, and other shapes.
   """
-  return as_density(as_map(saliency, 'saliency', least=0))
+  return as_map(saliency, 'saliency', least=0).density
 
 
 def centre(density: np.ndarray) -> tuple[float, float]:

@@ -168,10 +168,15 @@ def test_better_predictions_score_better(name):
   assert (good > bad) == metrics.METRICS[name].higher_is_better
 
 
+@pytest.mark.parametrize('one_hot', [False, True])  # its sum is 1 as it is
 @pytest.mark.parametrize('name', metrics.METRICS)
-def test_arguments_are_left_alone(name):
+def test_arguments_are_left_alone(name, one_hot):
   shape = 37, 41
   truth, pred = truth_of(shape), maps(0, shape=shape)[0]
+  if one_hot:
+    pred = np.zeros(shape)
+    pred[3, 4] = 1
+    truth = GroundTruth(**(vars(truth) | {'saliency': pred[::-1].copy()}))
   before = pred.copy(), {k: v.copy() for k, v in vars(truth).items()}
   run(name, pred, truth)
   np.testing.assert_array_equal(pred, before[0])
