@@ -242,8 +242,10 @@ def costs(stage: Any, compiled: Any, count: int) -> tuple[float, float]:
   import jax
   from jaxlib import _jax
 
+  # XLA counts the loop over the parts of a batch once.
+  parts = stage.accumulate
   if cost := compiled.cost_analysis():
-    return cost['flops'], cost['bytes accessed']
+    return parts * cost['flops'], parts * cost['bytes accessed']
   # The compiler for CUDA does not count. Operations are those of the traced
   # step, since much of a compiled one is calls of libraries; bytes are those
   # of the compiled one.
@@ -254,7 +256,7 @@ def costs(stage: Any, compiled: Any, count: int) -> tuple[float, float]:
   traced = lower(one, cpu).cost_analysis()
   module = compiled.runtime_executable().hlo_modules()[0]
   moved = _jax.hlo_module_cost_analysis(cpu[0].client, module)
-  return traced['flops'], moved['bytes accessed']
+  return parts * traced['flops'], parts * moved['bytes accessed']
 
 
 def measure(stage: Any, topology: str) -> dict[str, Any]:
