@@ -57,6 +57,8 @@ ROWS = {
   'non_salient_contrastive_only': dict(
     _SCHEME1, attention=0, contrast=_VSRN, train='all_decoder'
   ),
+  # As released: a ViT without weights looks at the masked image; at `small`,
+  # the network's own backbone does.
   'non_salient_contrastive_order': dict(_SCHEME1, contrast=dict(kind='order')),
   # The paper's other base model, in its released code: the sentence gates the
   # attention of SAM. It trains its own first stage in the same run.
@@ -178,8 +180,10 @@ def _tune(config, row, options, rows, recipe):
     model['text'] = common.text_encoder(options.text)
   extra = {}
   if contrast := row.get('contrast'):
-    stride = 2 if options.scale == 'small' else 1
-    extra['contrast'] = common.contrast(stride=stride, **contrast)
+    small = options.scale == 'small'
+    if contrast['kind'] == 'order' and not small:
+      contrast = dict(contrast, vision=dict(name='vit'))
+    extra['contrast'] = common.contrast(stride=2 if small else 1, **contrast)
   frozen = ('backbone/.*', 'text/.*')
   if not sam:
     frozen = (_frozen(config.model, row['train']),)

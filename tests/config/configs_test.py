@@ -57,6 +57,7 @@ ARGUMENTS = {
     'row=non_salient_sam_text,scale=small',
     'row=non_salient_scheme3_contrastive,scale=small',
     'row=non_salient_te_prepend',
+    'row=non_salient_contrastive_order',
     'freeze_bn_stats=0,fusion=gate',
   ),
 }
