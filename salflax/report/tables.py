@@ -1,10 +1,9 @@
-"""Tables of scores: Markdown, LaTeX and HTML from the files of an evaluation.
+"""Tables of scores: Markdown, LaTeX and text from the files of an evaluation.
 
 Every table of scores names its protocol in its head, since the same map scores
 differently under each; a value that is not there is a dash.
 """
 
-import html
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -89,40 +88,15 @@ class Table(NamedTuple):
 
   def latex(self) -> str:
     """Writes a table environment for the package booktabs."""
+    import pandas as pd
 
-    def line(cells):
-      return ' & '.join(_latex(c) for c in cells) + r' \\'
-
-    columns = 'l' + 'r' * (len(self.head) - 1)
-    return '\n'.join(
-      [
-        r'\begin{table}',
-        r'\centering',
-        rf'\caption{{{_latex(self.title)}}}',
-        rf'\begin{{tabular}}{{{columns}}}',
-        r'\toprule',
-        line(self.head),
-        r'\midrule',
-        *[line(row) for row in self.cells()],
-        r'\bottomrule',
-        r'\end{tabular}',
-        r'\end{table}',
-        '',
-      ]
-    )
-
-  def html(self) -> str:
-    """Writes a table element."""
-
-    def line(tag, cells):
-      inner = ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells)
-      return f'<tr>{inner}</tr>'
-
-    body = '\n'.join(line('td', row) for row in self.cells())
-    return (
-      f'<table>\n<caption>{html.escape(self.title)}</caption>\n'
-      f'<thead>{line("th", self.head)}</thead>\n<tbody>\n{body}\n</tbody>\n'
-      '</table>\n'
+    head, *rows = (map(_latex, row) for row in (self.head, *self.cells()))
+    table = pd.DataFrame(map(list, rows), columns=[*head])
+    return table.style.hide(axis='index').to_latex(
+      caption=_latex(self.title),
+      column_format='l' + 'r' * (len(self.head) - 1),
+      position_float='centering',
+      hrules=True,
     )
 
 
