@@ -67,6 +67,30 @@ def load_rows(
   return batches.Rows(rows, range(min(limit, len(rows)))) if limit else rows
 
 
+def section_rows(
+  node: Mapping[str, Any],
+  folder: str,
+  split: str = 'split',
+  limit: str = 'limit',
+) -> Sequence[dict]:
+  """Loads rows of a stage's section, by default those that it trains on.
+
+  Args:
+    node: the section.
+    folder: folder of prepared data sets.
+    split: key of the split.
+    limit: key of the number of rows.
+  """
+  return load_rows(
+    node['data'],
+    node[split],
+    folder,
+    node['conditions'],
+    exclude=node['exclude'],
+    limit=node[limit],
+  )
+
+
 def resolve(
   config: ml_collections.ConfigDict,
   workdir: str = '',
@@ -200,12 +224,15 @@ def _stage(
       model, freeze, node['pp'], tokenizer, contrast=contrast
     )
   vgg = network.make_features(node['perceptual'], record['backbone'])
-  sources = (None, None)
+  sources, rows = (None, None), node['batch_size']
   if with_data:
-    sources = _sources(node, data_dir(config['data_dir']))
-  rows = node['batch_size']
-  if with_data:
+    folder = data_dir(config['data_dir'])
+    sources = (
+      section_rows(node, folder),
+      section_rows(node, folder, 'eval_split', 'eval_limit'),
+    )
     rows = batches.count_rows(sources[0], node['rows_per_image'])
+    ranges.check_rows(node, rows)
   steps, epoch = _length(node, rows)
   cache = config['cache_dir'] or os.path.join(workdir, 'cache')
   stage = Stage(
@@ -230,8 +257,6 @@ def _stage(
     **{key: config[key] for key in _OF_RUN},
   )
   contrast_lib.check(stage)
-  if with_data:
-    ranges.check_rows(node, rows)
   return stage
 
 
@@ -246,21 +271,6 @@ def _check_text(model: Any, tokenizer: Any, contrast_fn: Any) -> None:
         f'(found {getattr(model, key)!r}), or contrast, or leave model.text '
         "'none'."
       )
-
-
-def _sources(node: Mapping, folder: str) -> list[Sequence[dict]]:
-  """Loads the rows to train on and those that pick the checkpoint."""
-  return [
-    load_rows(
-      node['data'],
-      node[split],
-      folder,
-      node['conditions'],
-      exclude=node['exclude'],
-      limit=node[limit],
-    )
-    for split, limit in (('split', 'limit'), ('eval_split', 'eval_limit'))
-  ]
 
 
 def _make_tx(
