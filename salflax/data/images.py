@@ -94,15 +94,9 @@ def open_image(source: Any) -> Image.Image:
 
 def is_transparent(image: Image.Image) -> bool:
   """Tells whether some pixel of a PIL image is not opaque."""
-  if image.mode.startswith(('I', 'F')):
+  if image.mode.startswith(('I', 'F')) or not image.has_transparency_data:
     return False
-  if (
-    'A' in image.getbands()
-    or 'a' in image.getbands()
-    or ('transparency' in image.info)
-  ):
-    return image.convert('RGBA').getchannel('A').getextrema()[0] < 255
-  return False
+  return image.convert('RGBA').getchannel('A').getextrema()[0] < 255
 
 
 def _grey(image: Image.Image) -> Image.Image:
