@@ -232,7 +232,6 @@ def _stage(
       section_rows(node, folder, 'eval_split', 'eval_limit'),
     )
     rows = batches.count_rows(sources[0], node['rows_per_image'])
-    ranges.check_rows(node, rows)
   steps, epoch = _length(node, rows)
   cache = config['cache_dir'] or os.path.join(workdir, 'cache')
   stage = Stage(
@@ -257,6 +256,8 @@ def _stage(
     **{key: config[key] for key in _OF_RUN},
   )
   contrast_lib.check(stage)
+  if with_data:
+    ranges.check_rows(node, rows)
   return stage
 
 
