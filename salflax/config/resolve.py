@@ -179,8 +179,7 @@ def load_stages(workdir: str | os.PathLike) -> list[Stage]:
   """
   node = saved_lib.load(workdir)
   for name in node['stages']:
-    contrast = contrast_lib.without_files(node[name]['contrast'])
-    node[name] = dict(node[name], contrast=contrast, perceptual={})
+    node[name] = dict(node[name], perceptual={})
     if not node[name]['init'].startswith('@'):
       node[name]['init'] = ''
   return resolve(node, str(workdir), with_data=False, trained=True)
@@ -212,12 +211,12 @@ def _stage(
   model, weights, tokenizer = network.make(
     record, spec.lookup('dtype', DTYPES, config['dtype']), saved=saved
   )
-  model, more, contrast_fn, frozen = contrast_lib.attach(
+  model, contrast_fn = contrast_lib.attach(
     node['contrast'], model, node['pp'], tokenizer
   )
   _check_text(model, tokenizer, contrast_fn)
   _check_pp(node, tuple(model.size))
-  freeze = (*node['freeze'], *frozen)
+  freeze = tuple(node['freeze'])
   contrast, stored = contrast_fn is not None, frozenset()
   if node['store']:
     stored = stages_lib.frozen_parts(
@@ -248,7 +247,7 @@ def _stage(
     eval_every=max(1, round(node['eval_epochs'] * epoch)),
     protocols=_score_metrics(node['score']),
     origin=_origin(node['init'], earlier, contrast=contrast),
-    weights=(*weights, *more),
+    weights=weights,
     tokenizer=tokenizer,
     stored=stored,
     cache_dir=os.path.expanduser(cache),

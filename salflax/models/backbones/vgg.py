@@ -95,17 +95,13 @@ class VGG16(nn.Module):
         break
     return features
 
-  def unused(self, scope: str = 'backbone') -> tuple[str, ...]:
-    """Lists patterns of a published file's tensors that it does without.
-
-    Args:
-      scope: place of this network in the whole one.
-    """
+  def unused(self) -> tuple[str, ...]:
+    """Lists patterns of a published file's tensors that it does without."""
     names = list(STEPS)
     deepest = max(names.index(SCALES.get(t, t)) for t in self._checked())
     above = [f'features_{STEPS[n]}' for n in names[deepest + 1 :]]
     top = (r'classifier_\d+', 'pre_logits', 'head', *above)
-    return (rf'[^/]+/{scope}/({"|".join(top)})/.*',)
+    return (rf'[^/]+/backbone/({"|".join(top)})/.*',)
 
   def _checked(self) -> tuple[str, ...]:
     layers.check_positive(width=self.width)
