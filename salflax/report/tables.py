@@ -217,13 +217,9 @@ def metric_tables(
       columns = [column(protocol, *about) for about in infos.values()]
       cells_of = lambda line, key: [cell(line.entries.get(key))]
       rows = metric_rows(lines, head, infos, cells_of)
-      name = title.format(protocol=protocol)
+      name = title.replace('{protocol}', protocol)
       tables.append(Table(name, [*head, *columns], rows))
   return tables
-
-
-def _escaped(text: str) -> str:
-  return text.replace('{', '{{').replace('}', '}}')
 
 
 def _conditions(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -254,7 +250,7 @@ def score_tables(
           entries = {k: dict(e, low=None) for k, e in entries.items()}
         lines.append(Line([condition, label], entries))
   where = f'{result.get("data", "")} {result.get("split", "")}'.strip()
-  title = 'Protocol {protocol}' + (f': {_escaped(where)}' if where else '')
+  title = 'Protocol {protocol}' + (f': {where}' if where else '')
   head = ['Condition', 'Predictor', 'n']
   return metric_tables(result['protocols'], title, head, lines)
 

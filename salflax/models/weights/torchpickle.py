@@ -87,12 +87,8 @@ def _rebuild_parameter(tensor, *_) -> Tensor:
   return tensor
 
 
-def _ordered_dict(pairs=()) -> dict:
-  return dict(pairs)
-
-
 _GLOBALS: dict[str, Any] = {
-  'collections.OrderedDict': _ordered_dict,
+  'collections.OrderedDict': dict,
   'torch._utils._rebuild_tensor': _rebuild_tensor,
   'torch._utils._rebuild_tensor_v2': _rebuild_tensor,
   'torch._utils._rebuild_tensor_v3': _rebuild_typed,
