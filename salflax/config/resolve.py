@@ -28,7 +28,7 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Keys that a stage takes as its section, or the run, has them.
 _AS_WRITTEN = (
   *('loss', 'pp', 'eval_pp', 'batch_size', 'score', 'patience', 'init'),
-  *('lr_scale', 'rows_per_image', 'accumulate'),
+  *('lr_scale', 'freeze', 'rows_per_image', 'accumulate'),
 )
 _OF_RUN = (
   *('log_every', 'seed', 'threads', 'workers', 'remat', 'param_shards'),
@@ -216,21 +216,19 @@ def _stage(
   )
   _check_text(model, tokenizer, contrast_fn)
   _check_pp(node, tuple(model.size))
-  freeze = tuple(node['freeze'])
   contrast, stored = contrast_fn is not None, frozenset()
   if node['store']:
     stored = stages_lib.frozen_parts(
-      model, freeze, node['pp'], tokenizer, contrast=contrast
+      model, node['freeze'], node['pp'], tokenizer, contrast=contrast
     )
   vgg = network.make_features(node['perceptual'], record['backbone'])
-  sources, rows = (None, None), node['batch_size']
+  train = scored = None
+  rows = node['batch_size']
   if with_data:
     folder = data_dir(config['data_dir'])
-    sources = (
-      section_rows(node, folder),
-      section_rows(node, folder, 'eval_split', 'eval_limit'),
-    )
-    rows = batches.count_rows(sources[0], node['rows_per_image'])
+    train = section_rows(node, folder)
+    scored = section_rows(node, folder, 'eval_split', 'eval_limit')
+    rows = batches.count_rows(train, node['rows_per_image'])
   steps, epoch = _length(node, rows)
   cache = config['cache_dir'] or os.path.join(workdir, 'cache')
   stage = Stage(
@@ -238,10 +236,9 @@ def _stage(
     model=model,
     loss_fn=losses.make_loss(node['loss'], vgg=vgg),
     contrast_fn=contrast_fn,
-    make_tx=_make_tx(node, freeze, steps, epoch),
-    freeze=freeze,
-    train_source=sources[0],
-    eval_source=sources[1],
+    make_tx=_make_tx(node, steps, epoch),
+    train_source=train,
+    eval_source=scored,
     steps=steps,
     epoch=epoch,
     eval_every=max(1, round(node['eval_epochs'] * epoch)),
@@ -273,16 +270,14 @@ def _check_text(model: Any, tokenizer: Any, contrast_fn: Any) -> None:
       )
 
 
-def _make_tx(
-  node: Mapping, freeze: Sequence[str], steps: int, epoch: int
-) -> Callable:
+def _make_tx(node: Mapping, steps: int, epoch: int) -> Callable:
   optim.bind_optimizer(node['optimizer'])
   return functools.partial(
     optim.make,
     node['optimizer'],
     schedule=optim.bind_schedule(node['schedule'])(node['lr'], steps, epoch),
     clip=node['clip'],
-    freeze=freeze,
+    freeze=node['freeze'],
     lr_scale=node['lr_scale'],
   )
 
