@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
+from salflax.config import network
 from salflax.core import spec
 from salflax.data import batches, pp
 from salflax.losses import matching
 from salflax.models import contrast as contrasts
 from salflax.train.stage import Stage
+
+# A tower of its own is a measure, not something to train.
+FROZEN = 'contrast/vision/.*'
 
 
 def attach(
@@ -22,7 +26,7 @@ def attach(
   model: nn.Module,
   pp_text: str,
   tokenizer: Any,
-) -> tuple[nn.Module, Callable | None]:
+) -> tuple[nn.Module, tuple, Callable | None, tuple[str, ...]]:
   """Adds to a network what a contrast record describes.
 
   Args:
@@ -33,14 +37,17 @@ def attach(
     tokenizer: tokenizer of its sentences; None for no text.
 
   Returns:
-    The network; the loss, see `losses.matching.make`, or None.
+    The network; (scope, function that loads variables, patterns to skip) of
+    what starts from weights; the loss, see `losses.matching.make`, or None;
+    patterns of what must not train.
 
   Raises:
     ValueError: for a network without sentences, or unknown names.
   """
   if not node:
-    return model, None
+    return model, (), None, ()
   node = dict(node)
+  look, weights = _make_vision(node.pop('vision'), pp_text, model.dtype)
   loss_fn = matching.make(
     node['kind'],
     matching=node['matching'],
@@ -51,7 +58,7 @@ def attach(
   spec.lookup('mask of contrast', contrasts.MASKS, node['mask'])
   node['matching'], node['caption'] = node['matching'] > 0, node['caption'] > 0
   if not (node['matching'] or node['caption']):
-    return model, None
+    return model, (), None, ()
   if tokenizer is None:
     raise ValueError(
       "contrast compares images with sentences, but model.text is 'none': "
@@ -66,9 +73,41 @@ def attach(
     black=tuple((-np.array(mean) / std).tolist()),
     vocab_size=tokenizer.vocab_size,
     dtype=model.dtype,
+    **look,
     **node,
   )
-  return model.clone(contrast=module), loss_fn
+  frozen = () if look['vision'] is None else (FROZEN,)
+  return model.clone(contrast=module), weights, loss_fn, frozen
+
+
+def _make_vision(node: Mapping[str, Any], pp_text: str, dtype: Any):
+  """Makes (attributes of `Contrast` for what looks at images, its weights)."""
+  node = dict(node)
+  pool, normalize = node.pop('pool', 'mean'), node.pop('normalize', '')
+  spec.lookup('pool of vision', contrasts.POOLS, pool)
+  pixels = _pixels(pp_text, normalize) if normalize else None
+  tower, weights = network.make_tower(node, dtype)
+  if tower is None and pixels:
+    raise ValueError("contrast.vision: 'normalize' is for a tower of its own.")
+  return dict(vision=tower, pixels=pixels, pool=pool), weights
+
+
+def without_files(node: Mapping[str, Any]) -> dict[str, Any]:
+  """Empties a record of the files it starts from: those may be gone."""
+  return node and dict(node, vision=dict(node['vision'], weights=''))
+
+
+def _pixels(pp_text: str, normalize: str) -> contrasts.Pixels:
+  """Maps a pp string's pixels to those that a tower expects."""
+  order, mean, std = pp.normalization(pp_text)
+  tower_order, tower_mean, tower_std = spec.lookup(
+    'normalization of vision', pp.NORMALIZATIONS, normalize
+  )
+  turned = order != tower_order
+  flip = slice(None, None, -1 if turned else 1)
+  mean, std = np.array(mean)[flip], np.array(std)[flip]
+  scale, shift = std / tower_std, (mean - tower_mean) / tower_std
+  return contrasts.Pixels(turned, tuple(scale.tolist()), tuple(shift.tolist()))
 
 
 def check(stage: Stage) -> None:

@@ -65,6 +65,7 @@ def _weights(record, node) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     ('model.weights', record, network.WHOLE_FILES),
     ('model.backbone.weights', record.get('backbone'), backbone),
     ('model.text.weights', record.get('text'), text),
+    ('contrast.vision.weights', node['contrast'].get('vision'), backbone),
     ('perceptual.weights', node['perceptual'], backbone),
   ):
     source = part.get('weights') if isinstance(part, Mapping) else ''

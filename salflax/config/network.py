@@ -67,12 +67,7 @@ def make(node: Mapping, dtype: Any, *, saved: str | os.PathLike = ''):
     load = functools.partial(_load_whole, hub.locate(whole, files=WHOLE_FILES))
     weights.append(('', load, (r'[^/]+/(text|contrast|fusion_\d+)/.*',)))
   if path:
-    load = functools.partial(
-      load_backbone, hub.locate(path, files=BACKBONE_FILES)
-    )
-    # Published files go on to the classifier, whatever the network needs.
-    unused = getattr(model.backbone, 'unused', tuple)()
-    weights.append(('backbone', load, (*unused, *skip)))
+    weights.append(_backbone_weights('backbone', path, model.backbone, skip))
   if tokenizer is not None:
     weights.append(('text', lambda: variables, ()))
   return model, tuple(weights), tokenizer
@@ -129,6 +124,45 @@ def save_text(
   }
   tokenizer.save(folder)
   files.write_text(folder / _TEXT_FILE, json.dumps(attributes))
+
+
+def make_tower(node: Mapping, dtype: Any):
+  """Builds (module, weights) of a record for what looks at masked images.
+
+  Args:
+    node: {'name': 'backbone'} for the network's own backbone, of which there is
+      no second; else a name in `models.VISION_TOWERS` or `models.BACKBONES`,
+      `weights` and `skip` as in `make`, and attributes.
+    dtype: type of the computation.
+  """
+  node = dict(node)
+  towers = {'backbone': None, **models.BACKBONES, **models.VISION_TOWERS}
+  name = node.get('name', '')
+  tower = spec.lookup('name of vision', towers, name)
+  path, skip = node.pop('weights', ''), tuple(node.pop('skip', ()))
+  if tower is None:
+    if path or skip or len(node) > 1:
+      raise ValueError(
+        "vision: 'backbone' is the network's own, with its weights and "
+        f'attributes; found {sorted({*node, *(["weights"] if path else [])})}.'
+      )
+    return None, ()
+  scope = 'contrast/vision'
+  if name in models.VISION_TOWERS and path:
+    node.pop('name')
+    module, variables = tower.load(path, dtype=dtype, **node)
+    return module, ((scope, lambda: variables, ()),)
+  taps = {} if name in models.VISION_TOWERS else {'taps': ('1/32',)}
+  module = spec.build(towers, dict(taps, dtype=dtype, **node), kind='vision')
+  weights = (_backbone_weights(scope, path, module, skip),) if path else ()
+  return module, weights
+
+
+def _backbone_weights(scope: str, path: str, module: Any, skip: tuple) -> tuple:
+  path = hub.locate(path, files=BACKBONE_FILES)
+  # Published files go on to the classifier, whatever the network needs.
+  unused = module.unused(scope) if hasattr(module, 'unused') else ()
+  return scope, functools.partial(load_backbone, path), (*unused, *skip)
 
 
 def make_features(

@@ -179,7 +179,8 @@ def load_stages(workdir: str | os.PathLike) -> list[Stage]:
   """
   node = saved_lib.load(workdir)
   for name in node['stages']:
-    node[name] = dict(node[name], perceptual={})
+    contrast = contrast_lib.without_files(node[name]['contrast'])
+    node[name] = dict(node[name], contrast=contrast, perceptual={})
     if not node[name]['init'].startswith('@'):
       node[name]['init'] = ''
   return resolve(node, str(workdir), with_data=False, trained=True)
@@ -205,17 +206,18 @@ def _stage(
   *,
   with_data: bool,
 ) -> Stage:
-  node = config[name]
+  node = dict(config[name])
   record = merged(config['model'], node['model'])
   schema.check_model(record)
   model, weights, tokenizer = network.make(
     record, spec.lookup('dtype', DTYPES, config['dtype']), saved=saved
   )
-  model, contrast_fn = contrast_lib.attach(
+  model, more, contrast_fn, frozen = contrast_lib.attach(
     node['contrast'], model, node['pp'], tokenizer
   )
   _check_text(model, tokenizer, contrast_fn)
   _check_pp(node, tuple(model.size))
+  node['freeze'] = (*node['freeze'], *frozen)
   contrast, stored = contrast_fn is not None, frozenset()
   if node['store']:
     stored = stages_lib.frozen_parts(
@@ -244,7 +246,7 @@ def _stage(
     eval_every=max(1, round(node['eval_epochs'] * epoch)),
     protocols=_score_metrics(node['score']),
     origin=_origin(node['init'], earlier, contrast=contrast),
-    weights=weights,
+    weights=(*weights, *more),
     tokenizer=tokenizer,
     stored=stored,
     cache_dir=os.path.expanduser(cache),

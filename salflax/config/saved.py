@@ -77,10 +77,6 @@ def load(workdir: str | os.PathLike) -> dict:
   node.pop('released', None)
   # Keys that are younger than the run have their defaults.
   sections = {k: {**schema.STAGE, **node[k]} for k in schema.sections(node)}
-  for section in sections.values():
-    # Once a network of its own could look at masked images; nothing predicts
-    # with it.
-    section['contrast'].pop('vision', None)
   # What was evaluated changes no weight: keys that are gone are left out.
   written = {k: v for k, v in node['evaluate'].items() if k in schema.EVALUATE}
   evaluate = {**schema.EVALUATE, **written}

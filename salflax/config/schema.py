@@ -136,6 +136,11 @@ CONTRAST = dict(
   hidden=512,
   # Likelihood of a sentence: mean over its word pieces, or their sum.
   per_token=False,
+  # What looks at the masked image: the network's own 'backbone', or a
+  # tower that never trains: name, weights and attributes, e.g. of a 'vit';
+  # normalize='...' where its pixels are not the pp string's; pool='first'
+  # for a token that stands for the image.
+  vision=dict(name='backbone'),
 )
 _POSITIVE = (
   *('lr', 'batch_size', 'eval_epochs', 'threads', 'log_every'),

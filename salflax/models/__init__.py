@@ -16,12 +16,13 @@ from salflax.models.aspp import AsppNet
 from salflax.models.backbones.efficientnet_lite import EfficientNetLite
 from salflax.models.backbones.resnet import ResNet
 from salflax.models.backbones.vgg import VGG16
+from salflax.models.backbones.vit import ViT
 from salflax.models.lite import Lite
 from salflax.models.sam import SAM
 from salflax.models.text.bert import Bert
 from salflax.models.transalnet import TranSalNet
 
-# Maps an image to {level: features}; `unused()` names the tensors of a
+# Maps an image to {level: features}; `unused(scope)` names the tensors of a
 # published file that it does without.
 BACKBONES = {
   'resnet': ResNet,
@@ -35,6 +36,12 @@ BACKBONES = {
 # published one: (module, variables, folder of its tokenizer).
 TEXT_ENCODERS = {
   'bert': Bert,
+}
+
+# Maps a normalised image [B, H, W, 3] to tokens [B, 1 + N, D];
+# `load(name, **attributes)` returns a published one: (module, variables).
+VISION_TOWERS = {
+  'vit': ViT,
 }
 
 MODELS = {

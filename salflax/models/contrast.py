@@ -27,6 +27,7 @@ KINDS = ('vsrn', 'order')
 # put out the image; as it is; or as it is, times the normalised image,
 # where 0 is the mean colour instead of black.
 MASKS = ('max', 'raw', 'released')
+POOLS = ('mean', 'first')
 # A map whose maximum is below this stays dim.
 DIM = 1e-6
 
@@ -43,6 +44,19 @@ class Compared(NamedTuple):
   images: jax.Array | None = None
   sentences: jax.Array | None = None
   nll: jax.Array | None = None
+
+
+class Pixels(NamedTuple):
+  """How a tower's pixels come from the network's: x * scale + shift.
+
+  Attributes:
+    turned: whether RGB becomes BGR or the other way round, first.
+    scale, shift: factor and addend of each channel.
+  """
+
+  turned: bool
+  scale: tuple[float, ...]
+  shift: tuple[float, ...]
 
 
 def masked(
@@ -75,13 +89,19 @@ def masked(
   return pred * (image - black) + black
 
 
-def visual_tokens(features: Mapping[str, jax.Array]) -> jax.Array:
-  """Takes the cells [B, N, C] of the coarsest level of {name: [B, h, w, C]}."""
-  # Of levels of one size, as where dilation takes the place of strides, the
-  # last one has most channels.
-  size = lambda x: (x.shape[1] * x.shape[2], -x.shape[-1])
-  x = min(features.values(), key=size)
-  return x.reshape(x.shape[0], -1, x.shape[-1])
+def visual_tokens(features: Any) -> jax.Array:
+  """Takes tokens [B, N, C] as they are, or the cells of the coarsest level.
+
+  Args:
+    features: [B, N, C], or {level: [B, h, w, C]}.
+  """
+  if isinstance(features, Mapping):
+    # Of levels of one size, as where dilation takes the place of strides, the
+    # last one has most channels.
+    size = lambda x: (x.shape[1] * x.shape[2], -x.shape[-1])
+    x = min(features.values(), key=size)
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+  return features
 
 
 class Contrast(nn.Module):
@@ -104,6 +124,11 @@ class Contrast(nn.Module):
     hidden: width of the captioner.
     per_token: see `Captioner`.
     vocab_size: number of word pieces.
+    vision: maps an image [B, H, W, 3] to tokens [B, N, D] or to {level:
+      [B, h, w, C]}; None for the network's own backbone.
+    pixels: what that tower's pixels are; None for the network's own.
+    pool: 'mean' of the tokens, or the 'first', which stands for the image in
+      a ViT.
     dtype: type of the computation.
   """
 
@@ -117,6 +142,9 @@ class Contrast(nn.Module):
   hidden: int = 512
   per_token: bool = False
   vocab_size: int = 30522
+  vision: nn.Module | None = None
+  pixels: Pixels | None = None
+  pool: str = 'mean'
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -127,7 +155,7 @@ class Contrast(nn.Module):
     text: TextFeatures,
     ids: jax.Array,
     *,
-    backbone: nn.Module,
+    backbone: nn.Module | None = None,
     where: jax.Array | None = None,
     train: bool,
   ) -> Compared:
@@ -138,20 +166,20 @@ class Contrast(nn.Module):
       pred: saliency, f32 [B, H, W].
       text: the sentences' features.
       ids: i32 [B, L], the sentences' word pieces; `text.mask` marks real ones.
-      backbone: the network's own, maps an image to {level: [B, h, w, C]}.
+      backbone: takes the place of `vision` where that is None.
       where: see `masked`.
-      train: whether the captioner drops out. The backbone's batch
-        normalisations take their running statistics: a masked image is not
-        what those are gathered from.
+      train: whether the captioner drops out. The tower never does, and its
+        batch normalisations take their running statistics: a masked image
+        is not what those are gathered from.
 
     Raises:
       ValueError: for attributes that do not fit together.
     """
-    spec.lookup('kind of contrast', KINDS, self.kind)
-    spec.lookup('mask of contrast', MASKS, self.mask)
+    self._check()
     x = masked(image, pred, mask=self.mask, black=self.black, where=where)
-    x = layers.shrink(x, factor=self.stride)
-    tokens = visual_tokens(backbone(x, train=False))
+    x = self._repainted(layers.shrink(x, factor=self.stride))
+    look = backbone if self.vision is None else self.vision
+    tokens = visual_tokens(look(x, train=False))
     compared = Compared()
     if self.matching:
       compared = self._embedded(tokens, text.sentence)
@@ -174,7 +202,23 @@ class Contrast(nn.Module):
       images = tokens.reshape(tokens.shape[0], -1)
       sentences = linear(sentence, images.shape[-1], 'sentence')
     else:
-      images = linear(tokens.mean(1), self.dim, 'picture')
+      pooled = tokens[:, 0] if self.pool == 'first' else tokens.mean(1)
+      images = linear(pooled, self.dim, 'picture')
       sentences = linear(sentence, self.dim, 'sentence')
     single = lambda x: x.astype(jnp.float32)
     return Compared(single(images), single(sentences))
+
+  def _repainted(self, x):
+    if self.pixels is None:
+      return x
+    x = x[..., ::-1] if self.pixels.turned else x
+    scale, shift = (
+      layers.channels(jnp.asarray(v, x.dtype), x)
+      for v in (self.pixels.scale, self.pixels.shift)
+    )
+    return x * scale + shift
+
+  def _check(self):
+    spec.lookup('kind of contrast', KINDS, self.kind)
+    spec.lookup('mask of contrast', MASKS, self.mask)
+    spec.lookup('pool of contrast', POOLS, self.pool)

@@ -44,6 +44,14 @@ def check_positive(**values) -> None:
         raise ValueError(f'{name}={value!r}: a size is a whole number above 0.')
 
 
+def check_heads(num_heads: int, hidden_dim: int) -> None:
+  """Raises ValueError for a number of heads that does not divide a width."""
+  if hidden_dim % num_heads:
+    raise ValueError(
+      f'num_heads={num_heads} must divide hidden_dim={hidden_dim}.'
+    )
+
+
 # PyTorch's default for convolutions and linears: U(-b, b), b = fan_in^-1/2.
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 

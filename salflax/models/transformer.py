@@ -1,9 +1,10 @@
 """The transformer's layers, for all networks that have one.
 
-Parameters are float32 and laid out as in `layers`.
+Published networks give the parts of a block names of their own, so blocks take
+names. Parameters are float32 and laid out as in `layers`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -129,16 +130,23 @@ class SelfAttention(nn.Module):
 
   Attributes:
     heads: number of heads.
+    qkv: name of the one linear map that makes query, key and value; '' for
+      three of those names.
     out: name of the linear map at the end; '' for none.
   """
 
   heads: int
+  qkv: str = ''
   out: str = 'out'
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    dense = lambda name: Dense(x.shape[-1], name=name)
-    parts = [dense(name)(x) for name in ('query', 'key', 'value')]
+    d = x.shape[-1]
+    dense = lambda name, width=d: Dense(width, name=name)
+    if self.qkv:
+      parts = jnp.split(dense(self.qkv, 3 * d)(x), 3, axis=-1)
+    else:
+      parts = [dense(name)(x) for name in ('query', 'key', 'value')]
     y = attention(*parts, heads=self.heads, mask=mask)
     return dense(self.out)(y) if self.out else y
 
@@ -179,6 +187,17 @@ def norm(x: jax.Array, eps: float, name: str) -> jax.Array:
   return layer(x)
 
 
+class BlockNames(NamedTuple):
+  """Names of an `EncoderBlock`'s parts in published weights; TranSalNet's."""
+
+  norm1: str = 'attention_norm'
+  attention: str = 'attn'
+  norm2: str = 'ffn_norm'
+  mlp: str = 'ffn'
+  qkv: str = ''
+  out: str = 'out'
+
+
 class EncoderBlock(nn.Module):
   """Pre-norm transformer block: x + Attn(LN(x)), then x + MLP(LN(x)).
 
@@ -187,16 +206,24 @@ class EncoderBlock(nn.Module):
   Attributes:
     heads: number of attention heads.
     mlp_dim: width inside the MLP.
+    eps: epsilon of the LayerNorms.
+    names: names of the parts.
   """
 
   heads: int
   mlp_dim: int
+  eps: float = 1e-6
+  names: BlockNames = BlockNames()
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    attend = SelfAttention(self.heads, name='attn')
-    x = x + attend(norm(x, 1e-6, 'attention_norm'), mask)
-    x = x + Mlp(self.mlp_dim, name='ffn')(norm(x, 1e-6, 'ffn_norm'))
+    names = self.names
+    attend = SelfAttention(
+      self.heads, names.qkv, names.out, name=names.attention
+    )
+    x = x + attend(norm(x, self.eps, names.norm1), mask)
+    y = norm(x, self.eps, names.norm2)
+    x = x + Mlp(self.mlp_dim, name=names.mlp)(y)
     return checkpoint_name(x, 'block')
 
 

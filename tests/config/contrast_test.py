@@ -13,8 +13,9 @@ import tiny
 from toy_gaze import Toy
 
 from configs import common
+from salflax.config import contrast as contrast_lib
+from salflax.config import network, saved
 from salflax.config import resolve as config_lib
-from salflax.config import saved
 from salflax.core import parallel
 from salflax.data import batches, pp
 from salflax.losses import matching
@@ -34,24 +35,15 @@ def bert(tmp_path_factory):
 
 
 class Cells(nn.Module):
-  """A backbone: means of 8x8 pixels."""
+  """A tower: means of 8x8 pixels, after twice that of the whole image."""
 
   @nn.compact
   def __call__(self, image, *, train):
     assert not train
     x = shrink(image, factor=8 if image.shape[1] > 8 else 4)
     mix = self.param('mix', nn.initializers.normal(1.0), (3, 5))
-    return {'1/8': jnp.einsum('bhwc,cd->bhwd', x, mix)}
-
-
-class Seen(nn.Module):
-  """A network that has a backbone and compares."""
-
-  contrast: nn.Module
-  backbone: nn.Module
-
-  def __call__(self, *args, **options):
-    return self.contrast(*args, backbone=self.backbone, **options)
+    x = jnp.einsum('bhwc,cd->bhwd', x, mix).reshape(len(x), -1, 5)
+    return jnp.concatenate([2 * x.mean(1, keepdims=True), x], 1)
 
 
 def inputs(rows=3):
@@ -65,8 +57,8 @@ def inputs(rows=3):
 
 
 def make(**options):
-  defaults = dict(dim=4, hidden=4, vocab_size=11)
-  return Seen(Contrast(**(defaults | options)), Cells())
+  defaults = dict(vision=Cells(), dim=4, hidden=4, vocab_size=11)
+  return Contrast(**(defaults | options))
 
 
 def apply(model, *args, variables=None, **options):
@@ -140,6 +132,7 @@ def test_shrinking_takes_means():
 def test_tokens_are_the_cells_of_the_coarsest_level():
   levels = {'1/8': np.zeros((2, 4, 6, 3)), '1/16': np.ones((2, 2, 3, 5))}
   assert visual_tokens(levels).shape == (2, 6, 5)
+  assert visual_tokens(np.zeros((2, 7, 3))).shape == (2, 7, 3)
 
 
 # What is compared.
@@ -150,6 +143,9 @@ def test_the_common_space():
   actual = apply(model, *args)
   assert actual.images.shape == actual.sentences.shape == (3, 4)
   assert actual.nll.shape == (3,) and (actual.nll > 0).all()
+  first = apply(make(pool='first'), *args)
+  np.testing.assert_allclose(actual.sentences, first.sentences)
+  assert np.abs(actual.images - first.images).max() > 1e-3
 
 
 def test_the_released_space_is_that_of_all_tokens():
@@ -157,16 +153,33 @@ def test_the_released_space_is_that_of_all_tokens():
   model = make(kind='order', caption=False, mask='released')
   variables = made_up.variables(model, *args, train=False)
   actual = apply(model, *args, variables=variables)
-  assert actual.images.shape == actual.sentences.shape == (3, 2 * 3 * 5)
+  assert actual.images.shape == actual.sentences.shape == (3, (1 + 2 * 3) * 5)
   assert actual.nll is None
-  own = {'params': variables['params']['backbone']}
-  levels = Cells().apply(own, args[1][..., None] * args[0], train=False)
-  tokens = levels['1/8'].reshape(3, -1)
-  np.testing.assert_allclose(actual.images, tokens, rtol=1e-5)
-  assert set(variables['params']['contrast']) == {'sentence'}
+  tower = {'params': variables['params']['vision']}
+  tokens = Cells().apply(tower, args[1][..., None] * args[0], train=False)
+  np.testing.assert_allclose(actual.images, tokens.reshape(3, -1), rtol=1e-5)
+  assert set(variables['params']) == {'vision', 'sentence'}
 
 
-def test_gradients_reach_the_map_through_the_backbone():
+def test_a_tower_gets_the_pixels_it_expects():
+  """One that was trained on RGB beside a network that was not."""
+  node = common.contrast(
+    caption=0.0, vision=dict(name='resnet', width=2, normalize='imagenet')
+  )
+  ours = 'resize_pad(16, 24)|normalize("caffe_resnet")'
+  config = tiny.get_config()
+  model, *_ = network.make(
+    config_lib.plain(config)['model'], config_lib.DTYPES['float32']
+  )
+  words = type('Words', (), {'vocab_size': 11})
+  model, *_ = contrast_lib.attach(config_lib.plain(node), model, ours, words)
+  pixels = np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8)
+  ops = lambda name: pp.normalize({'image': pixels}, None, name)['image']
+  actual = model.contrast._repainted(ops('caffe_resnet'))
+  np.testing.assert_allclose(actual, ops('imagenet'), atol=1e-5)
+
+
+def test_gradients_reach_the_map_through_a_tower():
   model, (image, pred, text, ids) = make(), inputs()
   variables = made_up.variables(model, image, pred, text, ids, train=False)
 
@@ -185,6 +198,7 @@ def test_gradients_reach_the_map_through_the_backbone():
   [
     (dict(kind='vsnr'), "'vsnr'. Did you mean 'vsrn'"),
     (dict(mask='rwa'), "'rwa'. Did you mean 'raw'"),
+    (dict(pool='frist'), "'frist'. Did you mean 'first'"),
     (dict(stride=5), 'stride=5 does not divide'),
   ],
 )
@@ -403,22 +417,37 @@ def test_the_run_predicts_and_its_text_shows_in_the_loss_only(run):
   np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
+def test_a_tower_of_its_own_never_trains(bert, tmp_path):
+  vision = dict(name='resnet', width=2, depths=(1, 1, 1, 1))
+  config = configured(bert, kind='order', vision=vision)
+  (stage,) = tiny.stages(config, tmp_path)
+  checks.check(stage)
+  start = jax.device_get(stages_lib.initial_state(stage, tiny.mesh()))
+  train_step = step.make_train_step(
+    *(stage.model, stage.loss_fn, stage.make_tx(), tiny.mesh()),
+    contrast_fn=stage.contrast_fn,
+  )
+  batch = next(iter(stages_lib.train_batches(stage, start.variables)))
+  key = jax.random.key_data(jax.random.key(0))
+  end, _ = train_step(jax.tree.map(jnp.array, start), batch, key)
+  end = jax.device_get(end)
+  for part in ('params', 'batch_stats'):
+    tower = [getattr(s, part)['contrast']['vision'] for s in (start, end)]
+    tiny.assert_same(*tower)
+  # The network's own goes on training.
+  moved = jax.tree.map(
+    np.array_equal, start.params['backbone'], end.params['backbone']
+  )
+  assert not all(jax.tree.leaves(moved))
+
+
 def test_runs_from_before_have_none(bert, tmp_path):
   config = configured(bert)
   saved.save(config, str(tmp_path))
   path = tmp_path / 'config.json'
   node = json.loads(path.read_text())
   del node['only']['contrast']
-  path.write_text(json.dumps(node))
-  assert saved.load(tmp_path) == config_lib.plain(config)
-
-
-def test_runs_from_before_named_what_looks(bert, tmp_path):
-  config = configured(bert, kind='vsrn')
-  saved.save(config, str(tmp_path))
-  path = tmp_path / 'config.json'
-  node = json.loads(path.read_text())
-  node['only']['contrast']['vision'] = {'name': 'backbone'}
   path.write_text(json.dumps(node))
   assert saved.load(tmp_path) == config_lib.plain(config)
 
@@ -440,6 +469,30 @@ HERE = 'only.contrast'
 WRONG = {
   'kind': (changed(f'{HERE}.kind', 'vsnr'), "'vsnr'. Did you mean 'vsrn'"),
   'mask': (changed(f'{HERE}.mask', 'mx'), "'mx'. Did you mean 'max'"),
+  'vision': (
+    changed(f'{HERE}.vision.name', 'bakcbone'),
+    "'bakcbone'. Did you mean 'backbone'",
+  ),
+  'vision key': (
+    changed(f'{HERE}.vision', dict(name='resnet', wdith=4)),
+    "'wdith'. Did you mean 'width'",
+  ),
+  'own backbone': (
+    changed(f'{HERE}.vision.width', 4),
+    "'backbone' is the network's own",
+  ),
+  'normalize': (
+    changed(f'{HERE}.vision', dict(name='resnet', normalize='imagnet')),
+    "'imagnet'. Did you mean 'imagenet'",
+  ),
+  'own pixels': (
+    changed(f'{HERE}.vision.normalize', 'unit'),
+    "'normalize' is for a tower of its own",
+  ),
+  'pool': (
+    changed(f'{HERE}.vision.pool', 'frist'),
+    "'frist'. Did you mean 'first'",
+  ),
   'key': (changed(f'{HERE}.magrin', 0.1), "'magrin'. Did you mean 'margin'"),
   'no kind': (changed(HERE, dict(matching=1.0)), "contrast lacks 'kind'"),
   'type': (changed(f'{HERE}.hardest', 1), 'hardest must be of type bool'),

@@ -44,13 +44,18 @@ def test_a_line_for_each():
   assert '--workdir=runs/other' in lines[-1]
 
 
-def test_weights_of_losses_count():
+def test_weights_of_towers_and_losses_count():
   config = sjtu_tis.get_config('free=scenes')
   config.stages = ('free',)
+  config.free.contrast = dict(vision=dict(name='vit', weights='a/vit'))
   config.free.perceptual = dict(weights='b/vgg')
   config.model.weights = 'c/whole'
   lines = ' '.join(_collect(config))
-  for key in ('perceptual.weights=b/vgg', 'model.weights=c/whole'):
+  for key in (
+    'contrast.vision.weights=a/vit',
+    'perceptual.weights=b/vgg',
+    'model.weights=c/whole',
+  ):
     assert f'{key}:' in lines
 
 

@@ -188,7 +188,7 @@ def test_an_empty_text_is_the_network_without_text(fusion, tmp_path):
 
 
 class Blank(nn.Module):
-  """A made-up backbone."""
+  """A made-up backbone, or vision tower."""
 
   taps: tuple = ()
   width: int = 4
@@ -200,8 +200,20 @@ class Blank(nn.Module):
     x = layers.Conv(self.width, 8, 8, padding=0, name='only')(image)
     return {tap: x for tap in self.taps}
 
-  def unused(self):
-    return (r'[^/]+/backbone/top/.*',)
+  def unused(self, scope='backbone'):
+    return (rf'[^/]+/{scope}/top/.*',)
+
+
+class Tower(Blank):
+  """A made-up vision tower."""
+
+  @classmethod
+  def load(cls, name, **attributes):
+    return cls(**attributes), {'params': {'from': name}}
+
+  @nn.compact
+  def __call__(self, image, *, train=False):
+    return Blank.__call__(self, image).reshape(len(image), -1, self.width)
 
 
 class Letters(nn.Module):
@@ -242,6 +254,7 @@ def test_a_new_entry_of_every_table_is_built(bert, tmp_path, monkeypatch):
     (models.MODELS, 'mine', Mine),
     (models.BACKBONES, 'blank', Blank),
     (models.TEXT_ENCODERS, 'letters', Letters),
+    (models.VISION_TOWERS, 'tower', Tower),
     (fusion.FORMS, 'added', (Added, ('backbone',))),
   ):
     monkeypatch.setitem(table, name, entry)
@@ -267,11 +280,35 @@ def test_a_new_entry_of_every_table_is_built(bert, tmp_path, monkeypatch):
   network.save_text(model, tokenizer, tmp_path / 'text')
   again, *_ = network.make(record, jnp.float32, saved=tmp_path / 'text')
   assert again == model
+  tower, ((scope, load, _),) = network.make_tower(
+    {'name': 'tower', 'weights': 'here', 'width': 2}, jnp.float32
+  )
+  assert (tower.width, scope, load()) == (
+    *(2, 'contrast/vision'),
+    {'params': {'from': 'here'}},
+  )
 
 
-def test_what_a_backbone_does_without_is_named():
+def test_a_tower_takes_published_weights(tmp_path):
+  """Their classifiers are left in the file, as the network's own are."""
+  path = tiny.vgg_file(tmp_path / 'vgg.npz')
+  with np.load(path) as f:
+    state = dict(f) | {'classifier.0.weight': np.zeros((2, 2))}
+  np.savez(path, **state)
+  record = {'name': 'vgg16', 'width': 4, 'weights': str(path), 'taps': ('1/4',)}
+  tower, ((scope, load, skip),) = network.make_tower(record, jnp.float32)
+  shapes = jax.eval_shape(
+    tower.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+  )
+  whole = {'params': {'contrast': {'vision': shapes['params']}}}
+  merged = pretrained.merge(whole, load(), at=scope, skip=skip)
+  kernel = merged['params']['contrast']['vision']['features_0']['kernel']
+  want = state['features.0.weight'].transpose(2, 3, 1, 0)
+  np.testing.assert_array_equal(kernel, want)
   resnet = models.ResNet(depths=(1, 1, 0, 0), taps=('1/8',))
-  (pattern,) = resnet.unused()
+  (pattern,) = resnet.unused('contrast/vision')
   for left in ('fc/kernel', 'layer3_0/conv1/kernel', 'layer4_2/bn1/scale'):
-    assert re.fullmatch(pattern, f'params/backbone/{left}')
-  assert not re.fullmatch(pattern, 'params/backbone/layer1_0/conv1/kernel')
+    assert re.fullmatch(pattern, f'params/contrast/vision/{left}')
+  assert not re.fullmatch(
+    pattern, 'params/contrast/vision/layer1_0/conv1/kernel'
+  )

@@ -196,7 +196,7 @@ class EfficientNetLite(nn.Module):
       stages.append([first] + [rest] * (repeats - 1))
     return stages
 
-  def unused(self) -> tuple[str, ...]:
+  def unused(self, scope: str = 'backbone') -> tuple[str, ...]:
     """Lists patterns of a published file's tensors that it does without."""
     wanted = self._checked()
     if CLASSES in wanted:
@@ -205,7 +205,7 @@ class EfficientNetLite(nn.Module):
     kept = sum(counts[: max(wanted.values()) + 1])
     above = [f'_blocks_{n}' for n in range(kept, sum(counts))]
     names = '|'.join(['_conv_head', '_bn1', '_fc', *above])
-    return (rf'[^/]+/backbone/({names})/.*',)
+    return (rf'[^/]+/{scope}/({names})/.*',)
 
   def _checked(self) -> dict[str, int]:
     names = {**TAPS, CLASSES: len(STAGES)}

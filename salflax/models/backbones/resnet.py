@@ -145,15 +145,19 @@ class ResNet(nn.Module):
       features |= {t: x for t in self.taps if i == _stage(t)}
     return features
 
-  def unused(self) -> tuple[str, ...]:
-    """Lists patterns of a published file's tensors that it does without."""
+  def unused(self, scope: str = 'backbone') -> tuple[str, ...]:
+    """Lists patterns of a published file's tensors that it does without.
+
+    Args:
+      scope: place of this network in the whole one.
+    """
     self._check()
     stages = [
       rf'{name}_\d+'
       for i, name in enumerate(STAGES)
       if i > self._deepest() or not self.depths[i]
     ]
-    return (rf'[^/]+/backbone/({"|".join(("fc", *stages))})/.*',)
+    return (rf'[^/]+/{scope}/({"|".join(("fc", *stages))})/.*',)
 
   def _deepest(self) -> int:
     return max(_stage(t) for t in self.taps)

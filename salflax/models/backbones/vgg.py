@@ -95,13 +95,17 @@ class VGG16(nn.Module):
         break
     return features
 
-  def unused(self) -> tuple[str, ...]:
-    """Lists patterns of a published file's tensors that it does without."""
+  def unused(self, scope: str = 'backbone') -> tuple[str, ...]:
+    """Lists patterns of a published file's tensors that it does without.
+
+    Args:
+      scope: place of this network in the whole one.
+    """
     names = list(STEPS)
     deepest = max(names.index(SCALES.get(t, t)) for t in self._checked())
     above = [f'features_{STEPS[n]}' for n in names[deepest + 1 :]]
     top = (r'classifier_\d+', 'pre_logits', 'head', *above)
-    return (rf'[^/]+/backbone/({"|".join(top)})/.*',)
+    return (rf'[^/]+/{scope}/({"|".join(top)})/.*',)
 
   def _checked(self) -> tuple[str, ...]:
     layers.check_positive(width=self.width)

@@ -135,10 +135,7 @@ class Bert(nn.Module):
     layers.check_positive(
       **{k: getattr(self, k) for k in _CONFIG if k != 'eps'}
     )
-    if self.hidden_dim % self.num_heads:
-      raise ValueError(
-        f'num_heads={self.num_heads} must divide hidden_dim={self.hidden_dim}.'
-      )
+    layers.check_heads(self.num_heads, self.hidden_dim)
     if tokens.ndim != 2 or tokens.shape != mask.shape:
       raise ValueError(
         f'tokens {tokens.shape} and token_mask {mask.shape} must both be '
