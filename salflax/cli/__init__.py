@@ -147,15 +147,11 @@ def _guarded(define_flags, execute, argv) -> int:
 def _execute(define_flags, execute, argv) -> int:
   values = flags.FlagValues()
   define_flags(values)
+  switch = flags.DEFINE_bool
   define(
     values,
-    (flags.DEFINE_bool, 'quiet', False, 'Show results and warnings alone.'),
-    (
-      flags.DEFINE_bool,
-      'debug',
-      False,
-      "Show tracebacks and libraries' notes.",
-    ),
+    (switch, 'quiet', False, 'Show results and warnings alone.'),
+    (switch, 'debug', False, "Show tracebacks and libraries' notes."),
   )
   if {'--help', '-h', '-help', '--helpshort', '--helpfull'} & {*argv[1:]}:
     doc = execute.__globals__['__doc__'] or ''

@@ -26,7 +26,6 @@ map, lists its own failures and writes predictions.1-of-4.json. They need not
 run at the same time.
 """
 
-import functools
 import pathlib
 import sys
 import textwrap
@@ -38,9 +37,13 @@ from absl import flags
 
 from salflax import cli
 
-WRITE = ('npy', 'png', 'overlay', 'logdensity')
-# Of a density, so that no fixation costs an infinite information gain.
-LEAST = 1e-20
+# Endings of the files, by what is written.
+WRITE = {
+  'npy': '.npy',
+  'png': '.png',
+  'overlay': '_overlay.png',
+  'logdensity': '_logdensity.npy',
+}
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -63,7 +66,12 @@ def define_flags(values: flags.FlagValues) -> None:
     (several, 'text', None, sentence),
     (text, 'texts', None, 'File of sentences, one a line.'),
     (text, 'out', 'predictions', 'Folder for the maps.'),
-    (flags.DEFINE_list, 'write', [*WRITE[:3]], f'Some of {", ".join(WRITE)}.'),
+    (
+      flags.DEFINE_list,
+      'write',
+      ['npy', 'png', 'overlay'],
+      f'Some of {", ".join(WRITE)}.',
+    ),
     (flags.DEFINE_enum, 'dtype', 'float32', types, 'Type of the .npy maps.'),
     (flags.DEFINE_enum, 'bits', '16', ['8', '16'], 'Bits of the .png maps.'),
     (text, 'colours', 'turbo', "Overlay: one of matplotlib's colour maps."),
@@ -112,9 +120,8 @@ def _check_looks(options) -> None:
   from salflax.core import spec
   from salflax.data import tables
 
-  kinds = dict.fromkeys(WRITE, 0)
   for what in options.write or ['']:
-    spec.lookup('kind of file in --write', kinds, what)
+    spec.lookup('kind of file in --write', WRITE, what)
   spec.lookup('colour map', dict(matplotlib.colormaps), options.colours)
   for share in options.contours:
     if not 0 < (tables.number(share) or 0) < 100:
@@ -135,17 +142,6 @@ def _check_overwriting(folder, pairs, names) -> None:
         )
 
 
-def log_density(saliency: Any) -> Any:
-  """Computes the log-density f32 [h, w] of a map; its exponentials sum to 1."""
-  import numpy as np
-
-  values = np.asarray(saliency, np.float64)
-  # A map of zeros says nothing: all places alike.
-  values = values / values.sum() if values.sum() > 0 else values * 0 + 1
-  values = np.maximum(values, LEAST)
-  return np.log(values / values.sum()).astype(np.float32)
-
-
 def _overlay(options, path, saliency) -> Any:
   from salflax.predict import predictor as predictor_lib
   from salflax.report import figures, plots
@@ -164,32 +160,23 @@ def _write(options, folder, name, path, saliency) -> list[str]:
   from PIL import Image
 
   from salflax.core import files
+  from salflax.predict import benchmarks
   from salflax.predict import predictor as predictor_lib
 
-  def array(target, values):
-    np.save(target, values)
-
-  def image(target, values):
-    Image.fromarray(values).save(target)
-
-  bits = int(options.bits)
-  kinds = {
-    'npy': ('.npy', array, lambda: saliency.astype(options.dtype)),
-    'png': ('.png', image, lambda: predictor_lib.quantise(saliency, bits=bits)),
-    'overlay': (
-      '_overlay.png',
-      image,
-      functools.partial(_overlay, options, path, saliency),
-    ),
-    'logdensity': ('_logdensity.npy', array, lambda: log_density(saliency)),
+  make = {
+    'npy': lambda: saliency.astype(options.dtype),
+    'png': lambda: predictor_lib.quantise(saliency, bits=int(options.bits)),
+    'overlay': lambda: _overlay(options, path, saliency),
+    'logdensity': lambda: benchmarks.log_density(saliency).astype('float32'),
   }
-  endings = []
-  for kind in dict.fromkeys(options.write):
-    ending, save, values = kinds[kind]
-    with files.replacing(folder / f'{name}{ending}') as temporary:
-      save(temporary, values())
-    endings.append(ending)
-  return endings
+  kinds = dict.fromkeys(options.write)
+  for kind in kinds:
+    with files.replacing(folder / f'{name}{WRITE[kind]}') as temporary:
+      if temporary.suffix == '.npy':
+        np.save(temporary, make[kind]())
+      else:
+        Image.fromarray(make[kind]()).save(temporary)
+  return [WRITE[kind] for kind in kinds]
 
 
 def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:

@@ -30,56 +30,36 @@ _BLUR = (
   'mit1003, 19 for SALICON, 40 for cat2000, 3 % of the longer side for fiwi '
   'and folder. sjtu_tis has maps of its own.'
 )
-# Attributes of `gaze_layout.Layout`.
-_GAZE = (
-  (
-    'tracker',
-    flags.DEFINE_string,
+# Attributes of `gaze_layout.Layout`: what --help says of them.
+_GAZE = {
+  'tracker': (
     'Read the tables of an eye tracker in place of fixations.csv: '
     f'{", ".join(trackers.TRACKERS)}. Each option from here on asks for it, '
-    'too; plain is the tracker then.',
+    'too; plain is the tracker then.'
   ),
-  (
-    'columns',
-    flags.DEFINE_list,
+  'columns': (
     "Columns of the tables, 'image=NAME,x=NAME,y=NAME'; also "
-    f'{", ".join(trackers.ROLES[3:])}.',
+    f'{", ".join(trackers.ROLES[3:])}.'
   ),
-  (
-    'units',
-    flags.DEFINE_string,
+  'units': (
     f'Units of positions: {", ".join(gaze_layout.UNITS)}. By default what the '
-    "columns' names say, else the tracker's.",
+    "columns' names say, else the tracker's."
   ),
-  (
-    'screen',
-    flags.DEFINE_string,
+  'screen': (
     'Size of the screen, as 1920x1080, where positions are on a screen with '
-    'the image in its middle.',
+    'the image in its middle.'
   ),
-  (
-    'fit',
-    flags.DEFINE_string,
+  'fit': (
     'Size of the image on the screen: own, contain (as large as fits) or '
-    'stretch.',
+    'stretch.'
   ),
-  (
-    'detect',
-    flags.DEFINE_string,
+  'detect': (
     'The tables hold samples: detect fixations by idt or ivt, with options as '
-    "in 'idt(dispersion=35, duration=100)' (pixels, ms). Needs pymovements.",
+    "in 'idt(dispersion=35, duration=100)' (pixels, ms). Needs pymovements."
   ),
-  (
-    'time',
-    flags.DEFINE_string,
-    f'Unit of the times of samples: {", ".join(trackers.MILLISECONDS)}.',
-  ),
-  (
-    'tables',
-    flags.DEFINE_string,
-    "Which tables below --raw, as 'gaze/*.tsv'; all by default.",
-  ),
-)
+  'time': f'Unit of the times of samples: {", ".join(trackers.MILLISECONDS)}.',
+  'tables': "Which tables below --raw, as 'gaze/*.tsv'; all by default.",
+}
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -96,7 +76,10 @@ def define_flags(values: flags.FlagValues) -> None:
     (_SIGMA, 'sigma', None, _BLUR),
     (switch, 'keep_inside', False, _KEEP_INSIDE),
     (switch, 'overwrite', False, 'Replace what was prepared before.'),
-    *((kind, name, None, text) for name, kind, text in _GAZE),
+    *(
+      (flags.DEFINE_list if name == 'columns' else text, name, None, about)
+      for name, about in _GAZE.items()
+    ),
   )
 
 
@@ -125,7 +108,7 @@ def gaze_options(options: Any) -> dict | None:
   Raises:
     ValueError: an option does not fit.
   """
-  values = {name: getattr(options, name) for name, *_ in _GAZE}
+  values = {name: getattr(options, name) for name in _GAZE}
   values = {name: value for name, value in values.items() if value}
   if values and options.dataset != 'folder':
     raise ValueError(

@@ -140,7 +140,7 @@ class Network:
 
 
 def _tensor(x: np.ndarray, device: Any) -> Any:
-  """Returns an array of ours as a tensor, kernels turned."""
+  """Copies an array of ours into a tensor, kernels turned."""
   import torch
 
   x = torch.tensor(x)

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from salflax import data as datasets
@@ -29,9 +29,10 @@ def collect(config: Mapping[str, Any]) -> list[str]:
       are wrong are left to `resolve`.
   """
   texts = []
-  for what, lookup in dict(_lookups(config)).items():
+  lookups = {what: call for what, *call in _lookups(config)}
+  for what, (lookup, *arguments) in lookups.items():
     try:
-      lookup()
+      lookup(*arguments)
     except (FileNotFoundError, ImportError) as e:
       texts.append(f'{what}: {e}')
     except ValueError:
@@ -39,30 +40,22 @@ def collect(config: Mapping[str, Any]) -> list[str]:
   return texts
 
 
-def _lookups(config) -> Iterator[tuple[str, Callable]]:
-  """Yields what is needed, and a function that raises where it is not there."""
+def _lookups(config) -> Iterator[tuple]:
+  """Yields each thing needed, with a call that raises where it is not there."""
   folder = config['data_dir'] or datasets.default_data_dir()
   for name in config['stages']:
     node = config[name]
     for part in map(str.strip, node['data'].split('+')):
       if part.partition(':')[0] not in datasets.GENERATED:
-        yield (
-          f'data set {part}',
-          functools.partial(datasets.load_source, part, 'all', folder),
-        )
+        yield f'data set {part}', datasets.load_source, part, 'all', folder
     if '/' in node['init'] and not node['init'].startswith('@'):
-      yield (
-        f'run {node["init"]}',
-        functools.partial(_find_run, name, node['init']),
-      )
+      yield f'run {node["init"]}', _find_run, name, node['init']
     record = merged(config['model'], node['model'])
     for key, source, files in _weights(record, node):
-      yield (
-        f'{key}={source}',
-        functools.partial(hub.locate, source, files=files),
-      )
+      find = functools.partial(hub.locate, files=files)
+      yield f'{key}={source}', find, source
   protocols = config['evaluate']['protocols']
-  yield 'package', functools.partial(metrics.bind_protocols, protocols)
+  yield 'package', metrics.bind_protocols, protocols
 
 
 def _weights(record, node) -> Iterator[tuple[str, str, tuple[str, ...]]]:

@@ -28,7 +28,7 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Keys that a stage takes as its section, or the run, has them.
 _AS_WRITTEN = (
   *('loss', 'pp', 'eval_pp', 'batch_size', 'score', 'patience', 'init'),
-  *('lr_scale', 'rows_per_image', 'accumulate'),
+  *('lr_scale', 'freeze', 'rows_per_image', 'accumulate'),
 )
 _OF_RUN = (
   *('log_every', 'seed', 'threads', 'workers', 'remat', 'param_shards'),
@@ -65,6 +65,30 @@ def load_rows(
   parts = [datasets.load_source(n, split, folder, **options) for n in names]
   rows = parts[0] if len(parts) == 1 else batches.Joined(parts, names)
   return batches.Rows(rows, range(min(limit, len(rows)))) if limit else rows
+
+
+def section_rows(
+  node: Mapping[str, Any],
+  folder: str,
+  split: str = 'split',
+  limit: str = 'limit',
+) -> Sequence[dict]:
+  """Loads rows of a stage's section, by default those that it trains on.
+
+  Args:
+    node: the section.
+    folder: folder of prepared data sets.
+    split: key of the split.
+    limit: key of the number of rows.
+  """
+  return load_rows(
+    node['data'],
+    node[split],
+    folder,
+    node['conditions'],
+    exclude=node['exclude'],
+    limit=node[limit],
+  )
 
 
 def resolve(
@@ -182,7 +206,7 @@ def _stage(
   *,
   with_data: bool,
 ) -> Stage:
-  node = config[name]
+  node = dict(config[name])
   record = merged(config['model'], node['model'])
   schema.check_model(record)
   model, weights, tokenizer = network.make(
@@ -193,19 +217,20 @@ def _stage(
   )
   _check_text(model, tokenizer, contrast_fn)
   _check_pp(node, tuple(model.size))
-  freeze = (*node['freeze'], *frozen)
+  node['freeze'] = (*node['freeze'], *frozen)
   contrast, stored = contrast_fn is not None, frozenset()
   if node['store']:
     stored = stages_lib.frozen_parts(
-      model, freeze, node['pp'], tokenizer, contrast=contrast
+      model, node['freeze'], node['pp'], tokenizer, contrast=contrast
     )
   vgg = network.make_features(node['perceptual'], record['backbone'])
-  sources = (None, None)
-  if with_data:
-    sources = _sources(node, data_dir(config['data_dir']))
+  train = scored = None
   rows = node['batch_size']
   if with_data:
-    rows = batches.count_rows(sources[0], node['rows_per_image'])
+    folder = data_dir(config['data_dir'])
+    train = section_rows(node, folder)
+    scored = section_rows(node, folder, 'eval_split', 'eval_limit')
+    rows = batches.count_rows(train, node['rows_per_image'])
   steps, epoch = _length(node, rows)
   cache = config['cache_dir'] or os.path.join(workdir, 'cache')
   stage = Stage(
@@ -213,10 +238,9 @@ def _stage(
     model=model,
     loss_fn=losses.make_loss(node['loss'], vgg=vgg),
     contrast_fn=contrast_fn,
-    make_tx=_make_tx(node, freeze, steps, epoch),
-    freeze=freeze,
-    train_source=sources[0],
-    eval_source=sources[1],
+    make_tx=_make_tx(node, steps, epoch),
+    train_source=train,
+    eval_source=scored,
     steps=steps,
     epoch=epoch,
     eval_every=max(1, round(node['eval_epochs'] * epoch)),
@@ -248,31 +272,14 @@ def _check_text(model: Any, tokenizer: Any, contrast_fn: Any) -> None:
       )
 
 
-def _sources(node: Mapping, folder: str) -> list[Sequence[dict]]:
-  """Loads the rows to train on and those that pick the checkpoint."""
-  return [
-    load_rows(
-      node['data'],
-      node[split],
-      folder,
-      node['conditions'],
-      exclude=node['exclude'],
-      limit=node[limit],
-    )
-    for split, limit in (('split', 'limit'), ('eval_split', 'eval_limit'))
-  ]
-
-
-def _make_tx(
-  node: Mapping, freeze: Sequence[str], steps: int, epoch: int
-) -> Callable:
+def _make_tx(node: Mapping, steps: int, epoch: int) -> Callable:
   optim.bind_optimizer(node['optimizer'])
   return functools.partial(
     optim.make,
     node['optimizer'],
     schedule=optim.bind_schedule(node['schedule'])(node['lr'], steps, epoch),
     clip=node['clip'],
-    freeze=freeze,
+    freeze=node['freeze'],
     lr_scale=node['lr_scale'],
   )
 

@@ -94,15 +94,9 @@ def open_image(source: Any) -> Image.Image:
 
 def is_transparent(image: Image.Image) -> bool:
   """Tells whether some pixel of a PIL image is not opaque."""
-  if image.mode.startswith(('I', 'F')):
+  if image.mode.startswith(('I', 'F')) or not image.has_transparency_data:
     return False
-  if (
-    'A' in image.getbands()
-    or 'a' in image.getbands()
-    or ('transparency' in image.info)
-  ):
-    return image.convert('RGBA').getchannel('A').getextrema()[0] < 255
-  return False
+  return image.convert('RGBA').getchannel('A').getextrema()[0] < 255
 
 
 def _grey(image: Image.Image) -> Image.Image:
@@ -119,20 +113,14 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-  if array.dtype != np.uint8 or array.ndim not in (2, 3):
+  channels = array.shape[2:] or (1,)
+  fits = array.ndim in (2, 3) and channels[0] in (1, 3, 4)
+  if array.dtype != np.uint8 or not fits or not array.size:
     raise ValueError(
-      'An image array must be u8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]; '
-      f'found {array.dtype} {list(array.shape)}.'
+      'An image array must be u8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] and '
+      f'not empty; found {array.dtype} {list(array.shape)}.'
     )
-  if array.ndim == 3 and array.shape[2] == 1:
-    array = array[..., 0]
-  if array.ndim == 3 and array.shape[2] not in (3, 4):
-    raise ValueError(
-      f'An image array has 1, 3 or 4 channels, last; found {array.shape}.'
-    )
-  if 0 in array.shape:
-    raise ValueError(f'The image array is empty: {list(array.shape)}.')
-  return Image.fromarray(array)
+  return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
 
 
 def read_image(source: Any) -> np.ndarray:

@@ -91,15 +91,6 @@ def to_points(x: np.ndarray, y: np.ndarray, *, first: int = 0) -> np.ndarray:
   return points.astype(np.int32) if fits else points
 
 
-def sjtu_sigma(size: tuple[int, int]) -> float:
-  """Chooses the sigma in pixels of SJTU-TIS's published maps.
-
-  Measured on the published maps: 16 px where the longer side is at most 500 px,
-  32 px from 575 px on; no image lies between.
-  """
-  return 16.0 if max(size) < 575 else 32.0
-
-
 def default_sigma(size: tuple[int, int]) -> float:
   """Takes 3 % of the longer side: OSIE's 24 px on 800 px, at any size."""
   return 0.03 * max(size)

@@ -1,49 +1,18 @@
 """Names what is wrong in a raw folder.
 
 Nothing is repaired in silence: a sample that cannot be trusted is left out with
-a reason from `REASONS`, and the rest goes on.
+its reason, one of those in docs/data.md, and the rest goes on.
 """
 
 import collections
 import csv
 import io
-import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from salflax.core import files, spec
-
-REASONS = (
-  'unreadable image',
-  'unreadable map',
-  'unreadable fixations',
-  'unreadable folder',
-  'unreadable name',
-  'missing image',
-  'missing map',
-  'missing fixations',
-  'sizes disagree',
-  'empty map',
-  'not a map',
-  'no fixations',
-  'implausible fixations',
-  'fixation outside the image',
-  'not a fixation image',
-  'unknown suffix',
-  'unknown condition',
-  'unknown file',
-  'file of no sample',
-  'text without image',
-  'image without text',
-  'condition without text',
-  'empty text',
-  'text in a pure condition',
-  'duplicate id',
-  'duplicate text',
-  'unreadable row',
-)
+from salflax.core import files
 
 
 class Problem(NamedTuple):
@@ -51,7 +20,7 @@ class Problem(NamedTuple):
 
   Attributes:
     name: sample, file or row.
-    reason: one of `REASONS`.
+    reason: what is wrong, in a few words: see docs/data.md.
     detail: what is there in place of what was expected.
   """
 
@@ -88,8 +57,7 @@ class Report:
     self.problems: list[Problem] = list(problems)
 
   def drop(self, name: str, reason: str, detail: str) -> None:
-    """Adds a problem; `reason` must be one of `REASONS`."""
-    spec.lookup('reason', REASONS, reason)
+    """Adds a problem, as text that may be printed."""
     self.problems.append(Problem(printable(name), reason, printable(detail)))
 
   def reasons(self) -> dict[str, int]:
@@ -120,5 +88,4 @@ class Report:
       not_used=self.reasons(),
       problems=[p._asdict() for p in problems],
     )
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    files.write_text(folder / 'report.json', text + '\n')
+    files.write_json(folder / 'report.json', record)

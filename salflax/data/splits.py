@@ -53,11 +53,6 @@ def seeded_hash(dataset: str, image: str) -> Fraction:
   return Fraction(int.from_bytes(hashlib.sha256(text).digest()[:8]), 1 << 64)
 
 
-def _same(dataset: str, image: str) -> str:
-  """Names what an image is split under."""
-  return SAME_IMAGE.get(dataset, {}).get(image, image)
-
-
 def _cut(dataset: str, place: Fraction) -> tuple[int, str]:
   share = TEST_SHARE.get(dataset, Fraction(1, FOLDS))
   return int(place * FOLDS), 'test' if place < share else 'train'
@@ -125,7 +120,8 @@ def select(
   inside = {}
   for p, own in dict(zip(images, parts or [''] * len(images))).items():
     fold, part = place(dataset, p)
-    validates = seeded_hash(f'{dataset}/val', _same(dataset, p)) < VAL_SHARE
+    same = SAME_IMAGE.get(dataset, {}).get(p, p)
+    validates = seeded_hash(f'{dataset}/val', same) < VAL_SHARE
     if own:
       part = 'test' if own == 'test' else 'train'
     if own in ('fit', 'val'):

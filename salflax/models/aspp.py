@@ -100,7 +100,7 @@ class AsppNet(base.Saliency):
       )
     taps = self.features(image, train=train)
     x = [taps[level] for level in self.levels]
-    x = jnp.concatenate([_resized(t, x[0].shape[1:3]) for t in x], -1)
+    x = jnp.concatenate([layers.resized(t, x[0].shape[1:3]) for t in x], -1)
     x = x * jnp.asarray(self.feature_scale, x.dtype)
     x = nn.relu(layers.Conv(self.width, name='reduce')(x))
     parts = [
@@ -120,10 +120,3 @@ class AsppNet(base.Saliency):
     x = smooth(x, gaussian(self.sigma)) if self.sigma else x
     # What is 0 or more stays so.
     return self.enlarged(output(x) if bounded else x)
-
-
-def _resized(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-  if x.shape[1:3] == tuple(size):
-    return x
-  shape = (x.shape[0], *size, x.shape[-1])
-  return jax.image.resize(x, shape, 'bilinear', antialias=False)

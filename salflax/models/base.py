@@ -85,11 +85,7 @@ class Saliency(nn.Module):
 
   def enlarged(self, x: jax.Array) -> jax.Array:
     """Enlarges the map x [B, h, w, 1] to f32 [B, H, W], bilinearly."""
-    x = x[..., 0].astype(jnp.float32)
-    shape = (x.shape[0], *self.size)
-    if x.shape == shape:
-      return x
-    return jax.image.resize(x, shape, 'bilinear', antialias=False)
+    return layers.resized(x.astype(jnp.float32), self.size)[..., 0]
 
 
 def output_of(name: str):

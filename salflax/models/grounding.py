@@ -9,6 +9,7 @@ ImageNet lacks, such as people.
 `B` images, `h x w` cells, `K` classes, `L` words, `D` width of a word's vector.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ FAR = -1e9
 _LOUDER = 8.0
 _NAME_WIDTH = 24
 _small = nn.initializers.normal(0.05)
+_resized = functools.partial(layers.resized, antialias=True)
 
 
 class Words(NamedTuple):
@@ -64,13 +66,6 @@ class Dense(layers.Dense):
   def __call__(self, x: jax.Array) -> jax.Array:
     y = super().__call__(x.reshape(-1, x.shape[-1]))
     return y.reshape(*x.shape[:-1], self.features)
-
-
-def resized(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
-  """Resizes [B, h, w, C] to [B, *grid, C], bilinearly."""
-  if x.shape[1:3] == tuple(grid):
-    return x
-  return jax.image.resize(x, (x.shape[0], *grid, x.shape[-1]), 'bilinear')
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -174,9 +169,9 @@ class ImageHead(nn.Module):
     # From coarse to fine, one step of the grids at a time.
     for grid in sorted({p.shape[1:3] for p in parts}):
       if x.shape[1:3] != (1, 1):
-        x = resized(x, grid)
+        x = _resized(x, grid)
       x = x + sum(p for p in parts if p.shape[1:3] == grid)
-    x = resized(x, self.grid)
+    x = _resized(x, self.grid)
     for i, distance in enumerate(self.distances):
       x = dropped(self, x, self.dropout, train=train)
       x = Mix(distance, name=f'mix_{i}')(x)
@@ -185,7 +180,7 @@ class ImageHead(nn.Module):
     y = Dense(1, kernel_init=_small, name='map_2')(y)
     # Where people look whatever they see.
     prior = self.param('prior', nn.initializers.zeros, (1, 6, 8, 1))
-    logits = y + 4 * resized(prior, self.grid)
+    logits = y + 4 * _resized(prior, self.grid)
     return Cells(x, tuple(posteriors), logits[..., 0])
 
   def _level(self, level, x, train):
@@ -298,7 +293,7 @@ class SentenceHead(nn.Module):
       alike = alike.reshape(x.shape[0], -1, alike.shape[-1])
       x = jnp.einsum('bhwk,brk->brhw', x, alike)
       x = contrasted(x.reshape(-1, *x.shape[2:], 1))
-      maps.append(resized(x, cells.logits.shape[1:]))
+      maps.append(_resized(x, cells.logits.shape[1:]))
     return maps
 
   def _freely(self, features, both, shares):

@@ -262,6 +262,22 @@ def shrink(x: jax.Array, *, factor: int = 2) -> jax.Array:
   return cells.mean((2, 4))
 
 
+def resized(
+  x: jax.Array, size: tuple[int, int], *, antialias: bool = False
+) -> jax.Array:
+  """Resizes [B, h, w, C] to [B, *size, C], bilinearly.
+
+  Args:
+    x: [B, h, w, C].
+    size: (height, width) wanted.
+    antialias: averages where it shrinks.
+  """
+  if x.shape[1:3] == tuple(size):
+    return x
+  shape = (x.shape[0], *size, x.shape[-1])
+  return jax.image.resize(x, shape, 'bilinear', antialias=antialias)
+
+
 def upsample(x: jax.Array, *, factor: int = 2) -> jax.Array:
   """Enlarges [B, H, W, C] to [B, fH, fW, C], nearest neighbour."""
   b, h, w, c = x.shape

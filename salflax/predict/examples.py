@@ -11,12 +11,14 @@ from salflax.data import batches
 from salflax.evaluate import sentences
 from salflax.predict.predictor import Predictor
 
+# Whose sentences `contrast` compares.
+CONDITIONS = ('salient', 'non_salient')
+
 
 def _rows(source: Sequence[Example]) -> dict[tuple, dict[str, int]]:
   """Lists a row of each image and condition, however many sentences it has."""
   rows = collections.defaultdict(dict)
-  for index in range(len(source)):
-    meta = batches.meta(source, index)
+  for index, meta in enumerate(batches.metas(source)):
     rows[batches.image_key(meta)].setdefault(meta['condition'], index)
   return rows
 
@@ -28,24 +30,17 @@ def _spaced(images: Sequence[tuple], count: int) -> list[tuple]:
   return [images[round(place)] for place in places]
 
 
-def choose(source: Sequence[Example], count: int) -> list[tuple]:
-  """Chooses images seen in the most conditions, evenly spaced.
-
-  Args:
-    source: rows.
-    count: number of images; all there are where there are fewer.
-
-  Returns:
-    `batches.image` of each image.
-  """
-  rows = _rows(source)
-  most = max(map(len, rows.values()))
-  return _spaced([i for i, c in rows.items() if len(c) == most], count)
-
-
 def _human(example: Example) -> np.ndarray:
   human = np.asarray(example['saliency'], np.float32)
   return human.reshape(human.shape[:2])
+
+
+def _predict(predictor: Predictor, asked: Sequence[tuple]) -> None:
+  """Predicts (image, sentence, row, key), and sets row[key] to each map."""
+  pairs = [(image, text) for image, text, _, _ in asked]
+  maps = predictor.predict(pairs, batch_size=min(8, len(pairs)))
+  for (_, _, row, key), saliency in zip(asked, maps):
+    row[key] = saliency
 
 
 def predict(
@@ -54,16 +49,15 @@ def predict(
   count: int,
   *,
   seed: int = 0,
-  batch_size: int = 8,
 ) -> list[dict[str, Any]]:
   """Predicts a few images under the right, a wrong and no sentence.
 
   Args:
     predictor: the model.
     source: images in their conditions.
-    count: number of images.
+    count: number of images, of those seen in the most conditions; all there
+      are where there are fewer.
     seed: seed of the exchange of sentences.
-    batch_size: predictions at once.
 
   Returns:
     Dicts of image_id, image u8 [h, w, 3] and rows; a row is a dict of
@@ -71,10 +65,11 @@ def predict(
     also none [h, w], wrong [h, w] and wrong_text.
   """
   exchanged, _ = sentences.wrong_sentence(source, seed=seed)
-  metas = [exchanged.meta(k) for k in range(len(exchanged))]
+  metas = batches.metas(exchanged)
   wrong = {(batches.image_key(m), m['condition']): m['text'] for m in metas}
-  rows, result, pairs, places = _rows(source), [], [], []
-  for image in choose(source, count):
+  rows, result, asked = _rows(source), [], []
+  most = max(map(len, rows.values()))
+  for image in _spaced([i for i, c in rows.items() if len(c) == most], count):
     image_rows = []
     for condition, index in rows[image].items():
       example = source[index]
@@ -86,30 +81,16 @@ def predict(
         if text := wrong.get((image, condition)):
           texts['wrong'] = row['wrong_text'] = text
       for key, text in texts.items():
-        pairs.append((example['image'], text))
-        places.append((row, key))
+        asked.append((example['image'], text, row, key))
       image_rows.append(row)
-    result.append(
-      {
-        'image_id': example['image_id'],
-        'image': example['image'],
-        'rows': image_rows,
-      }
-    )
-  batch_size = min(batch_size, max(1, len(pairs)))
-  maps = predictor.predict(pairs, batch_size=batch_size)
-  for (row, key), saliency in zip(places, maps):
-    row[key] = saliency
+    about = {key: example[key] for key in ('image_id', 'image')}
+    result.append(about | {'rows': image_rows})
+  _predict(predictor, asked)
   return result
 
 
 def contrast(
-  predictor: Predictor,
-  source: Sequence[Example],
-  count: int,
-  *,
-  conditions: tuple[str, str] = ('salient', 'non_salient'),
-  batch_size: int = 8,
+  predictor: Predictor, source: Sequence[Example], count: int
 ) -> list[dict[str, Any]]:
   """Predicts a few images under the sentences of two conditions.
 
@@ -117,38 +98,28 @@ def contrast(
     predictor: the model.
     source: images in all their conditions.
     count: number of images.
-    conditions: conditions of the two sentences.
-    batch_size: predictions at once.
 
   Returns:
     Dicts of image_id, image u8 [h, w, 3], conditions and texts, both of two,
     human and pred, both of two maps [h, w]. Images without a sentence in
-    either condition are left out.
+    either of `CONDITIONS` are left out.
   """
-  rows = {
-    image: [row[condition] for condition in conditions]
-    for image, row in _rows(source).items()
-    if all(
-      condition in row
-      and sentences.has_text(batches.meta(source, row[condition]))
-      for condition in conditions
-    )
-  }
-  result = []
-  for image in _spaced(list(rows), count):
-    two = [source[index] for index in rows[image]]
-    result.append(
-      {
-        'image_id': two[0]['image_id'],
-        'image': two[0]['image'],
-        'conditions': conditions,
-        'texts': [e['text'] for e in two],
-        'human': [_human(e) for e in two],
-      }
-    )
-  pairs = [(e['image'], text) for e in result for text in e['texts']]
-  if pairs:
-    preds = list(predictor.predict(pairs, batch_size=batch_size))
-    for k, example in enumerate(result):
-      example['pred'] = preds[2 * k : 2 * k + 2]
+  rows = _rows(source)
+  told = lambda index: sentences.has_text(batches.meta(source, index))
+  images = [
+    image
+    for image, row in rows.items()
+    if all(name in row and told(row[name]) for name in CONDITIONS)
+  ]
+  result, asked = [], []
+  for image in _spaced(images, count):
+    two = [source[rows[image][name]] for name in CONDITIONS]
+    about = {key: two[0][key] for key in ('image_id', 'image')}
+    about |= {'conditions': CONDITIONS, 'texts': [e['text'] for e in two]}
+    about |= {'human': [_human(e) for e in two], 'pred': [None, None]}
+    for k, example in enumerate(two):
+      asked.append((about['image'], example['text'], about['pred'], k))
+    result.append(about)
+  if asked:
+    _predict(predictor, asked)
   return result

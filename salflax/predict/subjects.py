@@ -41,10 +41,11 @@ class Subject(NamedTuple):
   folder: pathlib.Path
 
 
-def _label(workdir: pathlib.Path) -> str:
+def _label(run: trained.Run) -> str:
   """Names a run in tables; seeds go by their setting."""
-  setting = f'{workdir.parent.name}/' if workdir.name.startswith('seed') else ''
-  return setting + workdir.name
+  workdir = pathlib.Path(run.workdir)
+  seeded = workdir.name.startswith('seed')
+  return f'{workdir.parent.name}/{workdir.name}' if seeded else workdir.name
 
 
 def of_run(
@@ -62,33 +63,30 @@ def of_run(
 ) -> Subject:
   """Makes a finished run the subject of an evaluation.
 
-  What is left out is as in the run's config; only what differs from it is in
-  the name of the folder, so that no evaluation overwrites another.
+  What is left out is as in the run's config; what differs names the folder.
 
   Args:
     run: see `trained.load`.
-    data, split: rows to score.
+    data, split, conditions: rows to score.
     train_split: split for the centre prior; 'none' for no prior.
-    conditions: conditions to score.
     protocols: names of protocols.
     controls: whether references and other sentences are scored.
     store: whether features of frozen parts are stored.
     seed: seed of the exchange of sentences.
-    data_dir: folder of prepared data sets.
+    data_dir: where prepared data sets are.
   """
-  asked = run.config['evaluate']
+  asked, section = run.config['evaluate'], run.section
   usual = metrics.split_protocols(asked['protocols']) or [*DEFAULT_PROTOCOLS]
   with_controls = asked['controls'] if controls is None else controls
+  names, part = data or section['data'], split or section['test_split']
   source = run.load_source(data, split, conditions, data_dir)
-  names, part = data or run.section['data'], split or run.section['test_split']
-  folder = resolve.data_dir(data_dir or run.config['data_dir'])
+  where = resolve.data_dir(data_dir or run.config['data_dir'])
   # The centre bias is that of the images scored, wherever the model learnt.
-  own = not data and not train_split
-  train = train_split or run.section['split']
-  limit = run.section['limit'] if own else 0
+  limit = 0 if data or train_split else section['limit']
+  train = train_split or section['split']
   name = run_lib.folder_name(
     data,
-    stage=_unless_last(run),
+    stage='' if _is_last(run) else run.stage.name,
     split=split,
     conditions=conditions,
     protocols=protocols if list(protocols) != usual else (),
@@ -96,34 +94,28 @@ def of_run(
     controls='' if with_controls == asked['controls'] else with_controls,
     seed=seed or '',
   )
-  own_conditions = () if data else run.section['conditions']
+  own = () if data else section['conditions']
+  rows = {'data': names, 'split': part, 'conditions': tuple(conditions) or own}
+  rows['trained_on'] = run.trained_on(names, source, data_dir)
   return Subject(
     predictor=run.predictor(store=store),
     source=source,
     protocols=protocols or usual,
-    label=_label(pathlib.Path(run.workdir)),
-    baselines=_baselines(names, train, folder, limit=limit),
-    whole=resolve.load_rows(names, part, folder),
+    label=_label(run),
+    baselines=_baselines(names, train, where, limit=limit),
+    whole=resolve.load_rows(names, part, where),
     controls=with_controls,
-    about=_about(run)
-    | {
-      'data': names,
-      'split': part,
-      'conditions': tuple(conditions) or own_conditions,
-      'trained_on': run.trained_on(names, source, data_dir),
-    },
+    about=_about(run) | rows,
     folder=pathlib.Path(run.workdir, 'evaluate', name),
   )
 
 
-def _unless_last(run: trained.Run) -> str:
-  last = run.stage.name == run.config['stages'][-1]
-  return '' if last else run.stage.name
+def _is_last(run: trained.Run) -> bool:
+  return run.stage.name == run.config['stages'][-1]
 
 
 def _about(run: trained.Run) -> dict[str, Any]:
-  label = _label(pathlib.Path(run.workdir))
-  return {'run': label, 'stage': run.stage.name, 'step': run.at}
+  return {'run': _label(run), 'stage': run.stage.name, 'step': run.at}
 
 
 def _baselines(data, split, folder, *, limit=0):
@@ -150,9 +142,8 @@ def of_maps(
 
   Args:
     maps: folder of the maps: see `evaluate.map_folder`.
-    data, split: rows that they are maps of.
+    data, split, conditions: rows that they are maps of.
     train_split: split for the centre prior; 'none' for no prior.
-    conditions: conditions to score.
     protocols: names of protocols.
     controls: whether references are scored.
     partial: whether usable maps are scored where others are missing or broken.

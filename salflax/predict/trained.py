@@ -90,14 +90,7 @@ class Run(NamedTuple):
     config = saved.with_origins(self.config)
     for section in (config[name] for name in config['stages']):
       try:
-        rows = config_lib.load_rows(
-          section['data'],
-          section['split'],
-          folder,
-          section['conditions'],
-          exclude=section['exclude'],
-          limit=section['limit'],
-        )
+        rows = config_lib.section_rows(section, folder)
       except FileNotFoundError:  # prepared where it was trained, not here
         continue
       seen.update(_images(section['data'], rows))

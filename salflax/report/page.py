@@ -71,7 +71,6 @@ def render(template: str, **values: Any) -> str:
     **values: what it uses; all of it is there, and escaped in .html.
   """
   import jinja2
-  import markupsafe
 
   folder = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
   page = jinja2.Environment(
@@ -81,8 +80,6 @@ def render(template: str, **values: Any) -> str:
   )
   page.filters['code'] = _code
   page.filters['image'] = _image
-  # A table escapes its own cells.
-  page.filters['element'] = lambda table: markupsafe.Markup(table.html())
   return page.get_template(template).render(values)
 
 

@@ -181,7 +181,6 @@ def montage(
   rows: Sequence[Mapping[Any, Panel]],
   path: str | os.PathLike,
   *,
-  title: str = '',
   panel: tuple[float, float] = (2.4, 2.2),
 ) -> None:
   """Writes a figure of images and maps.
@@ -190,16 +189,13 @@ def montage(
     rows: panels of each line by column; columns that are text are titles, and
       a column that a line lacks stays empty.
     path: .png, .pdf or .svg.
-    title: title of the figure.
     panel: width and height of each, inches.
   """
   columns = list(dict.fromkeys(key for row in rows for key in row))
   if not columns:
     raise ValueError('A montage needs at least one panel.')
   width, height = panel
-  figure = blank(
-    width * len(columns), height * len(rows) + (0.5 if title else 0)
-  )
+  figure = blank(width * len(columns), height * len(rows))
   axes = figure.subplots(len(rows), len(columns), squeeze=False)
   for axis in axes.ravel():
     axis.set_axis_off()
@@ -216,13 +212,7 @@ def montage(
       # As wide as its image: a longer line would push the columns apart.
       caption = plain(one.caption, int(17.5 * width))
       axis.text(0.5, -0.04, caption, **style, **place)
-  if title:
-    figure.suptitle(plain(title), fontsize=10)
   save(figure, path)
-
-
-def _example_line(example: Mapping[str, Any]) -> dict[str, Panel]:
-  return {'image': Panel(example['image'], caption=example['image_id'])}
 
 
 def conditions_figure(
@@ -237,7 +227,8 @@ def conditions_figure(
   """
   lines = []
   for example in examples:
-    image, line = example['image'], _example_line(example)
+    image = example['image']
+    line = {'image': Panel(image, caption=example['image_id'])}
     for row in example['rows']:
       caption = row['text'] or '(no sentence)'
       name = row['condition']

@@ -1,10 +1,9 @@
-"""Tables of scores: Markdown, LaTeX and HTML from the files of an evaluation.
+"""Tables of scores: Markdown, LaTeX and text from the files of an evaluation.
 
 Every table of scores names its protocol in its head, since the same map scores
 differently under each; a value that is not there is a dash.
 """
 
-import html
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -89,40 +88,15 @@ class Table(NamedTuple):
 
   def latex(self) -> str:
     """Writes a table environment for the package booktabs."""
+    import pandas as pd
 
-    def line(cells):
-      return ' & '.join(_latex(c) for c in cells) + r' \\'
-
-    columns = 'l' + 'r' * (len(self.head) - 1)
-    return '\n'.join(
-      [
-        r'\begin{table}',
-        r'\centering',
-        rf'\caption{{{_latex(self.title)}}}',
-        rf'\begin{{tabular}}{{{columns}}}',
-        r'\toprule',
-        line(self.head),
-        r'\midrule',
-        *[line(row) for row in self.cells()],
-        r'\bottomrule',
-        r'\end{tabular}',
-        r'\end{table}',
-        '',
-      ]
-    )
-
-  def html(self) -> str:
-    """Writes a table element."""
-
-    def line(tag, cells):
-      inner = ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells)
-      return f'<tr>{inner}</tr>'
-
-    body = '\n'.join(line('td', row) for row in self.cells())
-    return (
-      f'<table>\n<caption>{html.escape(self.title)}</caption>\n'
-      f'<thead>{line("th", self.head)}</thead>\n<tbody>\n{body}\n</tbody>\n'
-      '</table>\n'
+    head, *rows = (map(_latex, row) for row in (self.head, *self.cells()))
+    table = pd.DataFrame(map(list, rows), columns=[*head])
+    return table.style.hide(axis='index').to_latex(
+      caption=_latex(self.title),
+      column_format='l' + 'r' * (len(self.head) - 1),
+      position_float='centering',
+      hrules=True,
     )
 
 
@@ -243,13 +217,9 @@ def metric_tables(
       columns = [column(protocol, *about) for about in infos.values()]
       cells_of = lambda line, key: [cell(line.entries.get(key))]
       rows = metric_rows(lines, head, infos, cells_of)
-      name = title.format(protocol=protocol)
+      name = title.replace('{protocol}', protocol)
       tables.append(Table(name, [*head, *columns], rows))
   return tables
-
-
-def _escaped(text: str) -> str:
-  return text.replace('{', '{{').replace('}', '}}')
 
 
 def _conditions(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -280,7 +250,7 @@ def score_tables(
           entries = {k: dict(e, low=None) for k, e in entries.items()}
         lines.append(Line([condition, label], entries))
   where = f'{result.get("data", "")} {result.get("split", "")}'.strip()
-  title = 'Protocol {protocol}' + (f': {_escaped(where)}' if where else '')
+  title = 'Protocol {protocol}' + (f': {where}' if where else '')
   head = ['Condition', 'Predictor', 'n']
   return metric_tables(result['protocols'], title, head, lines)
 

@@ -82,8 +82,8 @@ class _Frame:
 
 def _refused(request: Request, error: Exception) -> Response:
   """Makes every error JSON."""
-  status = getattr(error, 'status', getattr(error, 'status_code', 500))
-  message = getattr(error, 'message', getattr(error, 'detail', None))
+  status = getattr(error, 'status_code', 500)
+  message = getattr(error, 'detail', None)
   headers = dict(getattr(error, 'headers', None) or {})
   if status in (429, 503):
     headers['retry-after'] = '1'
@@ -154,7 +154,7 @@ async def _predict(request: Request) -> Response:
     return await request.app.state.desk.predict(request)
   except Refusal as e:
     # Many clients read no answer before they have sent everything.
-    if e.status != 408:
+    if e.status_code != 408:
       with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
         async with asyncio.timeout(_DRAIN_SECONDS):
           async for _ in request.stream():
@@ -208,11 +208,7 @@ def make(
         for path, f in _ROUTES.items()
       ),
     ],
-    exception_handlers={
-      Refusal: _refused,
-      HTTPException: _refused,
-      Exception: _refused,
-    },
+    exception_handlers={HTTPException: _refused, Exception: _refused},
     middleware=[Middleware(_Frame, counts=counts)],
     lifespan=lifespan,
   )

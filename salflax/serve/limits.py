@@ -2,18 +2,16 @@
 
 from typing import NamedTuple
 
+from starlette.exceptions import HTTPException
 
-class Refusal(Exception):
+
+class Refusal(HTTPException):
   """A request that is answered with an error.
 
-  Attributes:
-    status: HTTP status.
-    message: what was found and what is allowed.
+  Args:
+    status_code: HTTP status.
+    detail: what was found and what is allowed.
   """
-
-  def __init__(self, status: int, message: str):
-    super().__init__(message)
-    self.status, self.message = status, message
 
 
 class Limits(NamedTuple):

@@ -55,12 +55,5 @@ def test_a_point_outside_is_seen_on_every_side():
   assert wrong.tolist() == [False, True, True, True, True, False]
 
 
-@pytest.mark.parametrize(
-  'size, sigma', [((375, 500), 16), ((500, 333), 16), ((480, 640), 32)]
-)
-def test_sigma_of_sjtu_tis_goes_by_the_longer_side(size, sigma):
-  assert maps.sjtu_sigma(size) == sigma
-
-
 def test_default_sigma_is_that_of_osie_on_its_images():
   assert maps.default_sigma((600, 800)) == pytest.approx(24.0)

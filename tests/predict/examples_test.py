@@ -23,9 +23,9 @@ def toy():
 
 
 def test_every_condition_and_sentence(toy):
-  chosen = [image_id for _, image_id in examples.choose(toy, 3)]
+  chosen = [e['image_id'] for e in examples.predict(Network(toy), toy, 3)]
   assert chosen == ['picture00', 'picture03', 'picture06']
-  assert len(examples.choose(toy, 99)) == 7
+  assert len(examples.predict(Network(toy), toy, 99)) == 7
   result = examples.predict(Network(toy), toy, 2)
   assert [e['image_id'] for e in result] == ['picture00', 'picture06']
   pure, *guided = result[0]['rows']

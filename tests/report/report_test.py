@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from salflax.report import papers, plots, runs, tables
+from salflax.report import page, papers, plots, runs, tables
 
 
 def entry(mean, *, n=2, n_valid=None, low=None, high=None):
@@ -138,7 +138,8 @@ def test_markup_in_a_cell_is_text():
   assert r'50 \% \&' in table.latex()
   escaped = r'a|b\textbackslash{}\{\$\#\textasciicircum{}\textasciitilde{}'
   assert escaped in table.latex()
-  assert '&lt;b&gt;' in table.html() and '<td>a|b' in table.html()
+  html = page.render('table.html', table=table)
+  assert '&lt;b&gt;' in html and '<td>a|b' in html
 
 
 def test_a_row_of_the_wrong_length_is_an_error():
@@ -218,7 +219,7 @@ class TestOverlay:
 def test_montage(tmp_path, suffix):
   path = tmp_path / f'a.{suffix}'
   panel = plots.Panel(IMAGE, np.ones((30, 40)), 'costs $5 and $6 ' * 20)
-  plots.montage([{'a': panel, 'b': panel}, {'a': panel}], path, title='$')
+  plots.montage([{'a': panel, '$': panel}, {'a': panel}], path)
   assert path.stat().st_size > 1000
   assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -243,7 +244,7 @@ def test_letters_without_a_font_are_codes_with_one_note(
   assert plots.plain('a 傘 $5') == r'a \u5098 \$5'
   assert plots.plain('ü Ж \u200d😀\ufe0f\x1b') == r'ü Ж 😀\x1b'
   panel = plots.Panel(IMAGE, caption='傘を持つ人 𓂀 สวัสดี')
-  plots.montage([{'傘': panel}], tmp_path / 'a.png', title='хлеб 傘')
+  plots.montage([{'傘': panel, 'хлеб 傘': panel}], tmp_path / 'a.png')
   assert len(caplog.records) == 1 and 'font' in caplog.text
 
 

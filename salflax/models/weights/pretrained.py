@@ -227,7 +227,8 @@ def merge(
     for path, value in traverse_util.flatten_dict(tree, sep='/').items()
   }
   under = re.compile(rf'[^/]+/{re.escape(at)}/.*' if at else r'.*')
-  want = {k for k, v in have.items() if under.fullmatch(k) and _is_leaf(v)}
+  leaves = [k for k, v in have.items() if hasattr(v, 'shape')]
+  want = set(filter(under.fullmatch, leaves))
   if at and not want:
     tops = sorted({k.split('/')[1] for k in have if '/' in k})
     raise ValueError(
@@ -260,10 +261,6 @@ def fill(
 def count(state: Iterable[str], pattern: str) -> int:
   """Counts the numbers that stand in names, at the group of a pattern."""
   return len({m[1] for name in state if (m := re.match(pattern, name))})
-
-
-def _is_leaf(x: Any) -> bool:
-  return hasattr(x, 'shape')
 
 
 def _check(have, got, want: set[str], offered: set[str], source: str) -> None:
