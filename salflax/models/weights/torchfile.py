@@ -1,8 +1,8 @@
-"""PyTorch's weight files, read without PyTorch and without running them.
+"""PyTorch's weight files, read without PyTorch and without unpickling.
 
 Both layouts are read: the zip archive that `torch.save` writes since PyTorch
 1.6, and the stream of pickles from before (as in resnet50-0676ba61.pth and
-other files of torchvision). `torchpickle` reads the pickles.
+other files of torchvision). `torchpickle` interprets the pickles.
 """
 
 import io
@@ -114,8 +114,8 @@ def _read_zip(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
     big = f'{folder}byteorder' in names and (
       _entry(archive, f'{folder}byteorder').strip() == b'big'
     )
-    machine = Machine(io.BytesIO(_entry(archive, roots[0])))
-    root = machine.load()
+    machine = Machine()
+    root = machine.run(io.BytesIO(_entry(archive, roots[0])))
     memory = {}
     for storage in machine.storages.values():
       raw = _entry(archive, f'{folder}data/{storage.key}')
@@ -142,18 +142,18 @@ def _read_stream(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
     if f.read(1) != b'\x80':
       raise Refused('it is neither a zip archive nor a pickle')
     f.seek(0)
-    if (magic := Machine(f).load()) != MAGIC:
+    if (magic := Machine().run(f)) != MAGIC:
       raise Refused(
         f'it is a pickle but not one of torch.save (it begins with a '
         f'{type(magic).__name__})'
       )
-    Machine(f).load()  # protocol version
-    system = Machine(f).load()
+    Machine().run(f)  # protocol version
+    system = Machine().run(f)
     big = not system.get('little_endian', True)
-    machine = Machine(f)
-    root = machine.load()
+    machine = Machine()
+    root = machine.run(f)
     memory = {}
-    for key in Machine(f).load():
+    for key in Machine().run(f):
       storage = machine.storages[key]
       (numel,) = struct.unpack('>q' if big else '<q', f.read(8))
       raw = f.read(_bounded(numel * storage.dtype.itemsize, f))

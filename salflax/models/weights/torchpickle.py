@@ -1,14 +1,14 @@
-"""The pickles inside PyTorch files, read by an unpickler that knows tensors.
+"""The pickles inside PyTorch files, interpreted without running them.
 
-A pickle is a program, and unpickling runs whatever it says. This unpickler has
+A pickle is a program, and unpickling runs whatever it says. This machine knows
 the few opcodes that a state dict needs (containers, numbers, strings, tensors)
 and a short list of names that stand for functions of our own; it refuses every
 other opcode and name, and says which. A file can describe tensors and nothing
 else.
 """
 
-import pickle
 import pickletools
+from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes  # noqa: F401 (numpy finds bfloat16 through it)
@@ -27,29 +27,18 @@ _STORAGES = {
   'uint8': 'Byte',
   'bool': 'Bool',
 }
-_OPCODES = frozenset(
-  'PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT '
-  'BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING '
-  'SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES '
-  'SHORT_BINBYTES BINBYTES8 EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 '
-  'TUPLE2 TUPLE3 LIST APPEND APPENDS SETITEM SETITEMS PUT BINPUT LONG_BINPUT '
-  'MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD '
-  'BINPERSID'.split()
-)
+_DTYPES = {name: np.dtype(name) for name in _STORAGES}
 
 
 class Refused(ValueError):
   """The file asks for something that a state dict has no need of."""
 
 
-class Type(NamedTuple):
-  """Type of the elements of a storage, and its name in the file."""
+class _Global(NamedTuple):
+  """A whitelisted name of the pickle; `value` is all it stands for here."""
 
   name: str
-  dtype: np.dtype
-
-  def __call__(self, *_):
-    raise Refused(f'it calls {self.name}')
+  value: Any
 
 
 class Storage(NamedTuple):
@@ -74,11 +63,12 @@ def _rebuild_tensor(storage, offset, size, stride, *_) -> Tensor:
   return Tensor(storage, offset, tuple(size), tuple(stride))
 
 
-def _rebuild_typed(storage, offset, size, stride, grad, hooks, kind, *_):
-  """Newer element types: the storage is bytes, `kind` says what they hold."""
+def _rebuild_typed(storage, offset, size, stride, grad, hooks, dtype, *_):
+  """Newer element types: the storage is bytes, `dtype` says what they hold."""
   del grad, hooks
-  storage = storage._replace(dtype=kind.dtype)
-  return Tensor(storage, offset, tuple(size), tuple(stride))
+  return Tensor(
+    storage._replace(dtype=dtype), offset, tuple(size), tuple(stride)
+  )
 
 
 def _rebuild_parameter(tensor, *_) -> Tensor:
@@ -95,63 +85,168 @@ _GLOBALS: dict[str, Any] = {
   'torch._utils._rebuild_parameter': _rebuild_parameter,
   'torch._utils._rebuild_parameter_with_state': _rebuild_parameter,
   'torch.Size': tuple,
+  'torch.storage.UntypedStorage': _DTYPES['uint8'],
+  'torch.UntypedStorage': _DTYPES['uint8'],
+  **{f'torch.{_STORAGES[k]}Storage': v for k, v in _DTYPES.items()},
+  **{f'torch.{k}': v for k, v in _DTYPES.items()},
 }
-_TYPES = {
-  'torch.storage.UntypedStorage': 'uint8',
-  'torch.UntypedStorage': 'uint8',
-  **{f'torch.{kind}Storage': name for name, kind in _STORAGES.items()},
-  **{f'torch.{name}': name for name in _STORAGES},
-}
-_GLOBALS |= {k: Type(k, np.dtype(name)) for k, name in _TYPES.items()}
 
 
-class _Dispatch(dict):
-  """Methods of the opcodes of a state dict, by their byte."""
+class Machine:
+  """The opcodes of a state dict; one instance for one pickle."""
 
-  def __missing__(self, byte: int):
-    opcode = pickletools.code2op.get(chr(byte))
-    name = opcode.name if opcode else byte
-    raise Refused(f'opcode {name} is not part of a state dict')
-
-
-# The pure Python one, whose opcodes can be chosen.
-class Machine(pickle._Unpickler):
-  """Reads one pickle, from the file's position on."""
-
-  def __init__(self, file: BinaryIO):
-    super().__init__(file, encoding='latin-1')
+  def __init__(self):
+    self.stack: list[Any] = []
+    self.marks: list[list[Any]] = []
+    self.memo: dict[int, Any] = {}
     self.storages: dict[str, Storage] = {}
 
-  def find_class(self, module: str, name: str) -> Any:
-    """Finds a global that a state dict may have; refuses every other."""
+  def run(self, f: BinaryIO) -> Any:
+    """Builds the object that the pickle at the file's position describes."""
+    for opcode, arg, _ in pickletools.genops(f):
+      name = opcode.name
+      if name == 'STOP':
+        return self.stack.pop()
+      if name in _PUSH:
+        self.stack.append(arg)
+      elif name in _CONSTANTS:
+        self.stack.append(_CONSTANTS[name]())
+      elif name in _OPCODES:
+        _OPCODES[name](self, arg)
+      else:
+        raise Refused(f'opcode {name} is not part of a state dict')
+    raise EOFError('no STOP')
+
+  def push(self, item: Any) -> None:
+    self.stack.append(item)
+
+  def pop_mark(self) -> list[Any]:
+    items, self.stack = self.stack, self.marks.pop()
+    return items
+
+  def mark(self, _) -> None:
+    self.marks.append(self.stack)
+    self.stack = []
+
+  def put(self, index: int) -> None:
+    self.memo[index] = self.stack[-1]
+
+  def memoize(self, _) -> None:
+    self.memo[len(self.memo)] = self.stack[-1]
+
+  def get(self, index: int) -> None:
+    self.stack.append(self.memo[index])
+
+  def tuple_of(self, count: int) -> None:
+    items = tuple(self.stack[-count:])
+    if len(items) < count:
+      raise IndexError('stack is too short')
+    self.stack[-count:] = [items]
+
+  def append(self, _) -> None:
+    item = self.stack.pop()
+    self._target(list).append(item)
+
+  def appends(self, _) -> None:
+    items = self.pop_mark()
+    self._target(list).extend(items)
+
+  def set_item(self, _) -> None:
+    value, key = self.stack.pop(), self.stack.pop()
+    self._target(dict)[key] = value
+
+  def set_items(self, _) -> None:
+    items = self.pop_mark()
+    self._target(dict).update(zip(items[::2], items[1::2], strict=True))
+
+  def _target(self, kind: type) -> Any:
+    if not isinstance(self.stack[-1], kind):
+      raise Refused(f'it changes a {type(self.stack[-1]).__name__}')
+    return self.stack[-1]
+
+  def push_global(self, arg: str) -> None:
+    """GLOBAL: module and name in one string."""
+    self.find(*arg.split(' ', 1))
+
+  def stack_global(self, _) -> None:
+    name, module = self.stack.pop(), self.stack.pop()
+    self.find(module, name)
+
+  def find(self, module: str, name: str) -> None:
+    """Pushes a global that a state dict may have; refuses every other."""
     full = f'{module}.{name}'
     if full not in _GLOBALS:
       raise Refused(
         f'it uses {full}, which is not part of a state dict; save '
         'model.state_dict() alone'
       )
-    return _GLOBALS[full]
+    self.stack.append(_Global(full, _GLOBALS[full]))
 
-  def persistent_load(self, pid: Any) -> Storage:
-    """Makes a storage of ('storage', type, key, device, numel[, its view])."""
-    kind, type_, key, _, numel, *view = pid
-    if kind != 'storage' or not isinstance(type_, Type):
+  def reduce(self, _) -> None:
+    """Calls one of our own functions above, never one of the file's."""
+    args, fn = self.stack.pop(), self.stack.pop()
+    if not isinstance(fn, _Global) or isinstance(fn.value, np.dtype):
+      raise Refused(f'it calls {getattr(fn, "name", type(fn).__name__)}')
+    args = [a.value if isinstance(a, _Global) else a for a in args]
+    self.stack.append(fn.value(*args))
+
+  def build(self, _) -> None:
+    """Attributes, such as the _metadata of a state dict: not weights."""
+    self.stack.pop()
+    self._target(dict)
+
+  def persistent(self, _) -> None:
+    """A storage: ('storage', type, key, device, numel[, view of another])."""
+    kind, type_, key, _, numel, *view = self.stack.pop()
+    dtype = getattr(type_, 'value', None)
+    if kind != 'storage' or not isinstance(dtype, np.dtype):
       raise Refused(f'it refers to a {kind!r} of {type_!r}')
-    storage = Storage(str(key), type_.dtype, int(numel), 0)
+    storage = Storage(str(key), dtype, int(numel), 0)
     self.storages.setdefault(storage.key, storage)
     if view and view[0] is not None:
       storage = storage._replace(offset=int(view[0][1]))
-    return storage
+    self.stack.append(storage)
 
-  def load_build(self) -> None:
-    """Drops attributes, such as the _metadata of a state dict: no weights."""
-    self.stack.pop()
 
-  dispatch = _Dispatch(
-    {
-      ord(op.code): pickle._Unpickler.dispatch[ord(op.code)]
-      for op in pickletools.opcodes
-      if op.name in _OPCODES
-    }
-    | {pickle.BUILD[0]: load_build}
-  )
+_PUSH = frozenset(
+  'INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING '
+  'SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES '
+  'SHORT_BINBYTES BINBYTES8'.split()
+)
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+  'NONE': lambda: None,
+  'NEWTRUE': lambda: True,
+  'NEWFALSE': lambda: False,
+  'EMPTY_DICT': dict,
+  'EMPTY_LIST': list,
+  'EMPTY_TUPLE': tuple,
+}
+_OPCODES: dict[str, Callable[[Machine, Any], Any]] = {
+  'PROTO': lambda m, _: None,
+  'FRAME': lambda m, _: None,
+  'MARK': Machine.mark,
+  'POP_MARK': lambda m, _: m.pop_mark(),
+  'POP': lambda m, _: m.stack.pop(),
+  'DUP': lambda m, _: m.push(m.stack[-1]),
+  'TUPLE': lambda m, _: m.push(tuple(m.pop_mark())),
+  'LIST': lambda m, _: m.push(m.pop_mark()),
+  'TUPLE1': lambda m, _: m.tuple_of(1),
+  'TUPLE2': lambda m, _: m.tuple_of(2),
+  'TUPLE3': lambda m, _: m.tuple_of(3),
+  'PUT': Machine.put,
+  'BINPUT': Machine.put,
+  'LONG_BINPUT': Machine.put,
+  'MEMOIZE': Machine.memoize,
+  'GET': Machine.get,
+  'BINGET': Machine.get,
+  'LONG_BINGET': Machine.get,
+  'APPEND': Machine.append,
+  'APPENDS': Machine.appends,
+  'SETITEM': Machine.set_item,
+  'SETITEMS': Machine.set_items,
+  'GLOBAL': Machine.push_global,
+  'STACK_GLOBAL': Machine.stack_global,
+  'REDUCE': Machine.reduce,
+  'BUILD': Machine.build,
+  'BINPERSID': Machine.persistent,
+}
