@@ -114,16 +114,17 @@ def _load(data, split, *, folder):
 
 def execute(options: Any) -> None:
   """Writes the report, and prints where."""
-  from salflax.core import files, spec
+  from salflax.core import files, paths, spec
   from salflax.report import figures, gallery, page, papers, study
   from salflax.report import sections as sections_lib
   from salflax.report.results import Runs
 
   paper = spec.lookup('paper', papers.PAPERS, options.paper)
-  folder = pathlib.Path(options.runs or _usual(paper))
-  if options.runs and not folder.is_dir():
-    raise ValueError(f'--runs={folder}: there is no such folder.')
-  suffix = _paper_options(folder) + _where(paper, folder)
+  home = paths.path(options.runs or _usual(paper))
+  if options.runs and not home.is_dir():
+    raise ValueError(f'--runs={home}: there is no such folder.')
+  folder = files.local_copy(home, skip=('checkpoints', 'maps', 'tensorboard'))
+  suffix = _paper_options(folder) + _where(paper, home)
   paper = paper._replace(options=suffix)
   runs = Runs(paper, folder)
   sections = []
@@ -132,7 +133,7 @@ def execute(options: Any) -> None:
     results = [runs.find(row, table) for row in rows]
     sections.append(sections_lib.section(paper, table, results))
   load = functools.partial(_load, folder=options.data_dir)
-  out = pathlib.Path(options.out or folder / 'report')
+  out = paths.path(options.out or home / 'report')
   with tempfile.TemporaryDirectory() as temporary:
     where, drawn, docs = pathlib.Path(temporary), {}, None
     for s in sections:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from salflax.core import files, spec
+from salflax.core import files, paths, spec
 from salflax.core.types import Example
 from salflax.data import batches, maps
 from salflax.evaluate import scorer
@@ -167,7 +167,7 @@ class Keep:
       ValueError: an image's id is too long for a file's name.
     """
     paths = [
-      pathlib.Path(self.folder, f'{name}.png')
+      paths.path(self.folder) / f'{name}.png'
       for name in names(batches.metas(source))
     ]
     for path in paths:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from salflax import metrics
 from salflax.config import resolve
+from salflax.core import paths
 from salflax.data import batches
 from salflax.evaluate import map_folder
 from salflax.evaluate import run as run_lib
@@ -101,7 +102,7 @@ def of_run(
     predictor=run.predictor(store=store),
     source=source,
     protocols=protocols or usual,
-    label=_label(pathlib.Path(run.workdir)),
+    label=_label(paths.path(run.workdir)),
     baselines=_baselines(names, train, folder, limit=limit),
     whole=resolve.load_rows(names, part, folder),
     controls=with_controls,
@@ -112,7 +113,7 @@ def of_run(
       'conditions': tuple(conditions) or own_conditions,
       'trained_on': run.trained_on(names, source, data_dir),
     },
-    folder=pathlib.Path(run.workdir, 'evaluate', name),
+    folder=paths.path(run.workdir).joinpath('evaluate', name),
   )
 
 
@@ -122,7 +123,7 @@ def _unless_last(run: trained.Run) -> str:
 
 
 def _about(run: trained.Run) -> dict[str, Any]:
-  label = _label(pathlib.Path(run.workdir))
+  label = _label(paths.path(run.workdir))
   return {'run': label, 'stage': run.stage.name, 'step': run.at}
 
 

@@ -3,18 +3,67 @@
 import contextlib
 import logging
 import os
-import shutil
 
+import orbax.checkpoint as ocp
 import tensorstore
+from orbax.checkpoint._src.path import gcs_utils
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
-from salflax.core import files
+from salflax.core import files, paths
 
 _LOG = logging.getLogger('salflax')
 
 
+def _take_s3() -> None:
+  """Makes Orbax name TensorStore's driver for s3:// as it does for gs://.
+
+  Orbax 0.12 takes s3:// for a path of the disk that is not absolute.
+  """
+  is_gs, spec_of = (
+    tensorstore_utils._use_gcs_driver,
+    gcs_utils.get_kvstore_for_gcs,
+  )
+
+  def spec(path):
+    # The second slash is gone in one of the callers.
+    scheme, _, rest = path.partition(':')
+    if scheme != 's3':
+      return spec_of(path)
+    bucket, _, path = rest.lstrip('/').partition('/')
+    env, options = os.environ.get, {}
+    # TensorStore does not read these, and looks for keys elsewhere first.
+    if endpoint := env('AWS_ENDPOINT_URL_S3') or env('AWS_ENDPOINT_URL'):
+      options['endpoint'] = endpoint
+    if region := env('AWS_REGION') or env('AWS_DEFAULT_REGION'):
+      options['aws_region'] = region
+    if env('AWS_ACCESS_KEY_ID'):
+      options['aws_credentials'] = {'type': 'environment'}
+    return {'driver': 's3', 'bucket': bucket, 'path': path, **options}
+
+  tensorstore_utils._use_gcs_driver = lambda path: (
+    path.startswith('s3:') or is_gs(path)
+  )
+  gcs_utils.get_kvstore_for_gcs = spec
+
+
+_take_s3()
+
+
+def atomicity(folder: str) -> ocp.options.AtomicityOptions:
+  """Chooses how a step is finished: renamed, in a bucket by a file in it."""
+  modes = ocp.options.AtomicityMode
+  in_bucket = paths.is_bucket(folder)
+  return ocp.options.AtomicityOptions(
+    mode=modes.COMMIT_FILE if in_bucket else modes.ATOMIC_RENAME
+  )
+
+
 def steps(folder: str) -> list[int]:
   """Lists the finished steps in a folder, in order."""
-  return sorted(int(n) for n in os.listdir(folder) if n.isdigit())
+  every = [p for p in paths.path(folder).iterdir() if p.name.isdigit()]
+  if paths.is_bucket(folder):
+    every = [p for p in every if (p / 'commit_success.txt').exists()]
+  return sorted(int(p.name) for p in every)
 
 
 def best(folder: str, *, higher_is_better: bool) -> tuple[int, float] | None:
@@ -50,15 +99,17 @@ def damage(path: str, *, arrays: bool = True) -> str:
     for name in ('state/_METADATA', 'meta/metadata'):
       files.read_json(os.path.join(path, name))
     # A step without an evaluation has no score.
-    if os.path.exists(metrics := os.path.join(path, 'metrics', 'metrics')):
+    if (metrics := paths.path(path) / 'metrics' / 'metrics').exists():
       name = 'metrics/metrics'
       files.read_json(metrics)
     name = 'state/manifest.ocdbt'
-    os.stat(os.path.join(path, name))
+    if not paths.path(os.path.join(path, name)).exists():
+      return f'{name} is missing'
     if not arrays:
       return ''
     name = 'state'
-    spec = {'driver': 'ocdbt', 'base': f'file://{os.path.abspath(state)}/'}
+    scheme = '' if paths.is_bucket(state) else 'file://'
+    spec = {'driver': 'ocdbt', 'base': f'{scheme}{paths.absolute(state)}/'}
     store = tensorstore.KvStore.open(spec).result()
     for key in store.list().result():
       store.read(key).result()
@@ -83,9 +134,9 @@ def set_aside_damaged(folder: str) -> None:
       f'remove {folder} to begin this stage anew.'
     )
   for at, reason in damaged.items():
-    aside = os.path.join(folder, f'damaged-{at}')
-    shutil.rmtree(aside, ignore_errors=True)
-    os.rename(os.path.join(folder, str(at)), aside)
+    aside = paths.path(folder) / f'damaged-{at}'
+    paths.rmtree(aside)
+    (aside.parent / str(at)).rename(aside)
     whole = max(set(every) - set(damaged))
     _LOG.warning(
       'The checkpoint %s/%d is damaged (%s): it is now %s, and step %d is the '
