@@ -38,7 +38,7 @@ def _system(scheme: str) -> Any:
 def _exists(bucket: str) -> bool:
   """Tells whether there is a bucket; what may not be listed, is there."""
   try:
-    _system(bucket.partition(':')[0]).find(f'{bucket}/.salflax', maxdepth=1)
+    _system(bucket.partition(':')[0]).find(f'{bucket}/.salflax')
   except FileNotFoundError:
     return False
   except Exception:  # each package has errors of its own
@@ -63,7 +63,7 @@ def path(name: str | os.PathLike) -> 'pathlib.Path | BucketPath':
     return pathlib.Path(name)
   scheme, _, rest = name.partition('://')
   if scheme not in SCHEMES or not rest.strip('/'):
-    kinds = ', '.join(f'{s}://BUCKET/...' for s in SCHEMES)
+    kinds = ', '.join(f'{s}://BUCKET/NAME' for s in SCHEMES)
     raise ValueError(f'{name}: allowed are folders of this machine, {kinds}.')
   package, extra = SCHEMES[scheme]
   if importlib.util.find_spec(package) is None:

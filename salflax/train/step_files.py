@@ -108,8 +108,10 @@ def damage(path: str, *, arrays: bool = True) -> str:
     if not arrays:
       return ''
     name = 'state'
-    scheme = '' if paths.is_bucket(state) else 'file://'
-    spec = {'driver': 'ocdbt', 'base': f'{scheme}{paths.absolute(state)}/'}
+    base = f'file://{os.path.abspath(state)}/'
+    if paths.is_bucket(state):
+      base = gcs_utils.get_kvstore_for_gcs(f'{state}/')
+    spec = {'driver': 'ocdbt', 'base': base}
     store = tensorstore.KvStore.open(spec).result()
     for key in store.list().result():
       store.read(key).result()
