@@ -71,7 +71,7 @@ def local_copy(
     if not (file := local / p).is_file() or file.stat().st_size != i['size']
   }
   if sizes:
-    _LOG.info(
+    _LOG.warning(
       'Copying %d files, %.1f MB, of %s to %s',
       *(len(sizes), sum(sizes.values()) / 1e6, remote, local),
     )
