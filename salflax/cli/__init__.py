@@ -190,11 +190,17 @@ def _check_folders(values) -> None:
     if not paths.is_bucket(str(folder or '')):
       continue
     if name.rpartition('.')[2].lstrip('-') in _LOCAL:
-      raise ValueError(
-        f'{name}={folder} is no folder of this machine. Mount the bucket as '
-        'one (gcsfuse, s3fs), or copy it.'
-      )
+      need_disk(name, folder)
     paths.path(folder)
+
+
+def need_disk(name: str, folder: str) -> None:
+  """Raises ValueError where what a flag names is in a bucket."""
+  if '://' in folder:
+    raise ValueError(
+      f'{name}={folder} is no folder of this machine. Mount the bucket as one '
+      '(gcsfuse, s3fs), or copy it.'
+    )
 
 
 def _parse(values, argv) -> None:

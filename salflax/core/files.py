@@ -35,12 +35,6 @@ def on_disk(name: str | os.PathLike) -> pathlib.Path:
   return cache_dir() / 'buckets' / os.fspath(name).replace('://', '/')
 
 
-def free_bytes(folder: str | os.PathLike) -> float:
-  """Measures the room on a folder's disk; that of a bucket has no end."""
-  in_bucket = paths.is_bucket(folder)
-  return math.inf if in_bucket else shutil.disk_usage(folder).free
-
-
 def local_copy(
   folder: str | os.PathLike, *, skip: Collection[str] = ()
 ) -> pathlib.Path:
@@ -59,29 +53,28 @@ def local_copy(
   remote = paths.path(folder)
   if isinstance(remote, pathlib.Path):
     return remote
-  infos = {p.relative_to(remote): i for p, i in remote.files().items()}
-  infos = {p: i for p, i in infos.items() if not {*p.parts} & {*skip}}
+  infos = {
+    p.relative_to(remote): info
+    for p, info in remote.files().items()
+    if not {*p.relative_to(remote).parts} & {*skip}
+  }
   # Another content has another tag, and so another folder.
   tags = [(str(p), i.get('ETag') or i.get('etag')) for p, i in infos.items()]
   digest = hashlib.sha256(repr(tags).encode()).hexdigest()[:16]
-  local = on_disk(remote).joinpath(f'.copy-{digest}', remote.name)
-  sizes = {
-    p: i['size']
-    for p, i in infos.items()
-    if not (file := local / p).is_file() or file.stat().st_size != i['size']
-  }
-  if sizes:
-    _LOG.warning(
-      'Copying %d files, %.1f MB, of %s to %s',
-      *(len(sizes), sum(sizes.values()) / 1e6, remote, local),
-    )
+  local = on_disk(remote) / f'.copy-{digest}' / remote.name
 
   def fetch(name):
     with replacing(local / name) as temporary:
       (remote / name).get(temporary)
 
+  here = lambda file: file.stat().st_size if file.is_file() else None
+  missing = [p for p, i in infos.items() if here(local / p) != i['size']]
+  if missing:
+    size = sum(infos[p]['size'] for p in missing) / 1e6
+    text = 'Copying %d files, %.1f MB, of %s to %s'
+    _LOG.warning(text, len(missing), size, remote, local)
   with futures.ThreadPoolExecutor(8) as pool:
-    list(pool.map(fetch, sizes))
+    list(pool.map(fetch, missing))
   return local
 
 
@@ -171,11 +164,11 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 @contextlib.contextmanager
 def replacing_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Gives a new folder beside another, whose name it gets when all is well."""
-  folder, unique = folder.absolute(), uuid.uuid4().hex[:8]
-  beside = on_disk(folder)
-  beside.parent.mkdir(parents=True, exist_ok=True)
-  scratch = beside.with_name(f'.{folder.name}.{unique}.tmp')
-  old = beside.with_name(f'.{folder.name}.{unique}.old')
+  folder = folder.absolute()
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  unique = uuid.uuid4().hex[:8]
+  scratch = folder.with_name(f'.{folder.name}.{unique}.tmp')
+  old = folder.with_name(f'.{folder.name}.{unique}.old')
   scratch.mkdir()
   try:
     yield scratch
@@ -195,7 +188,8 @@ def swap(new: pathlib.Path, folder: pathlib.Path, old: pathlib.Path) -> None:
     old: free name on the same disk.
   """
   if isinstance(folder, paths.BucketPath):
-    folder.rmtree()
+    for file in folder.files():
+      file.unlink()
     upload(new, folder)
     return
   if folder.exists():

@@ -94,7 +94,7 @@ def _check_own(folder: pathlib.Path, data_dir: pathlib.Path) -> None:
       raise FileExistsError(f'{parent} is in the way: it is no folder.')
   if not folder.exists():
     return
-  paths = folder.rglob('*') if folder.is_dir() else [folder]
+  paths = folder.glob('**/*') if folder.is_dir() else [folder]
   foreign = [
     p.relative_to(data_dir).as_posix()
     for p in paths

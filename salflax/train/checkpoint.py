@@ -6,6 +6,7 @@ The place in the data is not stored: it follows from the step.
 import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -279,8 +280,12 @@ def check_room(folder: str, num_bytes: int) -> None:
       temporary.write_bytes(b'0' * 4096)
     probe.unlink()
   except OSError as e:
+    if paths.is_bucket(folder):
+      raise
     raise OSError(f'Cannot write to {folder}: {e.strerror or e}.') from e
-  free = files.free_bytes(folder)
+  if paths.is_bucket(folder):
+    return
+  free = shutil.disk_usage(folder).free
   coming = max(1, 3 - len(step_files.steps(folder)))
   if free < coming * num_bytes:
     raise OSError(

@@ -184,7 +184,7 @@ def train_stage(
     OSError: the folder cannot be written or the disk is too full.
   """
   where = os.path.join(folder, 'checkpoints')
-  if paths.path(folder).joinpath('result.json').exists():
+  if (paths.path(folder) / 'result.json').exists():
     _LOG.info('%s is finished already.', stage.name)
     return where
   parallel.check_batch_size(stage.batch_size, mesh)
@@ -232,7 +232,7 @@ def _finish(stage, folder, best, extra, params):
   if jax.process_index() == 0:
     rows_lib.write_json(os.path.join(folder, 'result.json'), result)
     # What diverged once, and not again.
-    paths.path(folder).joinpath('diverged.json').unlink(missing_ok=True)
+    (paths.path(folder) / 'diverged.json').unlink(missing_ok=True)
   parallel.barrier(f'{stage.name} is finished')
   return result
 
@@ -335,8 +335,7 @@ def _run(stages, workdir):
   for stage in stages:
     mesh = parallel.make_mesh(shards=stage.param_shards)
     start, folder = None, os.path.join(workdir, stage.name)
-    ended = paths.path(folder).joinpath('result.json').exists()
-    if stage.init and not ended:
+    if stage.init and not (paths.path(folder) / 'result.json').exists():
       earlier = stage.origin
       above = workdir if stage.init.startswith('@') else stage.init
       start, at = checkpoint.load_variables(

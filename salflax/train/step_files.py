@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import shutil
+from collections.abc import Callable
 
 import orbax.checkpoint as ocp
 import tensorstore
@@ -14,53 +16,38 @@ from salflax.core import files, paths
 _LOG = logging.getLogger('salflax')
 
 
-def _take_s3() -> None:
-  """Makes Orbax name TensorStore's driver for s3:// as it does for gs://.
-
-  Orbax 0.12 takes s3:// for a path of the disk that is not absolute.
-  """
-  is_gs, spec_of = (
-    tensorstore_utils._use_gcs_driver,
-    gcs_utils.get_kvstore_for_gcs,
-  )
-
-  def spec(path):
-    # The second slash is gone in one of the callers.
-    scheme, _, rest = path.partition(':')
-    if scheme != 's3':
-      return spec_of(path)
-    bucket, _, path = rest.lstrip('/').partition('/')
-    env, options = os.environ.get, {}
-    # TensorStore does not read these, and looks for keys elsewhere first.
-    if endpoint := env('AWS_ENDPOINT_URL_S3') or env('AWS_ENDPOINT_URL'):
-      options['endpoint'] = endpoint
-    if region := env('AWS_REGION') or env('AWS_DEFAULT_REGION'):
-      options['aws_region'] = region
-    if env('AWS_ACCESS_KEY_ID'):
-      options['aws_credentials'] = {'type': 'environment'}
-    return {'driver': 's3', 'bucket': bucket, 'path': path, **options}
-
-  tensorstore_utils._use_gcs_driver = lambda path: (
-    path.startswith('s3:') or is_gs(path)
-  )
-  gcs_utils.get_kvstore_for_gcs = spec
+def _spec(path: str, gs: Callable = gcs_utils.get_kvstore_for_gcs) -> dict:
+  """Describes a place in a bucket for TensorStore."""
+  if path.startswith('gs:'):
+    return gs(path)
+  bucket, _, key = path.removeprefix('s3:').lstrip('/').partition('/')
+  spec, env = {'driver': 's3', 'bucket': bucket, 'path': key}, os.environ.get
+  # TensorStore does not read these, and looks for keys elsewhere first.
+  if endpoint := env('AWS_ENDPOINT_URL_S3') or env('AWS_ENDPOINT_URL'):
+    spec['endpoint'] = endpoint
+  if region := env('AWS_REGION') or env('AWS_DEFAULT_REGION'):
+    spec['aws_region'] = region
+  if env('AWS_ACCESS_KEY_ID'):
+    spec['aws_credentials'] = {'type': 'environment'}
+  return spec
 
 
-_take_s3()
+# Orbax 0.12 takes s3:// for a path of the disk that is not absolute, where
+# TensorStore can read and write it; the second slash it drops.
+tensorstore_utils._use_gcs_driver = lambda path: path[:3] in ('gs:', 's3:')
+gcs_utils.get_kvstore_for_gcs = _spec
 
 
 def atomicity(folder: str) -> ocp.options.AtomicityOptions:
-  """Chooses how a step is finished: renamed, in a bucket by a file in it."""
+  """Chooses how a step is finished: renamed, or in a bucket by a file in it."""
   modes = ocp.options.AtomicityMode
-  in_bucket = paths.is_bucket(folder)
-  return ocp.options.AtomicityOptions(
-    mode=modes.COMMIT_FILE if in_bucket else modes.ATOMIC_RENAME
-  )
+  mode = modes.COMMIT_FILE if paths.is_bucket(folder) else modes.AUTO
+  return ocp.options.AtomicityOptions(mode=mode)
 
 
 def steps(folder: str) -> list[int]:
   """Lists the finished steps in a folder, in order."""
-  every = [p for p in paths.path(folder).iterdir() if p.name.isdigit()]
+  every = [p for p in paths.path(folder).glob('*') if p.name.isdigit()]
   if paths.is_bucket(folder):
     every = [p for p in every if (p / 'commit_success.txt').exists()]
   return sorted(int(p.name) for p in every)
@@ -110,7 +97,7 @@ def damage(path: str, *, arrays: bool = True) -> str:
     name = 'state'
     base = f'file://{os.path.abspath(state)}/'
     if paths.is_bucket(state):
-      base = gcs_utils.get_kvstore_for_gcs(f'{state}/')
+      base = _spec(f'{state}/')
     spec = {'driver': 'ocdbt', 'base': base}
     store = tensorstore.KvStore.open(spec).result()
     for key in store.list().result():
@@ -137,7 +124,7 @@ def set_aside_damaged(folder: str) -> None:
     )
   for at, reason in damaged.items():
     aside = paths.path(folder) / f'damaged-{at}'
-    paths.rmtree(aside)
+    shutil.rmtree(aside, ignore_errors=True)
     (aside.parent / str(at)).rename(aside)
     whole = max(set(every) - set(damaged))
     _LOG.warning(
