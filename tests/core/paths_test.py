@@ -14,7 +14,7 @@ from salflax.data import prepare
 
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
-  """Name of an empty bucket; the disk's part of it is in a folder of its own."""
+  """Name of an empty bucket; what is on the disk for it has its own folder."""
   monkeypatch.setitem(paths.SCHEMES, 'memory', 'fsspec')
   monkeypatch.setenv('SALFLAX_CACHE', str(tmp_path / 'cache'))
   monkeypatch.chdir(tmp_path)
