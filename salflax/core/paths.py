@@ -9,6 +9,7 @@ import errno
 import functools
 import importlib.util
 import io
+import logging
 import os
 import pathlib
 import re
@@ -60,6 +61,8 @@ def _system(bucket: str) -> Any:
   # Orbax has a file system of its own, which takes this setting as well.
   for name in (scheme, 'gcs'):
     fsspec.config.conf.setdefault(name, {})['use_listings_cache'] = False
+  # It logs tracebacks of errors that it raises as well.
+  logging.getLogger('gcsfs').setLevel(logging.CRITICAL)
   system = fsspec.filesystem(scheme)
   try:
     system.find(f'{bucket}/.salflax')
