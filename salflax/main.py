@@ -77,10 +77,11 @@ def _evaluate(stages, workdir, what) -> None:
 def _write_card(workdir) -> None:
   """Writes the model card of a finished run, README.md in its folder."""
   from salflax.config import saved
+  from salflax.core import paths
   from salflax.report import card
 
   summary = os.path.join(workdir, 'evaluate', 'test', 'summary.json')
-  scores = card.score_tables(summary) if os.path.isfile(summary) else ()
+  scores = card.score_tables(summary) if paths.path(summary).is_file() else ()
   config = saved.with_origins(saved.load(workdir))
   name = os.path.basename(workdir)
   card.write(workdir, config, scores, name=name)
@@ -133,18 +134,18 @@ def _train(options: Any) -> int:
   import jax
 
   from salflax.config import resolve, saved
-  from salflax.core import parallel
+  from salflax.core import parallel, paths
   from salflax.train import checkpoint, loop
 
   config = options.config
-  workdir = os.path.abspath(
+  workdir = paths.absolute(
     options.workdir or default_workdir(options['config'].config_filename)
   )
   stages = _stages(config, workdir)
   if options.check:
     print('The config is sound.')
     return cli.DONE
-  os.makedirs(workdir, exist_ok=True)
+  paths.path(workdir).mkdir(parents=True, exist_ok=True)
   _LOG.info(
     'Run in %s: %d devices of kind %s, %d processes.',
     workdir,

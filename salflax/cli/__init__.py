@@ -30,8 +30,9 @@ _PACKAGES = {
   'jax_cuda13_plugin': '"salflax[gpu]"',
   'torch': '"salflax[torch]"',
 }
-# Flags that name a folder.
-_FOLDERS = ('workdir', 'data_dir', 'run', 'runs', 'maps', 'out', 'raw')
+# Flags that name a folder, of this machine or in a bucket; and of it alone.
+_FOLDERS = ('workdir', 'data_dir', 'run', 'runs', 'out')
+_LOCAL = ('maps', 'raw', 'cache_dir')
 # Control characters, and those that turn the direction of a line.
 _CONTROLS = (*range(32), *range(127, 160), *range(0x202A, 0x202F))
 _CONTROLS += tuple(range(0x2066, 0x206A))
@@ -162,7 +163,7 @@ def _execute(define_flags, execute, argv) -> int:
     flags.FLAGS.mark_as_parsed()  # Grain reads one of its own
   if not values.debug:
     logging.set_verbosity(logging.ERROR)
-  _check_local(values)
+  _check_folders(values)
   if values.quiet:
     os.environ['TQDM_DISABLE'] = '1'
   code = execute(values) or DONE
@@ -173,19 +174,30 @@ def _execute(define_flags, execute, argv) -> int:
   return code
 
 
-def _check_local(values) -> None:
-  """Raises ValueError for a bucket, which would become a folder 'gs:'."""
-  folders = {f'--{k}': values[k].value for k in _FOLDERS if k in values}
+def _check_folders(values) -> None:
+  """Raises ValueError for a bucket that is unknown or where none can be."""
+  from salflax.core import paths
+
+  names = (*_FOLDERS, *_LOCAL)
+  folders = {f'--{k}': values[k].value for k in names if k in values}
   if 'config' in values and values.config is not None:
-    keys = ('data_dir', 'cache_dir')
-    named = [k for k in keys if k in values.config]
+    named = [k for k in names if k in values.config]
     folders |= {f'--config.{k}': values.config[k] for k in named}
   for name, folder in folders.items():
-    if '://' in str(folder or ''):
-      raise ValueError(
-        f'{name}={folder} is no folder of this machine. Mount the bucket as '
-        'one (gcsfuse, s3fs), or copy it.'
-      )
+    if not paths.is_bucket(str(folder or '')):
+      continue
+    if name.rpartition('.')[2].lstrip('-') in _LOCAL:
+      need_disk(name, folder)
+    paths.path(folder)
+
+
+def need_disk(name: str, folder: str) -> None:
+  """Raises ValueError where what a flag names is in a bucket."""
+  if '://' in folder:
+    raise ValueError(
+      f'{name}={folder} is no folder of this machine. Mount the bucket as one '
+      '(gcsfuse, s3fs), or copy it.'
+    )
 
 
 def _parse(values, argv) -> None:

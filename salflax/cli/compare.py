@@ -205,6 +205,7 @@ def _check_folder(folder, inputs, seen, pairs) -> None:
 
 def execute(options: Any) -> int:
   """Compares what the options name; 4 where a condition holds."""
+  cli.need_disk('--out', options.out)
   cli.keep_programs()
   from salflax.predict import compare, conditions, predictor
   from salflax.report import comparison as report

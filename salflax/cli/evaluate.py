@@ -15,12 +15,12 @@ bilinearly to its image, and a map of another aspect is named. Maps that
 Writes per_image.csv, summary.json and tables.md, and prints the table.
 """
 
-import pathlib
 from typing import Any
 
 from absl import flags
 
 from salflax import cli
+from salflax.core import paths
 
 _PRIOR = (
   "Split whose images make the centre prior, which IG needs: a run's training "
@@ -179,7 +179,7 @@ def _join(options) -> int:
 
   if options.run or options.maps or not options.out:
     raise ValueError('--join goes with --out, and without --run and --maps.')
-  folder = pathlib.Path(options.out)
+  folder = paths.path(options.out)
   about, outcome = join.join(options.join, label=folder.name)
   _report(folder, outcome, about)
   return cli.DONE
@@ -234,7 +234,7 @@ def execute(options: Any) -> int:
     )
     cli.say(*notes)
   if options.out:
-    subject = subject._replace(folder=pathlib.Path(options.out))
+    subject = subject._replace(folder=paths.path(options.out))
   evaluate(
     subject,
     keep_maps=options.keep_maps,

@@ -39,6 +39,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def execute(options: Any) -> int:
   """Writes the export."""
+  cli.need_disk('--out', options.out)
   cli.keep_programs()
   from salflax.predict import export
   from salflax.predict.predictor import Predictor

@@ -36,6 +36,7 @@ from typing import Any
 from absl import flags
 
 from salflax import cli
+from salflax.core import paths
 
 # Endings of the files, by what is written.
 WRITE = {
@@ -188,7 +189,7 @@ def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
   size = options.batch_size if len(pairs) >= options.batch_size else 1
   maps = predictor.predict(pairs, batch_size=size, return_errors=True)
   alone = {'disable': True} if len(pairs) == 1 else {}
-  folder = pathlib.Path(options.out)
+  folder = paths.path(options.out)
   bar = tqdm.tqdm(maps, 'Predicting', len(pairs), unit='image', **alone)
   for saliency, name, (path, text) in zip(bar, names, pairs):
     try:
@@ -248,7 +249,7 @@ def execute(options: Any) -> int:
     _check_looks(options)
   # Of all maps: hosts must not choose one name for two of them.
   names = inputs.names([path for path, _ in jobs.pairs])
-  folder = pathlib.Path(options.out)
+  folder = paths.path(options.out)
   _check_overwriting(folder, jobs.pairs, names)
   jobs, names = _share(options, jobs, names)
   written, failures = [], list(jobs.faults)

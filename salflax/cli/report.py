@@ -21,6 +21,9 @@ from absl import flags
 
 from salflax import cli
 
+# Of runs in a bucket, what a report does not read.
+_UNREAD = ('cache', 'checkpoints', 'maps', 'report', 'tensorboard')
+
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the options; not on import, as commands share their names."""
@@ -114,16 +117,17 @@ def _load(data, split, *, folder):
 
 def execute(options: Any) -> None:
   """Writes the report, and prints where."""
-  from salflax.core import files, spec
+  from salflax.core import files, paths, spec
   from salflax.report import figures, gallery, page, papers, study
   from salflax.report import sections as sections_lib
   from salflax.report.results import Runs
 
   paper = spec.lookup('paper', papers.PAPERS, options.paper)
-  folder = pathlib.Path(options.runs or _usual(paper))
-  if options.runs and not folder.is_dir():
-    raise ValueError(f'--runs={folder}: there is no such folder.')
-  suffix = _paper_options(folder) + _where(paper, folder)
+  home = paths.path(options.runs or _usual(paper))
+  if options.runs and not home.is_dir():
+    raise ValueError(f'--runs={home}: there is no such folder.')
+  folder = files.local_copy(home, skip=_UNREAD)
+  suffix = _paper_options(folder) + _where(paper, home)
   paper = paper._replace(options=suffix)
   runs = Runs(paper, folder)
   sections = []
@@ -132,7 +136,11 @@ def execute(options: Any) -> None:
     results = [runs.find(row, table) for row in rows]
     sections.append(sections_lib.section(paper, table, results))
   load = functools.partial(_load, folder=options.data_dir)
-  out = pathlib.Path(options.out or folder / 'report')
+  out = paths.path(options.out or home / 'report')
+  # Of runs in a bucket, a copy is read: it is not what a page names.
+  write = lambda name, text: files.write_text(
+    out / name, text.replace(str(folder), str(home))
+  )
   with tempfile.TemporaryDirectory() as temporary:
     where, drawn, docs = pathlib.Path(temporary), {}, None
     for s in sections:
@@ -146,9 +154,9 @@ def execute(options: Any) -> None:
       docs = pathlib.Path(options.docs)
       docs = _docs(paper, folder, sections, studied, drawn, docs)
   text = sections_lib.markdown(paper, sections, studied)
-  files.write_text(out / 'tables.md', text)
-  files.write_text(out / 'tables.tex', sections_lib.latex(sections, studied))
-  files.write_text(out / 'index.html', html)
+  write('tables.md', text)
+  write('tables.tex', sections_lib.latex(sections, studied))
+  write('index.html', html)
   results = [r for s in sections for r in s.results]
   broken = [n for r in results for n in r.notes if ' is broken ' in n]
   cli.say(*dict.fromkeys(broken), *(n for e in images for n in e.notes))

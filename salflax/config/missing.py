@@ -1,7 +1,6 @@
 """All that a config needs and this machine lacks, with what brings it."""
 
 import functools
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ from salflax import data as datasets
 from salflax import metrics
 from salflax.config import network
 from salflax.config.schema import merged
-from salflax.core import hub
+from salflax.core import hub, paths
 from salflax.models.weights import pretrained
 
 
@@ -75,7 +74,7 @@ def _weights(record, node) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 
 
 def _find_run(stage: str, folder: str) -> None:
-  if not os.path.isdir(folder):
+  if not paths.path(folder).is_dir():
     raise FileNotFoundError(
       f'config.{stage}.init starts from it, and there is no such folder. '
       f'Train it first: salflax train --config=... --workdir={folder}'

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from salflax import models
-from salflax.core import files, hub, spec
+from salflax.core import files, hub, paths, spec
 from salflax.data import pp
 from salflax.data.tokenizer import Tokenizer
 from salflax.models.backbones import vgg
@@ -88,6 +88,7 @@ def _make_text(node: Mapping, dtype: Any, saved: str | os.PathLike):
         )
     return None, None, None
   length, variables = text.pop('length', 35), None
+  saved = saved and files.local_copy(saved)
   path = pathlib.Path(saved, _TEXT_FILE)
   if saved and path.is_file():
     attributes = dict(files.read_json(path), name=name, dtype=dtype)
@@ -115,15 +116,13 @@ def save_text(
   """
   if tokenizer is None:
     return
-  folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
   names = {f.name for f in dataclasses.fields(model.text)}
   attributes = {
     k: getattr(model.text, k)
     for k in sorted(names - {'parent', 'name', 'dtype'})
   }
   tokenizer.save(folder)
-  files.write_text(folder / _TEXT_FILE, json.dumps(attributes))
+  files.write_text(paths.path(folder) / _TEXT_FILE, json.dumps(attributes))
 
 
 def make_tower(node: Mapping, dtype: Any):

@@ -18,7 +18,7 @@ from salflax.config import contrast as contrast_lib
 from salflax.config import network, ranges, schema
 from salflax.config import saved as saved_lib
 from salflax.config.schema import merged, plain
-from salflax.core import spec
+from salflax.core import files, paths, spec
 from salflax.data import batches, pp
 from salflax.train import optim
 from salflax.train import stage as stages_lib
@@ -159,7 +159,7 @@ def _origin(init: str, earlier: Sequence[Stage], *, contrast: bool):
   if not init:
     return None
   names = {f'@{s.name}': s for s in earlier}
-  if not init.startswith('@') and os.path.isdir(init):
+  if not init.startswith('@') and paths.path(init).is_dir():
     origin, contrast = load_stages(init)[-1], False
   elif init in names:
     origin = names[init]
@@ -232,7 +232,7 @@ def _stage(
     scored = section_rows(node, folder, 'eval_split', 'eval_limit')
     rows = batches.count_rows(train, node['rows_per_image'])
   steps, epoch = _length(node, rows)
-  cache = config['cache_dir'] or os.path.join(workdir, 'cache')
+  cache = config['cache_dir'] or files.on_disk(workdir) / 'cache'
   stage = Stage(
     name=name,
     model=model,

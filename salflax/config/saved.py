@@ -1,7 +1,6 @@
 """The config of a run, in the config.json of its workdir."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import ml_collections
 
 from salflax.config import schema
 from salflax.config.schema import plain
-from salflax.core import files
+from salflax.core import files, paths
 from salflax.evaluate import rows as rows_lib
 
 # Keys that may differ when a run goes on: none of them changes a number.
@@ -28,7 +27,7 @@ def save(config: ml_collections.ConfigDict, workdir: str) -> None:
   Raises:
     ValueError: the workdir is another config's; names the keys that differ.
   """
-  path = pathlib.Path(workdir) / 'config.json'
+  path = paths.path(workdir) / 'config.json'
   ours = plain(config)
   begun = any(p.name.isdigit() for p in path.parent.glob('*/checkpoints/*'))
   if begun and not path.exists():
@@ -67,7 +66,7 @@ def load(workdir: str | os.PathLike) -> dict:
   Raises:
     FileNotFoundError: the folder is no run.
   """
-  path = pathlib.Path(workdir) / 'config.json'
+  path = paths.path(workdir) / 'config.json'
   if not path.is_file():
     raise FileNotFoundError(
       f'{workdir} is not a run: it has no config.json. A run is the --workdir '
@@ -91,7 +90,9 @@ def with_origins(config: Mapping[str, Any]) -> dict[str, Any]:
   """
   result = dict(config)
   origin = config[config['stages'][0]]['init']
-  if origin.startswith('@') or not os.path.isfile(f'{origin}/config.json'):
+  if origin.startswith('@') or not origin:
+    return result
+  if not paths.path(origin).joinpath('config.json').is_file():
     return result
   before, names = with_origins(load(origin)), []
   for name in before['stages']:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import math
@@ -9,9 +10,13 @@ import os
 import pathlib
 import shutil
 import socket
+import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
+
+from salflax.core import paths
 
 _LOG = logging.getLogger('salflax')
 _HELD: set[str] = set()
@@ -23,11 +28,69 @@ def cache_dir() -> pathlib.Path:
   return pathlib.Path(os.environ.get('SALFLAX_CACHE', default))
 
 
+def on_disk(name: str | os.PathLike) -> pathlib.Path:
+  """Names what stands on the disk for a name in a bucket; else the name."""
+  if not paths.is_bucket(name):
+    return pathlib.Path(name)
+  return cache_dir() / 'buckets' / os.fspath(name).replace('://', '/')
+
+
+def local_copy(
+  folder: str | os.PathLike, *, skip: Collection[str] = ()
+) -> pathlib.Path:
+  """Copies a folder of a bucket to the disk; one of the disk is itself.
+
+  Once for each content, below `cache_dir`: what is there in its full size is
+  not copied again.
+
+  Args:
+    folder: the folder, there or not.
+    skip: names of files and folders below it that are left out.
+
+  Returns:
+    The copy; it is not there where the folder is not.
+  """
+  remote = paths.path(folder)
+  if isinstance(remote, pathlib.Path):
+    return remote
+  infos = {
+    p.relative_to(remote): info
+    for p, info in remote.files().items()
+    if not {*p.relative_to(remote).parts} & {*skip}
+  }
+  # Another content has another tag, and so another folder.
+  tags = [(str(p), i.get('ETag') or i.get('etag')) for p, i in infos.items()]
+  digest = hashlib.sha256(repr(tags).encode()).hexdigest()[:16]
+  local = on_disk(remote) / f'.copy-{digest}' / remote.name
+
+  def fetch(name):
+    with replacing(local / name) as temporary:
+      (remote / name).get(temporary)
+
+  here = lambda file: file.stat().st_size if file.is_file() else None
+  missing = [p for p, i in infos.items() if here(local / p) != i['size']]
+  if missing:
+    size = sum(infos[p]['size'] for p in missing) / 1e6
+    text = 'Copying %d files, %.1f MB, of %s to %s'
+    _LOG.warning(text, len(missing), size, remote, local)
+  with futures.ThreadPoolExecutor(8) as pool:
+    list(pool.map(fetch, missing))
+  return local
+
+
+def upload(folder: pathlib.Path, target: paths.BucketPath) -> None:
+  """Copies what is in a folder into a bucket, what was written last at last."""
+  written = (p for p in folder.rglob('*') if p.is_file())
+  for file in sorted(written, key=lambda p: p.stat().st_mtime_ns):
+    (target / file.relative_to(folder)).put(file)
+
+
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, purpose: str) -> Iterator[None]:
   """Holds a lock that ends with the process, however the process ends.
 
-  Within one process it may be taken again.
+  Within one process it may be taken again. A bucket has no locks: there only
+  processes of this machine are kept off.
 
   Args:
     path: lock file, new or not; it stays.
@@ -36,7 +99,7 @@ def locked(path: str | os.PathLike, purpose: str) -> Iterator[None]:
   Raises:
     BlockingIOError: another process holds it; names that process.
   """
-  path = pathlib.Path(path)
+  path = on_disk(path)
   if (key := str(path.resolve())) in _HELD:
     yield
     return
@@ -66,13 +129,20 @@ def locked(path: str | os.PathLike, purpose: str) -> Iterator[None]:
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Gives a temporary name beside `path`, renamed to it when all went well.
 
+  Of a path in a bucket, it is one on the disk, copied there when all went well.
+
   A reader never sees half a file, and a failed writer leaves the old one. The
   folder is created if need be; the suffix is kept, since writers go by it.
 
   Raises:
     OSError: the file cannot be written; always names it.
   """
-  path = pathlib.Path(path)
+  path = paths.path(path)
+  if isinstance(path, paths.BucketPath):
+    with tempfile.TemporaryDirectory() as folder:
+      yield (temporary := pathlib.Path(folder, path.name))
+      path.put(temporary)
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   # Not by process number: threads share it, and containers that share a disk.
   unique = uuid.uuid4().hex[:8]
@@ -113,9 +183,15 @@ def swap(new: pathlib.Path, folder: pathlib.Path, old: pathlib.Path) -> None:
 
   Args:
     new: complete folder.
-    folder: name that it gets, taken or not.
+    folder: name that it gets, taken or not. In a bucket, what is there is
+      deleted and the new one copied.
     old: free name on the same disk.
   """
+  if isinstance(folder, paths.BucketPath):
+    for file in folder.files():
+      file.unlink()
+    upload(new, folder)
+    return
   if folder.exists():
     folder.rename(old)
   try:
@@ -143,7 +219,7 @@ def write_json(path: str | os.PathLike, tree: Any) -> None:
     if hasattr(node, 'dtype'):  # a NumPy scalar
       return plain(node.item())
     if isinstance(node, os.PathLike):
-      return str(pathlib.Path(node))
+      return os.fspath(node)
     if isinstance(node, float) and not math.isfinite(node):
       return None
     return node
@@ -164,7 +240,7 @@ def read_json(path: str | os.PathLike, *, kind: type = dict) -> Any:
     OSError: it cannot be read.
   """
   try:
-    tree = json.loads(pathlib.Path(path).read_text(encoding='utf-8-sig'))
+    tree = json.loads(paths.path(path).read_text(encoding='utf-8-sig'))
   except (ValueError, RecursionError) as e:
     raise ValueError(f'{path}: not JSON ({e}).') from e
   if not isinstance(tree, kind):

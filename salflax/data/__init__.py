@@ -3,11 +3,10 @@
 import functools
 import importlib
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from salflax.core import spec
+from salflax.core import paths, spec
 
 
 def _published(module: str, edition: str = ''):
@@ -31,10 +30,10 @@ DATASETS = {
 GENERATED = ('scenes',)
 
 
-def default_data_dir() -> pathlib.Path:
+def default_data_dir() -> os.PathLike:
   """Reads $SALFLAX_DATA; ~/salflax_data where it is not set."""
   path = os.environ.get('SALFLAX_DATA') or '~/salflax_data'
-  return pathlib.Path(path).expanduser()
+  return paths.path(os.path.expanduser(path))
 
 
 def load_source(
@@ -84,7 +83,7 @@ def load_source(
     )
   from salflax.data import source
 
-  path = pathlib.Path(data_dir or default_data_dir()).expanduser()
+  path = paths.path(os.path.expanduser(data_dir or default_data_dir()))
   spec.check_call(
     source.load, spec.Call(f'load_source of {name}', (), options), takes=4
   )

@@ -12,7 +12,7 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
-from salflax.core import files
+from salflax.core import files, paths
 from salflax.data import pairing, problems
 
 VERSION = '1.0.0'
@@ -94,7 +94,7 @@ def _check_own(folder: pathlib.Path, data_dir: pathlib.Path) -> None:
       raise FileExistsError(f'{parent} is in the way: it is no folder.')
   if not folder.exists():
     return
-  paths = folder.rglob('*') if folder.is_dir() else [folder]
+  paths = folder.glob('**/*') if folder.is_dir() else [folder]
   foreign = [
     p.relative_to(data_dir).as_posix()
     for p in paths
@@ -162,7 +162,7 @@ def _check(raw: pathlib.Path, data_dir: pathlib.Path, options: dict) -> None:
   if not raw.is_dir():
     what = 'no folder' if raw.exists() else 'absent'
     raise FileNotFoundError(f'The raw folder {raw} is {what}.')
-  if data_dir.resolve().is_relative_to(raw.resolve()):
+  if files.on_disk(data_dir).resolve().is_relative_to(raw.resolve()):
     raise ValueError(
       f'--data_dir={data_dir} lies in --raw={raw}: what is prepared would '
       'count as raw files. Choose a folder elsewhere.'
@@ -207,12 +207,12 @@ def prepare(
     OSError: for a disk that is full or cannot be written.
   """
   raw = pathlib.Path(raw).expanduser()
-  data_dir = pathlib.Path(data_dir).expanduser()
+  data_dir = paths.path(os.path.expanduser(data_dir))
   options = {k: v for k, v in options.items() if v is not None}
   _check(raw, data_dir, options)
   label = '-'.join(filter(None, [dataset.name, name]))
   final = folder_of(data_dir, dataset.name, name)
-  scratch = data_dir / f'.{label}.tmp'
+  scratch = files.on_disk(data_dir) / f'.{label}.tmp'
   request = {
     'options': dict(options, keep_inside=keep_inside),
     'content': fingerprint(raw),
@@ -236,11 +236,11 @@ def folder_of(
   data_dir: pathlib.Path, dataset: str, name: str = ''
 ) -> pathlib.Path:
   """Names the folder of a prepared dataset."""
-  return pathlib.Path(data_dir, *filter(None, [dataset, name, VERSION]))
+  return paths.path(data_dir).joinpath(*filter(None, [dataset, name, VERSION]))
 
 
 def names_in(data_dir: pathlib.Path) -> Sequence[str]:
   """Lists the prepared datasets below `data_dir`: 'osie', 'folder:mine'."""
-  reports = pathlib.Path(data_dir).glob('*/**/report.json')
+  reports = paths.path(data_dir).glob('*/**/report.json')
   folders = [r.parent.parent.relative_to(data_dir) for r in reports]
   return sorted(':'.join(f.parts) for f in folders if f.parts[0][0] != '.')

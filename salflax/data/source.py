@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from salflax.core import spec
+from salflax.core import files, spec
 from salflax.data import prepare, splits
 from salflax.data import raw as raw_lib
 
@@ -169,6 +169,7 @@ def load(
       + (f' --name={name}' if name else '')
       + f' --raw=<folder> --data_dir={data_dir}'
     )
+  folder = files.local_copy(folder)  # array_record reads no s3
   records = _records(folder)
   rows = splits.select(
     dataset, split, [r.split_key for r in records], [r.part for r in records]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import tokenizers
 
-from salflax.core import files, hub
+from salflax.core import files, hub, paths
 
 FILES = ('tokenizer.json', 'vocab.txt')
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]')
@@ -96,8 +96,9 @@ class Tokenizer:
     return not self._tokenizer.encode(_visible(text)).overflowing
 
   def save(self, folder: str | os.PathLike) -> None:
-    """Writes tokenizer.json into a folder that exists."""
-    self._tokenizer.save(os.path.join(folder, FILES[0]))
+    """Writes tokenizer.json into a folder, new or not."""
+    with files.replacing(paths.path(folder) / FILES[0]) as temporary:
+      self._tokenizer.save(os.fspath(temporary))
 
   def _warn(self, long: Sequence[str]) -> None:
     if long and not self._warned:

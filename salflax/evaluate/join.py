@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from salflax.core import files
+from salflax.core import files, paths
 from salflax.evaluate import rows as rows_lib
 from salflax.evaluate import run as run_lib
 
@@ -30,7 +30,7 @@ def join(
     FileNotFoundError: a folder has no evaluation.
     ValueError: a file is broken, protocols differ, or an image is in two.
   """
-  folders = [pathlib.Path(folder) for folder in folders]
+  folders = [paths.path(folder) for folder in folders]
   results = [_summary(folder) for folder in folders]
   first = results[0]
   for folder, result in zip(folders, results):

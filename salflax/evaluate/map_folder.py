@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from salflax.core import files, spec
+from salflax.core import files, paths, spec
 from salflax.core.types import Example
 from salflax.data import batches, maps
 from salflax.evaluate import scorer
@@ -166,11 +166,11 @@ class Keep:
     Raises:
       ValueError: an image's id is too long for a file's name.
     """
-    paths = [
-      pathlib.Path(self.folder, f'{name}.png')
+    kept = [
+      paths.path(self.folder) / f'{name}.png'
       for name in names(batches.metas(source))
     ]
-    for path in paths:
+    for path in kept:
       if len(os.fsencode(path.name)) > MAX_NAME:
         raise ValueError(
           f'{path.name}: a file cannot have so long a name; the maps cannot be '
@@ -181,6 +181,6 @@ class Keep:
     )
     for index, saliency in zip(indexes, saliency_maps):
       grey = Image.fromarray(quantise(saliency, bits=8))
-      with files.replacing(paths[index]) as temporary:
+      with files.replacing(kept[index]) as temporary:
         grey.save(temporary)
       yield saliency

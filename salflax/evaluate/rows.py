@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import salflax
-from salflax.core import files
+from salflax.core import files, paths
 from salflax.core.files import write_json as write_json
 from salflax.metrics import statistics
 
@@ -200,7 +200,7 @@ def read_table(path: str | os.PathLike) -> 'pd.DataFrame':
   """
   import pandas as pd
 
-  with open(path, encoding='utf-8', newline='') as f:
+  with paths.path(path).open(encoding='utf-8', newline='') as f:
     try:
       head, *lines = csv.reader(f)
       if wrong := [n for n, x in enumerate(lines, 2) if len(x) != len(head)]:

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from salflax.core import files
+from salflax.core import files, paths
 from salflax.core.types import Example
 from salflax.evaluate import map_folder, sentences
 from salflax.evaluate import references as references_lib
@@ -219,7 +219,7 @@ def write(
     tables: Markdown.
     **about: more keys for the head of summary.json, e.g. data and split.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.path(folder)
   for name, rows in outcome.rows.items():
     suffix = '' if name == 'model' else f'_{name}'
     rows_lib.write_rows(folder / f'per_image{suffix}.csv', rows)

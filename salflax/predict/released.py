@@ -23,7 +23,7 @@ from flax import traverse_util
 import salflax
 from salflax.config import network, saved
 from salflax.config.schema import merged
-from salflax.core import files, hub
+from salflax.core import files, hub, paths
 from salflax.models.text import bert
 from salflax.models.weights import pretrained
 from salflax.train import stage as stages_lib
@@ -42,7 +42,7 @@ _MEMBER = re.compile(r'(image|sentence)_(\d+)')
 
 def is_folder(path: str | os.PathLike) -> bool:
   """Tells a released model from a run."""
-  return pathlib.Path(path, WEIGHTS).is_file()
+  return paths.path(path).joinpath(WEIGHTS).is_file()
 
 
 def record_of(config: Mapping[str, Any], stage: str) -> dict[str, Any]:

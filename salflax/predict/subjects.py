@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from salflax import metrics
 from salflax.config import resolve
+from salflax.core import paths
 from salflax.data import batches
 from salflax.evaluate import map_folder
 from salflax.evaluate import run as run_lib
@@ -106,7 +107,7 @@ def of_run(
     whole=resolve.load_rows(names, part, where),
     controls=with_controls,
     about=_about(run) | rows,
-    folder=pathlib.Path(run.workdir, 'evaluate', name),
+    folder=paths.path(run.workdir) / 'evaluate' / name,
   )
 
 
@@ -157,7 +158,7 @@ def of_maps(
   folder = pathlib.Path(os.path.abspath(maps))
   where = resolve.data_dir(data_dir)
   source = resolve.load_rows(data, split, where, conditions)
-  paths, notes = _usable(folder, source, partial=partial, threads=threads)
+  usable, notes = _usable(folder, source, partial=partial, threads=threads)
   name = run_lib.folder_name(
     f'{folder.name}-scores-{data}',
     split='' if split == 'test' else split,
@@ -167,8 +168,8 @@ def of_maps(
     controls=controls or '',
   )
   subject = Subject(
-    predictor=map_folder.MapFolder(dict(enumerate(paths.values()))),
-    source=batches.Rows(source, list(paths)),
+    predictor=map_folder.MapFolder(dict(enumerate(usable.values()))),
+    source=batches.Rows(source, list(usable)),
     protocols=protocols or DEFAULT_PROTOCOLS,
     label=folder.name,
     baselines=_baselines(data, train_split, where),
@@ -176,7 +177,7 @@ def of_maps(
     controls=controls,
     about={
       'maps': folder.name,
-      'scored': len(paths),
+      'scored': len(usable),
       'rows': len(source),
       'data': data,
       'split': split,
@@ -192,14 +193,14 @@ def _usable(folder, source, *, partial, threads):
   matched = map_folder.match(folder, source)
   checked = map_folder.check(matched, source, threads=threads)
   faults = map_folder.faults(matched, checked)
-  paths = {
+  usable = {
     index: path
     for index, path in matched.paths.items()
     if index not in checked.unusable
   }
-  if faults and not (partial and paths):
+  if faults and not (partial and usable):
     raise ValueError(
       '\n  '.join([f'{folder}: these maps cannot be scored:', *faults])
-      + ('\nMend them, or give --partial to score the others.' if paths else '')
+      + ('\nMend them, or give --partial to score the others.' if usable else '')
     )
-  return paths, map_folder.notes(matched, checked) + faults
+  return usable, map_folder.notes(matched, checked) + faults

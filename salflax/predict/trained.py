@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from salflax.config import resolve as config_lib
 from salflax.config import saved
-from salflax.core import parallel, spec
+from salflax.core import files, parallel, paths, spec
 from salflax.core.types import Example
 from salflax.data import batches
 from salflax.predict import programs, released
@@ -120,8 +120,9 @@ def load(workdir: str | os.PathLike, *, stage: str = '') -> Run:
     ValueError: the run has no stage of that name, or a released model's file
       has another checksum.
   """
-  workdir = os.path.abspath(workdir)
+  workdir = paths.absolute(workdir)
   if released.is_folder(workdir):
+    workdir = str(files.local_copy(workdir))
     released.read_about(workdir)  # before what it says is used
   config = saved.load(workdir)
   by_name = {s.name: s for s in config_lib.load_stages(workdir)}

@@ -3,12 +3,11 @@
 import csv
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from salflax import data
-from salflax.core import files
+from salflax.core import files, paths
 from salflax.evaluate import rows as rows_lib
 from salflax.report import page, tables
 
@@ -35,7 +34,7 @@ def score_tables(path: str | os.PathLike) -> list[str]:
     FileNotFoundError: there is no such file.
     ValueError: it is of another kind.
   """
-  path = pathlib.Path(path)
+  path = paths.path(path)
   if path.is_dir():
     path = path / 'summary.json'
   elif path.name.startswith('per_image') and path.suffix == '.csv':
@@ -101,7 +100,7 @@ def write(
     config=config,
     json=json.dumps(config, indent=1),
   )
-  files.write_text(pathlib.Path(folder) / 'README.md', text + '\n')
+  files.write_text(paths.path(folder) / 'README.md', text + '\n')
 
 
 def _data_sets(config: Mapping[str, Any]) -> list[str]:

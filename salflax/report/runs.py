@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from salflax.core import files
+from salflax.core import files, paths
 from salflax.evaluate import rows as rows_lib
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def read_metrics(path: str | os.PathLike) -> dict[str, list[tuple[int, float]]]:
   """
   series: dict[str, list[tuple[int, float]]] = {}
   try:
-    text = pathlib.Path(path).read_text(encoding='utf-8', errors='replace')
+    text = paths.path(path).read_text(encoding='utf-8', errors='replace')
   except OSError:
     return series
   for line in text.splitlines():

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from salflax.core import files, parallel
+from salflax.core import files, parallel, paths
 from salflax.train import optim, step, step_files
 
 _LOG = logging.getLogger('salflax')
@@ -53,8 +53,8 @@ class Checkpoints:
       ]
     )
     self._higher = higher_is_better
-    self._folder = os.path.abspath(folder)
-    os.makedirs(self._folder, exist_ok=True)
+    self._folder = paths.absolute(folder)
+    paths.path(folder).mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
       step_files.set_aside_damaged(self._folder)
     parallel.barrier('damaged checkpoints are set aside')
@@ -66,6 +66,7 @@ class Checkpoints:
         best_mode='max' if higher_is_better else 'min',
         preservation_policy=policy,
         cleanup_tmp_directories=True,
+        atomicity_options=step_files.atomicity(folder),
         # Else a folder that a full disk has no room for is waited for, 20
         # minutes at the end of the process.
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -201,9 +202,9 @@ def load_variables(
     FileNotFoundError: there is no finished checkpoint.
     ValueError: it is of another model, or every one is damaged.
   """
-  if not os.path.isdir(folder):
+  if not paths.path(folder).is_dir():
     raise FileNotFoundError(f'No checkpoint: {folder} is not a folder.')
-  folder = os.path.abspath(folder)
+  folder = paths.absolute(folder)
   steps = step_files.steps(folder)[::-1]
   if not steps:
     raise FileNotFoundError(f'No finished checkpoint in {folder}.')
@@ -274,13 +275,16 @@ def check_room(folder: str, num_bytes: int) -> None:
       come; those that are there already need no more room.
   """
   try:
-    os.makedirs(folder, exist_ok=True)
-    probe = os.path.join(folder, f'.probe{os.getpid()}')
-    with open(probe, 'wb') as f:
-      f.write(b'0' * 4096)
-    os.remove(probe)
+    probe = paths.path(folder) / f'.probe{os.getpid()}'
+    with files.replacing(probe) as temporary:
+      temporary.write_bytes(b'0' * 4096)
+    probe.unlink()
   except OSError as e:
+    if paths.is_bucket(folder):
+      raise
     raise OSError(f'Cannot write to {folder}: {e.strerror or e}.') from e
+  if paths.is_bucket(folder):
+    return
   free = shutil.disk_usage(folder).free
   coming = max(1, 3 - len(step_files.steps(folder)))
   if free < coming * num_bytes:

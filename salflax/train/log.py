@@ -5,15 +5,17 @@ import json
 import logging
 import math
 import os
+import pathlib
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 
 import tqdm
 from absl import logging as absl_logging
 
-from salflax.core import files
+from salflax.core import files, paths
 
 
 def to_console(*, debug: bool = False) -> None:
@@ -45,11 +47,16 @@ def peak_memory_mb() -> float:
 duration = tqdm.tqdm.format_interval  # seconds -> '1:02:03' or '02:03'
 
 
+# Seconds between two copies of the lines to a bucket, which takes whole files.
+SYNC_SECONDS = 30
+
+
 class Writer:
   """Writes the measures of one stage; only process 0's writes a thing.
 
   Args:
-    folder: folder of the stage.
+    folder: folder of the stage. Lines of one in a bucket are written on the
+      disk, and copied every half minute and by `sync`.
     start_step: lines of later steps, from a run that was cut off, go away.
     active: False on every process but the first.
   """
@@ -58,10 +65,14 @@ class Writer:
     self.active = active
     if not active:
       return
+    self._home, self._synced = paths.path(folder), time.monotonic()
+    if isinstance(self._home, paths.BucketPath):
+      self._disk = tempfile.TemporaryDirectory()
+      folder = self._disk.name
     board = os.path.join(folder, 'tensorboard')
     os.makedirs(board, exist_ok=True)
     self._path = os.path.join(folder, 'metrics.jsonl')
-    _drop_after(self._path, start_step)
+    _drop_after(self._home / 'metrics.jsonl', self._path, start_step)
     # Unbuffered: what a full disk refuses must not come up again at close.
     self._file = open(self._path, 'ab', buffering=0)
     from tensorboardX import event_file_writer, summary
@@ -94,6 +105,14 @@ class Writer:
       self._board.flush()
     except OSError as e:
       raise OSError(f'Cannot write {self._path}: {e.strerror or e}.') from e
+    if time.monotonic() > self._synced + SYNC_SECONDS:
+      self.sync()
+
+  def sync(self) -> None:
+    """Copies what is written so far to the bucket, if the folder is in one."""
+    if self.active and isinstance(self._home, paths.BucketPath):
+      files.upload(pathlib.Path(self._disk.name), self._home)
+      self._synced = time.monotonic()
 
   def close(self) -> None:
     """Flushes and closes the files."""
@@ -102,20 +121,20 @@ class Writer:
       # `write` has reported a full disk; this is a copy of those lines.
       with contextlib.suppress(OSError):
         self._board.close()
+      self.sync()
 
 
-def _drop_after(path: str, step: int) -> None:
-  """Removes lines of later steps, and what a kill has cut short."""
-  if not os.path.exists(path):
+def _drop_after(old, path: str, step: int) -> None:
+  """Writes the lines of `old` up to a step; not what a kill has cut short."""
+  if not old.is_file():
     return
-  with open(path, encoding='utf-8', errors='replace') as f:
-    text = f.read()
+  text = old.read_text(encoding='utf-8', errors='replace')
   kept = []
   for line in text.splitlines():
     with contextlib.suppress(ValueError, KeyError, TypeError):
       if json.loads(line)['step'] <= step:
         kept.append(line + '\n')
-  if ''.join(kept) != text:
+  if ''.join(kept) != text or os.fspath(old) != path:
     files.write_text(path, ''.join(kept))
 
 

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 import os
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from salflax.core import files, parallel
+from salflax.core import files, parallel, paths
 from salflax.data import batches as batches_lib
 from salflax.evaluate import references, scorer
 from salflax.evaluate import rows as rows_lib
@@ -185,7 +184,7 @@ def train_stage(
     OSError: the folder cannot be written or the disk is too full.
   """
   where = os.path.join(folder, 'checkpoints')
-  if os.path.exists(os.path.join(folder, 'result.json')):
+  if (paths.path(folder) / 'result.json').exists():
     _LOG.info('%s is finished already.', stage.name)
     return where
   parallel.check_batch_size(stage.batch_size, mesh)
@@ -233,7 +232,7 @@ def _finish(stage, folder, best, extra, params):
   if jax.process_index() == 0:
     rows_lib.write_json(os.path.join(folder, 'result.json'), result)
     # What diverged once, and not again.
-    pathlib.Path(folder, 'diverged.json').unlink(missing_ok=True)
+    (paths.path(folder) / 'diverged.json').unlink(missing_ok=True)
   parallel.barrier(f'{stage.name} is finished')
   return result
 
@@ -265,6 +264,7 @@ def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
   def save(score=None):
     whole = parallel.gather(state, mesh)
     stored = dict(totals(), rows=progress.rows)
+    writer.sync()  # a run that goes on from here has the lines up to it
     checkpoints.save(whole, score=score, extra=stored)
 
   measures, ended = {}, stage.patience and extra['stale'] >= stage.patience
@@ -335,7 +335,7 @@ def _run(stages, workdir):
   for stage in stages:
     mesh = parallel.make_mesh(shards=stage.param_shards)
     start, folder = None, os.path.join(workdir, stage.name)
-    if stage.init and not os.path.exists(os.path.join(folder, 'result.json')):
+    if stage.init and not (paths.path(folder) / 'result.json').exists():
       earlier = stage.origin
       above = workdir if stage.init.startswith('@') else stage.init
       start, at = checkpoint.load_variables(

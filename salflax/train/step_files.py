@@ -4,17 +4,53 @@ import contextlib
 import logging
 import os
 import shutil
+from collections.abc import Callable
 
+import orbax.checkpoint as ocp
 import tensorstore
+from orbax.checkpoint._src.path import gcs_utils
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
-from salflax.core import files
+from salflax.core import files, paths
 
 _LOG = logging.getLogger('salflax')
 
 
+def _spec(path: str, gs: Callable = gcs_utils.get_kvstore_for_gcs) -> dict:
+  """Describes a place in a bucket for TensorStore."""
+  if path.startswith('gs:'):
+    return gs(path)
+  bucket, _, key = path.removeprefix('s3:').lstrip('/').partition('/')
+  spec, env = {'driver': 's3', 'bucket': bucket, 'path': key}, os.environ.get
+  # TensorStore does not read these, and looks for keys elsewhere first.
+  if endpoint := env('AWS_ENDPOINT_URL_S3') or env('AWS_ENDPOINT_URL'):
+    spec['endpoint'] = endpoint
+  if region := env('AWS_REGION') or env('AWS_DEFAULT_REGION'):
+    spec['aws_region'] = region
+  if env('AWS_ACCESS_KEY_ID'):
+    spec['aws_credentials'] = {'type': 'environment'}
+  return spec
+
+
+# Orbax 0.12 takes s3:// for a path of the disk that is not absolute, where
+# TensorStore can read and write it; the second slash it drops.
+tensorstore_utils._use_gcs_driver = lambda path: path[:3] in ('gs:', 's3:')
+gcs_utils.get_kvstore_for_gcs = _spec
+
+
+def atomicity(folder: str) -> ocp.options.AtomicityOptions:
+  """Chooses how a step is finished: renamed, or in a bucket by a file in it."""
+  modes = ocp.options.AtomicityMode
+  mode = modes.COMMIT_FILE if paths.is_bucket(folder) else modes.AUTO
+  return ocp.options.AtomicityOptions(mode=mode)
+
+
 def steps(folder: str) -> list[int]:
   """Lists the finished steps in a folder, in order."""
-  return sorted(int(n) for n in os.listdir(folder) if n.isdigit())
+  every = [p for p in paths.path(folder).glob('*') if p.name.isdigit()]
+  if paths.is_bucket(folder):
+    every = [p for p in every if (p / 'commit_success.txt').exists()]
+  return sorted(int(p.name) for p in every)
 
 
 def best(folder: str, *, higher_is_better: bool) -> tuple[int, float] | None:
@@ -50,15 +86,19 @@ def damage(path: str, *, arrays: bool = True) -> str:
     for name in ('state/_METADATA', 'meta/metadata'):
       files.read_json(os.path.join(path, name))
     # A step without an evaluation has no score.
-    if os.path.exists(metrics := os.path.join(path, 'metrics', 'metrics')):
+    if (metrics := paths.path(path) / 'metrics' / 'metrics').exists():
       name = 'metrics/metrics'
       files.read_json(metrics)
     name = 'state/manifest.ocdbt'
-    os.stat(os.path.join(path, name))
+    if not paths.path(os.path.join(path, name)).exists():
+      return f'{name} is missing'
     if not arrays:
       return ''
     name = 'state'
-    spec = {'driver': 'ocdbt', 'base': f'file://{os.path.abspath(state)}/'}
+    base = f'file://{os.path.abspath(state)}/'
+    if paths.is_bucket(state):
+      base = _spec(f'{state}/')
+    spec = {'driver': 'ocdbt', 'base': base}
     store = tensorstore.KvStore.open(spec).result()
     for key in store.list().result():
       store.read(key).result()
@@ -83,9 +123,9 @@ def set_aside_damaged(folder: str) -> None:
       f'remove {folder} to begin this stage anew.'
     )
   for at, reason in damaged.items():
-    aside = os.path.join(folder, f'damaged-{at}')
+    aside = paths.path(folder) / f'damaged-{at}'
     shutil.rmtree(aside, ignore_errors=True)
-    os.rename(os.path.join(folder, str(at)), aside)
+    (aside.parent / str(at)).rename(aside)
     whole = max(set(every) - set(damaged))
     _LOG.warning(
       'The checkpoint %s/%d is damaged (%s): it is now %s, and step %d is the '

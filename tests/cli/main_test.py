@@ -7,6 +7,7 @@ import pytest
 
 from salflax import __main__ as program
 from salflax import main
+from salflax.core import paths
 from salflax.train import loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -109,9 +110,21 @@ def test_a_second_training_leaves_the_config_of_the_first(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  'option', ['--workdir=gs://b/run', '--config.data_dir=s3://b/data']
+  'option, says',
+  [
+    ('--workdir=az://b/run', 'az://b/run: allowed are folders of this machine'),
+    ('--workdir=gs://b/run', "gs://b/run needs fs: pip install 'salflax[gcs]'"),
+    (
+      '--config.data_dir=s3://b/d',
+      "s3://b/d needs fs: pip install 'salflax[s3]'",
+    ),
+    ('--config.cache_dir=s3://b/c', 'cache_dir=s3://b/c is no folder of this'),
+  ],
 )
-def test_a_bucket_is_no_folder(option, capsys):
+def test_a_bucket_that_cannot_be_used(option, says, capsys, monkeypatch):
+  monkeypatch.setattr(paths.importlib.util, 'find_spec', lambda name: None)
   assert train(CONFIG, option) == 1
-  assert f'{option} is no folder of this machine' in capsys.readouterr().err
+  assert says in capsys.readouterr().err.replace('gcsfs', 'fs').replace(
+    's3fs', 'fs'
+  )
   assert not list(pathlib.Path().iterdir())
