@@ -158,7 +158,7 @@ def of_maps(
   folder = pathlib.Path(os.path.abspath(maps))
   where = resolve.data_dir(data_dir)
   source = resolve.load_rows(data, split, where, conditions)
-  usable, notes = _usable(folder, source, partial=partial, threads=threads)
+  good, notes = _usable(folder, source, partial=partial, threads=threads)
   name = run_lib.folder_name(
     f'{folder.name}-scores-{data}',
     split='' if split == 'test' else split,
@@ -168,8 +168,8 @@ def of_maps(
     controls=controls or '',
   )
   subject = Subject(
-    predictor=map_folder.MapFolder(dict(enumerate(usable.values()))),
-    source=batches.Rows(source, list(usable)),
+    predictor=map_folder.MapFolder(dict(enumerate(good.values()))),
+    source=batches.Rows(source, list(good)),
     protocols=protocols or DEFAULT_PROTOCOLS,
     label=folder.name,
     baselines=_baselines(data, train_split, where),
@@ -177,7 +177,7 @@ def of_maps(
     controls=controls,
     about={
       'maps': folder.name,
-      'scored': len(usable),
+      'scored': len(good),
       'rows': len(source),
       'data': data,
       'split': split,
@@ -193,14 +193,14 @@ def _usable(folder, source, *, partial, threads):
   matched = map_folder.match(folder, source)
   checked = map_folder.check(matched, source, threads=threads)
   faults = map_folder.faults(matched, checked)
-  usable = {
+  good = {
     index: path
     for index, path in matched.paths.items()
     if index not in checked.unusable
   }
-  if faults and not (partial and usable):
+  if faults and not (partial and good):
     raise ValueError(
       '\n  '.join([f'{folder}: these maps cannot be scored:', *faults])
-      + ('\nMend them, or give --partial to score the others.' if usable else '')
+      + ('\nMend them, or give --partial to score the others.' if good else '')
     )
-  return usable, map_folder.notes(matched, checked) + faults
+  return good, map_folder.notes(matched, checked) + faults
