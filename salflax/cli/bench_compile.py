@@ -52,7 +52,7 @@ CHIPS = {
   'cpu': Chip(1e11, 1e10, 1e10, 1, '1, 2, ...: as many as jax has'),
 }
 # An H100 SXM with 80 GB, as the compiler describes one that it has found.
-_H100 = '''
+_H100 = """
 platform_name: "CUDA"
 device_description_str: "NVIDIA H100 80GB HBM3"
 dnn_version_info { major: 9 minor: 7 }
@@ -77,7 +77,7 @@ gpu_device_info {
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
 }
-'''
+"""
 # Without a GPU, its search for the tiles of a product ends the process.
 _OPTIONS = {'gpu': {'xla_gpu_enable_triton_gemm': False}}
 _BYTES = {'pred': 1, 'bf16': 2, 'f16': 2, 'f32': 4, 's32': 4, 'u32': 4}
