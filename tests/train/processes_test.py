@@ -18,6 +18,9 @@ pytestmark = pytest.mark.slow
 # Drawn by one process alone.
 FIGURES = ('conditions.png', 'sentences.png', 'difference.png')
 OPTIONS = (
+  # With seed 0 a value comes so near to 0 that on some processors the last bit
+  # decides which way it goes, and after that the losses are 1e-4 apart.
+  '--config.seed=1',
   '--config.only.optimizer=sgd',
   '--config.only.lr=0.001',
   '--config.only.steps=40',
