@@ -3,12 +3,13 @@
 # salflax.main. From a machine with gcloud:
 #
 #   TPU=my-tpu ZONE=us-central2-b bash launch/tpu_vm.sh \
-#     --config=configs/sjtu_tis.py --workdir=/mnt/shared/tsn
+#     --config=configs/sjtu_tis.py --workdir=gs://my-bucket/tsn \
+#     --config.data_dir=gs://my-bucket/data
 #
 # It copies the last commit to every host, sets up there and starts one process
 # a host, which find each other. With several hosts the workdir and
-# --config.data_dir lie on a disk that all of them mount. A run that was
-# stopped has saved itself: the same command goes on. PROJECT names the
+# --config.data_dir lie in a bucket, or on a disk that all of them mount. A run
+# that was stopped has saved itself: the same command goes on. PROJECT names the
 # project; DRY_RUN=1 prints what would be done.
 
 cd "$(dirname "$0")/.." || exit 1
