@@ -27,7 +27,7 @@ _PACKAGES = {
   'ot': 'pot',
   'PIL': 'pillow',
   'libtpu': '"salflax[tpu]"',
-  'jax_cuda13_plugin': '"salflax[gpu]"',
+  'jax_plugins': '"salflax[gpu]"',
   'torch': '"salflax[torch]"',
 }
 # Flags that name a folder, of this machine or in a bucket; and of it alone.
@@ -193,7 +193,9 @@ def _check_folders(values) -> None:
 
 def need_disk(name: str, folder: str) -> None:
   """Raises ValueError where what a flag names is in a bucket."""
-  if '://' in folder:
+  from salflax.core import paths
+
+  if paths.is_bucket(folder):
     raise ValueError(
       f'{name}={folder} is no folder of this machine. Mount the bucket as one '
       '(gcsfuse, s3fs), or copy it.'

@@ -8,7 +8,6 @@ collectives, as if nothing overlapped with them.
 
 import contextlib
 import dataclasses
-import importlib.util
 import math
 import os
 import re
@@ -142,10 +141,9 @@ def _h100(count: int) -> Sequence[Any]:
   """
   # It would look for libraries that only running needs.
   os.environ['JAX_SKIP_CUDA_CONSTRAINTS_CHECK'] = '1'
+  import jax_plugins.xla_cuda13  # noqa: F401 (the error says what to install)
   from jax.experimental import topologies
 
-  if importlib.util.find_spec('jax_plugins.xla_cuda13') is None:
-    raise ImportError('no jax_cuda13_plugin', name='jax_cuda13_plugin')
   description = topologies.get_topology_desc(
     platform='cuda', target_config=_H100, topology=f'1x1x{count}'
   )

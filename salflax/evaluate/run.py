@@ -82,27 +82,24 @@ def run(
 ) -> Outcome:
   """Scores a predictor, and on the same images what it must pass.
 
+  Every host has all of the outcome.
+
   Args:
     predictor: anything with `predict(pairs) -> maps`: see `scorer.maps_of`.
       Where its `reads_text` is False, there are no other sentences.
     source: rows to score.
     protocols: bound metrics by protocol.
     label: name of the predictor in tables.
-    baselines: training rows of the same data set, for the centre prior; images
-      that are scored are left out of it. None leaves out the prior and every
-      metric that needs it.
-    whole: the split that the rows are of, in all conditions: for references
-      that look at them, and other images' fixations; `source` itself if
-      None.
+    baselines: training rows of the same data set, for the centre prior, but for
+      images that are scored. None leaves it out, and metrics that need it.
+    whole: the rows' split in all conditions, for references that look at them
+      and for other images' fixations; `source` itself if None.
     controls: adds the predictors of `references.references`, and the predictor
       with other sentences: `SENTENCES`.
     keep: folder for the predictor's maps; None keeps none.
     seed: seed of the exchange of sentences.
     threads: threads that score, by default one per processor.
     progress: shows progress bars.
-
-  Returns:
-    The same on every host.
   """
   prior = others = None
   whole = source if whole is None else whole
@@ -120,9 +117,9 @@ def run(
       predictor, scorer, threads=threads, progress=name if progress else ''
     )
 
-  kept = predictor
-  if keep:
-    kept = map_folder.Keep(predictor, keep, threads=threads)
+  kept = (
+    map_folder.Keep(predictor, keep, threads=threads) if keep else predictor
+  )
   rows, labels = {'model': score(kept, source, label)}, dict(SENTENCES)
   if controls:
     others_too, too_few = _controls(predictor, source, whole, prior, seed)

@@ -258,13 +258,11 @@ def make_train_step(
     round_taps: see `forward`.
     accumulate: parts of the batch, computed one after the other; their mean
       gradient makes the step.
-    remat: what the backward pass computes anew, of the table
-      `gradient.REMAT`.
+    remat: what the backward pass computes anew, of `gradient.REMAT`.
 
   Returns:
     A function that donates the state; `key` is u32 key data. Measures are
-    'loss', 'loss/<term>', 'update_norm' and 'contrast/<measure>', replicated
-    scalars.
+    scalars: 'loss', 'loss/<term>', 'update_norm', 'contrast/<measure>'.
   """
   whole, rows = parallel.replicated(mesh), parallel.split(mesh)
   bound = functools.partial(

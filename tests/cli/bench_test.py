@@ -72,6 +72,16 @@ def test_a_topology_that_does_not_exist_is_named(topology, says):
     bench_compile.devices(topology)
 
 
+@pytest.mark.skipif(
+  importlib.util.find_spec('jax_plugins') is not None,
+  reason='has a compiler for GPUs',
+)
+def test_a_compiler_that_is_not_there_has_its_command(capsys):
+  config = '--config=configs/sjtu_tis.py:small'
+  assert _run('compile', config, '--topology=h100:8') == cli.FAILED
+  assert 'pip install "salflax[gpu]"' in capsys.readouterr().err
+
+
 @pytest.fixture(scope='module')
 def stage():
   return resolve.resolve(bench.small_config(), with_data=False)[-1]
