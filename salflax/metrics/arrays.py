@@ -30,6 +30,24 @@ def dot(x: np.ndarray, y: np.ndarray) -> float:
   return np.vecdot(x, y).sum()
 
 
+def total(x: np.ndarray) -> float:
+  """Sums a matrix, in half the time of `x.sum()`."""
+  return np.vecdot(x, np.ones(x.shape[1])).sum()
+
+
+def split(x: np.ndarray) -> list[np.ndarray]:
+  """Splits a matrix into blocks of rows, views of it."""
+  rows = -(-BLOCK // x.shape[1])
+  return [x[k : k + rows] for k in range(0, len(x), rows)]
+
+
+def moments(x: np.ndarray) -> tuple[float, float, float, float]:
+  """Finds least value, largest, mean, and sum of squares, in one pass."""
+  parts = [(b.min(), b.max(), total(b), dot(b, b)) for b in split(x)]
+  low, high, sums, squares = np.transpose(parts)
+  return low.min(), high.max(), sums.sum() / x.size, squares.sum()
+
+
 class Map:
   """A map and the numbers that scores derive from it.
 
@@ -38,42 +56,44 @@ class Map:
     low: least value.
     high: largest value.
     shape: (h, w).
+    mean: mean of the values.
+    squares: sum of the squared values.
+    origin: what to subtract before products of values are summed: 0, or the
+      mean where those of the mean would leave few digits to the rest.
     size: number of pixels.
     resized: the same at other sizes, where a score needs it.
     empty: whether it is zero everywhere.
     flat: whether it is constant up to round-off.
   """
 
-  def __init__(self, values: np.ndarray, low: float, high: float):
+  def __init__(self, values: np.ndarray, low, high, mean, squares):
     self.values, self.low, self.high = values, low, high
+    self.mean, self.squares = mean, squares
     self.shape, self.size = values.shape, values.size
+    spread = squares - self.size * mean**2
+    self.origin = 0.0 if spread > 0.01 * squares else mean
     self.resized: dict[str, Map] = {}
     self.empty = not low and not high
     self.flat = bool(high - low <= FLAT * max(abs(high), abs(low)))
 
-  def blocks(self, shift: float = 0.0, scale: float = 1.0) -> Iterator:
+  def blocks(self, shift: float = 0.0, scale: float | None = None) -> Iterator:
     """Yields (values - shift) * scale, some rows at a time, in order.
 
-    Each f64 [rows, w] may be written to, and is overwritten by the next.
+    Each f64 [rows, w] is overwritten by the next. Where a scale is given it may
+    be written to; else it may be a part of the map itself.
     """
-    rows = -(-BLOCK // self.shape[1])
-    buffer = np.empty_like(self.values[:rows])
-    for start in range(0, self.shape[0], rows):
-      block = self.values[start : start + rows]
+    blocks = split(self.values)
+    buffer = np.empty_like(blocks[0])
+    for block in blocks:
       out = buffer[: len(block)]
       if shift:
         block = np.subtract(block, shift, out=out)
-      yield np.multiply(block, scale, out=out)
-
-  @functools.cached_property
-  def mean(self) -> float:
-    """Mean of the values."""
-    return self.values.mean()
+      yield block if scale is None else np.multiply(block, scale, out=out)
 
   @functools.cached_property
   def norm(self) -> float:
     """Root of the sum of the squared differences from the mean."""
-    return np.sqrt(sum(dot(x, x) for x in self.blocks(self.mean)))
+    return np.sqrt(covariance(self, self))
 
   @functools.cached_property
   def unit(self) -> np.ndarray:
@@ -101,13 +121,23 @@ class Map:
       return self.low - 1, 1 / self.size
     if not minmax:
       return 0.0, 1 / (self.mean * self.size)
-    return self.low, 1 / sum(x.sum() for x in self.blocks(self.low))
+    return self.low, 1 / sum(map(total, self.blocks(self.low)))
 
   @property
   def density(self) -> np.ndarray:
     """Values scaled to sum 1, f64 [h, w]; uniform if it is flat."""
     shift, scale = self.as_density()
     return (self.values - shift) * scale
+
+
+def covariance(x: Map, y: Map) -> float:
+  """Sums the products of both maps' differences from their means."""
+  if x is y and not x.origin:
+    about = x.squares
+  else:
+    pairs = zip(x.blocks(x.origin), y.blocks(y.origin))
+    about = sum(dot(a, b) for a, b in pairs)
+  return about - x.size * (x.mean - x.origin) * (y.mean - y.origin)
 
 
 def as_map(
@@ -134,9 +164,9 @@ def as_map(
     raise ValueError(f'A {name} map must be [h, w], found shape {x.shape}.')
   if x.dtype.kind not in 'biuf':
     raise ValueError(f'A {name} map must hold real numbers, found {x.dtype}.')
-  with np.errstate(over='ignore'):  # long doubles: infinite, so named below
+  with np.errstate(over='ignore', invalid='ignore'):  # named below
     x = x.astype(np.float64, copy=False)
-  low, high = x.min(), x.max()
+    low, high, mean, squares = moments(x)
   if not np.isfinite(low) or not np.isfinite(high):
     raise ValueError(
       f'The {name} map holds {np.isnan(x).sum()} NaN and '
@@ -146,8 +176,9 @@ def as_map(
     raise ValueError(f'The {name} map has negative values, down to {low:g}.')
   _, exponent = np.frexp(max(high, -low))
   if abs(exponent) > 30:
-    x, low, high = (np.ldexp(v, -exponent) for v in (x, low, high))
-  return Map(x, low, high)
+    x = np.ldexp(x, -exponent)
+    low, high, mean, squares = moments(x)
+  return Map(x, low, high, mean, squares)
 
 
 def note(x: np.ndarray) -> str:

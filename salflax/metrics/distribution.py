@@ -11,17 +11,20 @@ about saliency models?"
 """
 
 import importlib.util
-from collections.abc import Iterator
 
 import numpy as np
 
 from salflax.core import spec
-from salflax.metrics.arrays import EPS, NAN, Map, as_map, as_pair, dot
-
-
-def _densities(pred: Map, saliency: Map, **options) -> Iterator:
-  """Yields both maps as densities, a block of each at a time."""
-  return zip(*(x.blocks(*x.as_density(**options)) for x in (pred, saliency)))
+from salflax.metrics.arrays import (
+  EPS,
+  NAN,
+  as_map,
+  as_pair,
+  covariance,
+  dot,
+  split,
+  total,
+)
 
 
 def cc(pred, saliency) -> float:
@@ -34,8 +37,8 @@ def cc(pred, saliency) -> float:
     return NAN
   if pred.flat or saliency.flat:
     return 0.0
-  pairs = zip(*(x.blocks(x.mean, 1 / x.norm) for x in (pred, saliency)))
-  return float(np.clip(sum(dot(x, y) for x, y in pairs), -1, 1))
+  product = covariance(pred, saliency) / pred.norm / saliency.norm
+  return float(np.clip(product, -1, 1))
 
 
 def sim(pred, saliency, *, minmax=False) -> float:
@@ -50,8 +53,12 @@ def sim(pred, saliency, *, minmax=False) -> float:
   pred, saliency = as_pair(pred, saliency)
   if saliency.empty:
     return NAN
-  pairs = _densities(pred, saliency, minmax=minmax)
-  return float(min(sum(np.minimum(p, s, out=p).sum() for p, s in pairs), 1.0))
+  pair = ((*x.as_density(minmax=minmax), x) for x in (pred, saliency))
+  # In units of the one map; which one does not depend on the order of the two.
+  (shift, scale, one), (floor, unit, other) = sorted(pair, key=lambda x: x[1])
+  pairs = zip(one.blocks(shift, scale / unit), other.blocks(floor))
+  shared = sum(total(np.minimum(x, y, out=x)) for x, y in pairs)
+  return float(min(unit * shared, 1.0))
 
 
 def kl(pred, saliency, *, eps=EPS, floor=0.0) -> float:
@@ -79,18 +86,22 @@ def kl(pred, saliency, *, eps=EPS, floor=0.0) -> float:
     pred, saliency = (
       as_map(x.values + floor * x.high) for x in (pred, saliency)
     )
-  total = 0.0
+  (low, scale), (floor, factor) = (x.as_density() for x in (pred, saliency))
+  # With p and s as they are, their factors taken out of the logarithm.
+  ratio, divergence = factor / scale, 0.0
+  buffer = np.empty_like(split(pred.values)[0])
   with np.errstate(divide='ignore', invalid='ignore'):
-    for log, s in _densities(pred, saliency):
-      log += eps
+    for p, s in zip(pred.blocks(low), saliency.blocks(floor)):
+      log = np.add(p, eps / scale, out=buffer[: len(p)])
       np.divide(s, log, out=log)
-      log += eps
+      log += eps / ratio
       np.log(log, out=log)
       if not eps:
         log[s == 0] = 0  # 0 log 0 is 0
-      total += dot(s, log)
+      divergence += dot(s, log)
+  divergence = factor * divergence + np.log(ratio)
   # The constant can push a perfect prediction below 0, by about eps * h * w.
-  return float(max(total, 0.0))
+  return float(max(divergence, 0.0))
 
 
 def _block_sums(x, cell) -> np.ndarray:

@@ -38,48 +38,64 @@ FLOOR = 0.01
 BINS = 1 << 14
 
 
-def _ranks(values, points, low, high) -> tuple[np.ndarray, np.ndarray]:
-  """Counts the values below each point, and those up to it.
+def _ranks(values, points, ties) -> np.ndarray:
+  """Counts the sorted values below each point; one that equals it is `ties`."""
+  left, right = (np.searchsorted(values, points, k) for k in ('left', 'right'))
+  return left + ties * (right - left)
+
+
+def _exceeded(values, points, weights, low, high, ties=0.0) -> float:
+  """Sums the weights of the points over the values that each exceeds.
 
   Args:
     values: f64 [n], in [low, high].
     points: f64 [N], in [low, high].
+    weights: f64 [N] >= 0.
     low: least value of the map.
     high: largest value of the map.
+    ties: share of a point's weight for a value that equals it.
 
   Returns:
-    Both i64 [N], exact, as a sort of all values would have them.
+    What a sort of all values would give, but for the rounding of the sum.
   """
-  # To sort a map takes longer than all else in a score. Only what shares a bin
-  # with a point is compared; of that, in a map of few levels, most equals one
-  # point of the bin, its pivot.
+  if len(values) < BINS:
+    return weights @ _ranks(np.sort(values), points, ties)
+  # To sort a map takes longer than all else in a score. A value's bin tells
+  # what exceeds it; only what shares a bin with a point is compared. Of that, in
+  # a map of few levels, most equals one point of the bin, its pivot.
   scale = (BINS - 1) / (high - low) if high > low else 0.0
+  order = np.argsort(points)
+  points, weights = points[order], weights[order]
   at = ((points - low) * scale).astype(np.int64)
-  pivot, mixed = np.zeros(BINS), np.zeros(BINS, bool)
-  pivot[at], mixed[at] = points, True
-  counts, near = np.zeros(BINS, np.int64), []
+  rest = np.append(np.cumsum(weights[::-1])[::-1], 0.0)
+  above = np.repeat(rest, np.diff(at, prepend=0, append=BINS))
+  pivot, table = np.zeros(BINS), above.copy()
+  pivot[at], table[at] = points, -1
+  total, near, buffer = 0.0, [], np.empty((2, BLOCK))
   for start in range(0, len(values), BLOCK):
     block = values[start : start + BLOCK]
-    bins = ((block - low) * scale).astype(np.int64)
-    counts += np.bincount(bins, minlength=BINS)
-    close = np.flatnonzero(mixed[bins])
+    x, bins = buffer[0, : len(block)], buffer[1, : len(block)].view(np.int64)
+    shifted = np.subtract(block, low, out=x) if low else block
+    bins[:] = np.multiply(shifted, scale, out=x)
+    table.take(bins, out=x, mode='clip')
+    close = np.flatnonzero(x < 0)
+    total += x.sum() + len(close)
     near.append((block[close], bins[close]))
   values, bins = map(np.concatenate, zip(*near))
   tied = values == pivot[bins]
-  ties = np.bincount(bins[tied], minlength=BINS)[at]
-  counts[at] = ties
-  lower, rest = np.cumsum(counts)[at] - ties, np.sort(values[~tied])
-  below = ties * (pivot[at] < points) + np.searchsorted(rest, points, 'left')
-  upto = ties * (pivot[at] <= points) + np.searchsorted(rest, points, 'right')
-  return lower + below, lower + upto
+  count = np.bincount(bins[tied], minlength=BINS)
+  ranks = _ranks(np.sort(values[~tied]), points, ties)
+  own = (pivot[at] < points) + ties * (pivot[at] == points)
+  return total + count @ above + weights @ (ranks + count[at] * own)
 
 
 def _rank_auc(pred: Map, positives, negatives) -> float:
   """Computes the chance that a positive exceeds a negative; ties are half."""
   if not len(positives) or not len(negatives):
     return NAN
-  below, upto = _ranks(negatives, positives, pred.low, pred.high)
-  return float((below + upto).mean() / (2 * len(negatives)))
+  weights = np.ones(len(positives))
+  won = _exceeded(negatives, positives, weights, pred.low, pred.high, ties=0.5)
+  return float(won / len(positives) / len(negatives))
 
 
 def auc(pred, fixations) -> float:
@@ -145,13 +161,15 @@ def auc_judd(pred, fixations, rng=None, *, jitter=False, unique=True) -> float:
   thresholds = np.sort(values[cells])[::-1]
   if unique:
     hits = np.arange(1, len(cells) + 1)
-    alarms = values.size - _ranks(values, thresholds, 0, 1)[0] - hits
+    false = values.size - hits
   else:
     hits = len(cells) - np.searchsorted(thresholds[::-1], thresholds, 'left')
-    alarms = rest - _ranks(np.delete(values, cells), thresholds, 0, 1)[0]
+    values, false = np.delete(values, cells), rest
+  # A trapezoid of the area above the curve for the alarms of each threshold.
   tp = np.concatenate([[0], hits / len(cells), [1]])
-  fp = np.concatenate([[0], alarms / rest, [1]])
-  return float(np.trapezoid(tp, fp))
+  widths = (tp[2:] - tp[:-2]) / 2
+  correct = _exceeded(values, thresholds, widths, 0, 1)
+  return float(1 - ((widths * false).sum() - correct) / rest)
 
 
 def stepped_auc(positives, negatives, *, step, closed=True) -> np.ndarray:
