@@ -26,6 +26,7 @@ from salflax.metrics.arrays import (
   as_map,
   as_pair,
   need_rng,
+  total,
 )
 
 # Share of the uniform density in both densities of IG. Maps that were blurred
@@ -64,14 +65,12 @@ def _exceeded(values, points, weights, low, high, ties=0.0) -> float:
   # what exceeds it; only what shares a bin with a point is compared. Of that, in
   # a map of few levels, most equals one point of the bin, its pivot.
   scale = (BINS - 1) / (high - low) if high > low else 0.0
-  order = np.argsort(points)
-  points, weights = points[order], weights[order]
   at = ((points - low) * scale).astype(np.int64)
-  rest = np.append(np.cumsum(weights[::-1])[::-1], 0.0)
-  above = np.repeat(rest, np.diff(at, prepend=0, append=BINS))
+  upto = np.cumsum(np.bincount(at, weights, BINS)[::-1])[::-1]
+  above = np.append(upto[1:], 0.0)  # the weight in higher bins
   pivot, table = np.zeros(BINS), above.copy()
   pivot[at], table[at] = points, -1
-  total, near, buffer = 0.0, [], np.empty((2, BLOCK))
+  won, near, buffer = 0.0, [], np.empty((2, BLOCK))
   for start in range(0, len(values), BLOCK):
     block = values[start : start + BLOCK]
     x, bins = buffer[0, : len(block)], buffer[1, : len(block)].view(np.int64)
@@ -79,14 +78,14 @@ def _exceeded(values, points, weights, low, high, ties=0.0) -> float:
     bins[:] = np.multiply(shifted, scale, out=x)
     table.take(bins, out=x, mode='clip')
     close = np.flatnonzero(x < 0)
-    total += x.sum() + len(close)
+    won += total(x) + len(close)
     near.append((block[close], bins[close]))
   values, bins = map(np.concatenate, zip(*near))
   tied = values == pivot[bins]
   count = np.bincount(bins[tied], minlength=BINS)
   ranks = _ranks(np.sort(values[~tied]), points, ties)
   own = (pivot[at] < points) + ties * (pivot[at] == points)
-  return total + count @ above + weights @ (ranks + count[at] * own)
+  return won + count @ above + weights @ (ranks + count[at] * own)
 
 
 def _rank_auc(pred: Map, positives, negatives) -> float:
