@@ -10,7 +10,8 @@
 made-up rows: no data, and of weights only the text encoder's. `compile` needs
 no TPU or GPU, only its compiler: pip install "salflax[tpu]" or "salflax[gpu]".
 `torch` times the published network beside PyTorch's: pip install
-"salflax[torch]". `pysaliency` needs pysaliency.
+"salflax[torch]". `pysaliency` needs pysaliency. `cores` scores the same maps
+with one core and with several.
 """
 
 import dataclasses
@@ -76,6 +77,13 @@ def bench_pysaliency(options: Any) -> tuple[Row, list[Row]]:
   from salflax.cli import bench_metrics
 
   return _table(bench_metrics.compare(options))
+
+
+def bench_cores(options: Any) -> tuple[Row, list[Row]]:
+  """Times scoring on several cores; returns head and rows of a table."""
+  from salflax.cli import bench_cores
+
+  return _table(bench_cores.measure(options))
 
 
 def bench_torch(options: Any) -> tuple[Row, list[Row]]:
@@ -233,6 +241,7 @@ def bench_input(options: Any) -> tuple[Row, list[Row]]:
 BENCHMARKS = {
   'metrics': bench_metrics,
   'pysaliency': bench_pysaliency,
+  'cores': bench_cores,
   'torch': bench_torch,
   'input': bench_input,
   'train': bench_train,
@@ -267,10 +276,11 @@ def define_flags(values: flags.FlagValues) -> None:
       flags.DEFINE_string,
       'data',
       '',
-      'Data set, for pysaliency and input; else made up.',
+      'Data set, for pysaliency, cores and input; else made up.',
     ),
     (flags.DEFINE_string, 'data_dir', '', 'Where prepared data sets are.'),
-    (number, 'maps', 100, 'Number of maps, for pysaliency.', 1),
+    (number, 'maps', 100, 'Number of maps, for pysaliency and cores.', 1),
+    (number, 'processes', 2, 'Number of processes, for cores.', 2),
     (number, 'repeats', 9, 'Number of calls to take the median of.', 1),
     (number, 'height', None, f'Height {size}', 1),
     (number, 'width', None, f'Width {size}', 1),
@@ -286,6 +296,7 @@ def execute(options: Any) -> None:
     names = [name for name in BENCHMARKS if name != 'pysaliency']
     options.repeats, options.height, options.width = 1, 32, 64
     options.topology, options.batches = ['cpu:1'], ['2']
+    options.maps = 4
     if importlib.util.find_spec('torch') is None:
       names.remove('torch')
       cli.say('Without torch: pip install "salflax[torch]".')

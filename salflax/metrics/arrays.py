@@ -58,8 +58,8 @@ class Map:
     shape: (h, w).
     mean: mean of the values.
     squares: sum of the squared values.
-    origin: what to subtract before products of values are summed: 0, or the
-      mean where those of the mean would leave few digits to the rest.
+    raised: whether it stands on a floor so high that sums of products would
+      leave few digits to what stands on it.
     size: number of pixels.
     resized: the same at other sizes, where a score needs it.
     empty: whether it is zero everywhere.
@@ -71,7 +71,7 @@ class Map:
     self.mean, self.squares = mean, squares
     self.shape, self.size = values.shape, values.size
     spread = squares - self.size * mean**2
-    self.origin = 0.0 if spread > 0.01 * squares else mean
+    self.raised = bool(spread < 0.01 * squares)
     self.resized: dict[str, Map] = {}
     self.empty = not low and not high
     self.flat = bool(high - low <= FLAT * max(abs(high), abs(low)))
@@ -132,12 +132,12 @@ class Map:
 
 def covariance(x: Map, y: Map) -> float:
   """Sums the products of both maps' differences from their means."""
-  if x is y and not x.origin:
-    about = x.squares
-  else:
-    pairs = zip(x.blocks(x.origin), y.blocks(y.origin))
-    about = sum(dot(a, b) for a, b in pairs)
-  return about - x.size * (x.mean - x.origin) * (y.mean - y.origin)
+  if x.raised or y.raised:
+    pairs = zip(x.blocks(x.mean), y.blocks(y.mean))
+    return sum(dot(a, b) for a, b in pairs)
+  pairs = zip(x.blocks(), y.blocks())
+  products = x.squares if x is y else sum(dot(a, b) for a, b in pairs)
+  return products - x.size * x.mean * y.mean
 
 
 def as_map(

@@ -62,8 +62,8 @@ def _exceeded(values, points, weights, low, high, ties=0.0) -> float:
   if len(values) < BINS:
     return weights @ _ranks(np.sort(values), points, ties)
   # To sort a map takes longer than all else in a score. A value's bin tells
-  # what exceeds it; only what shares a bin with a point is compared. Of that, in
-  # a map of few levels, most equals one point of the bin, its pivot.
+  # what exceeds it; only what shares a bin with a point is compared. Of that,
+  # in a map of few levels, most equals one point of the bin, its pivot.
   scale = (BINS - 1) / (high - low) if high > low else 0.0
   at = ((points - low) * scale).astype(np.int64)
   upto = np.cumsum(np.bincount(at, weights, BINS)[::-1])[::-1]

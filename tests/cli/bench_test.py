@@ -15,6 +15,7 @@ from salflax import cli
 from salflax.cli import (
   bench,
   bench_compile,
+  bench_cores,
   bench_metrics,
   bench_sides,
   bench_torch,
@@ -42,6 +43,7 @@ def test_smoke_tries_every_benchmark(tmp_path, capsys):
   assert 0 < float(whole['of decoding alone']) < 1
   assert float(alone['ms an image']) < float(whole['ms an image'])
   assert float(whole['MB after']) < 1.1 * float(whole['MB before'])
+  assert [row['processes'] for row in results['cores']] == ['1', '1', '2']
   starts = {row['what']: float(row['s']) for row in results['start']}
   assert starts['import salflax'] < starts['salflax --help'] < 5
   printed = capsys.readouterr().out
@@ -165,6 +167,23 @@ def test_numbers_are_those_of_pysaliency():
   options = types.SimpleNamespace(data='', maps=2, height=48, width=64)
   (row,) = bench_metrics.compare(options)
   assert row['images'] == 2 and row['largest difference'] < 1e-6
+
+
+def test_cores_must_give_the_same_scores(monkeypatch):
+  options = types.SimpleNamespace(
+    data='', data_dir='', maps=2, height=8, width=8, processes=3
+  )
+  clock = lambda _, processes, threads: (
+    6 / processes / threads,
+    [{'cc': 0.5}, {'cc': float('nan')}],
+  )
+  monkeypatch.setattr(bench_cores, '_clock', clock)
+  rows = bench_cores.measure(options)
+  assert [row['times as fast'] for row in rows] == [1, 3, 3]
+  other = lambda _, processes, threads: (1, [{'cc': 0.5 + processes}])
+  monkeypatch.setattr(bench_cores, '_clock', other)
+  with pytest.raises(ValueError, match='3 cores give other scores'):
+    bench_cores.measure(options)
 
 
 @pytest.mark.slow

@@ -90,6 +90,48 @@ def test_judd_follows_matlab_on_ties_and_repeats(image):
     np.testing.assert_allclose(ours, slow_judd(pred, mask), atol=1e-12)
 
 
+@pytest.mark.parametrize('floor', [0.0, 3.0, -0.4])
+@pytest.mark.parametrize('levels', [3, 40, 1 << 20])
+@pytest.mark.parametrize('bins', [1, 8, 1 << 8])
+def test_ranks_of_large_maps_are_exact(bins, levels, floor, monkeypatch):
+  # A large map is one of more values than bins.
+  monkeypatch.setattr(location, 'BINS', bins)
+  monkeypatch.setattr(location, 'BLOCK', 100)
+  rng = RNG(levels)
+  pred = floor + np.floor(rng.random((23, 31)) ** 2 * levels) / levels
+  points = rng.integers(0, pred.shape, (40, 2))
+  mask = mask_of(pred.shape, points)
+  positives = pred[tuple(points.T)]
+  same = lambda value: pytest.approx(value, abs=1e-13)
+  assert location.auc(pred, points) == same(
+    slow_rank_auc(positives, pred.ravel())
+  )
+  assert location.auc_nonfixated(pred, points) == same(
+    slow_rank_auc(positives, pred[~mask])
+  )
+  assert location.auc_judd(pred, points) == same(slow_judd(pred, mask))
+  assert location.auc_judd(pred, points, unique=False) == same(
+    slow_pysaliency_judd(pred, points)
+  )
+
+
+@pytest.mark.parametrize('floor', [0, 1, 3, 10, 1e3, -1e3, 1e6])
+@pytest.mark.parametrize('other', [0, 1e4])
+def test_a_floor_costs_no_digits(floor, other):
+  pred, saliency = RNG(0).random((2, 300, 400)) ** 3 + [[[floor]], [[other]]]
+  points = RNG(1).integers(0, pred.shape, (30, 2))
+  x, y = (
+    v - v.mean()
+    for v in (pred.astype(np.longdouble), saliency.astype(np.longdouble))
+  )
+  expected = (x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum())
+  assert distribution.cc(pred, saliency) == pytest.approx(
+    float(expected), abs=1e-11
+  )
+  z = (x / np.sqrt((x * x).mean()))[tuple(points.T)].mean()
+  assert location.nss(pred, points) == pytest.approx(float(z), abs=1e-9)
+
+
 def slow_pysaliency_judd(pred, points):
   """Every fixation is a positive, every pixel without one a negative."""
   positives = pred[tuple(points.T)]
