@@ -70,14 +70,15 @@ def theirs(pred: np.ndarray, truth: Any) -> dict[str, float]:
   at = pred[tuple(truth.fixations.T)]
   others = pred[tuple(truth.other_fixations.T)]
   y, x = truth.fixations.T
-  return {
-    'auc': roc.general_rocs_per_positive(at, pred.ravel()).mean(),
-    'auc_shuffled': roc.general_rocs_per_positive(at, others).mean(),
-    'nss': metrics.NSS(pred, x, y).mean(),
-    'cc': metrics.CC(pred, truth.saliency),
-    'sim': metrics.SIM(pred, truth.saliency),
-    'kl': metrics.MIT_KLDiv(pred, truth.saliency),
-  }
+  with np.errstate(divide='ignore'):  # its logarithm of 0
+    return {
+      'auc': roc.general_rocs_per_positive(at, pred.ravel()).mean(),
+      'auc_shuffled': roc.general_rocs_per_positive(at, others).mean(),
+      'nss': metrics.NSS(pred, x, y).mean(),
+      'cc': metrics.CC(pred, truth.saliency),
+      'sim': metrics.SIM(pred, truth.saliency),
+      'kl': metrics.MIT_KLDiv(pred, truth.saliency),
+    }
 
 
 def compare(options: Any) -> list[dict[str, Any]]:

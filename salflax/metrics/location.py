@@ -60,7 +60,7 @@ def _exceeded(values, points, weights, low, high, ties=0.0) -> float:
     What a sort of all values would give, but for the rounding of the sum.
   """
   if len(values) < BINS:
-    return weights @ _ranks(np.sort(values), points, ties)
+    return total(weights * _ranks(np.sort(values), points, ties))
   # To sort a map takes longer than all else in a score. A value's bin tells
   # what exceeds it; only what shares a bin with a point is compared. Of that,
   # in a map of few levels, most equals one point of the bin, its pivot.
@@ -85,7 +85,8 @@ def _exceeded(values, points, weights, low, high, ties=0.0) -> float:
   count = np.bincount(bins[tied], minlength=BINS)
   ranks = _ranks(np.sort(values[~tied]), points, ties)
   own = (pivot[at] < points) + ties * (pivot[at] == points)
-  return won + count @ above + weights @ (ranks + count[at] * own)
+  won += total(count * above)
+  return won + total(weights * (ranks + count[at] * own))
 
 
 def _rank_auc(pred: Map, positives, negatives) -> float:
