@@ -15,16 +15,8 @@ import importlib.util
 import numpy as np
 
 from salflax.core import spec
-from salflax.metrics.arrays import (
-  EPS,
-  NAN,
-  as_map,
-  as_pair,
-  covariance,
-  dot,
-  split,
-  total,
-)
+from salflax.metrics import arrays
+from salflax.metrics.arrays import EPS, NAN, as_map, as_pair, dot
 
 
 def cc(pred, saliency) -> float:
@@ -37,7 +29,7 @@ def cc(pred, saliency) -> float:
     return NAN
   if pred.flat or saliency.flat:
     return 0.0
-  product = covariance(pred, saliency) / pred.norm / saliency.norm
+  product = arrays.covariance(pred, saliency) / pred.norm / saliency.norm
   return float(np.clip(product, -1, 1))
 
 
@@ -57,7 +49,7 @@ def sim(pred, saliency, *, minmax=False) -> float:
   # In units of the one map; which one does not depend on the order of the two.
   (shift, scale, one), (floor, unit, other) = sorted(pair, key=lambda x: x[1])
   pairs = zip(one.blocks(shift, scale / unit), other.blocks(floor))
-  shared = sum(total(np.minimum(x, y, out=x)) for x, y in pairs)
+  shared = sum(arrays.total(np.minimum(x, y, out=x)) for x, y in pairs)
   return float(min(unit * shared, 1.0))
 
 
@@ -89,7 +81,7 @@ def kl(pred, saliency, *, eps=EPS, floor=0.0) -> float:
   (low, scale), (floor, factor) = (x.as_density() for x in (pred, saliency))
   # With p and s as they are, their factors taken out of the logarithm.
   ratio, divergence = factor / scale, 0.0
-  buffer = np.empty_like(split(pred.values)[0])
+  buffer = np.empty_like(arrays.split(pred.values)[0])
   with np.errstate(divide='ignore', invalid='ignore'):
     for p, s in zip(pred.blocks(low), saliency.blocks(floor)):
       log = np.add(p, eps / scale, out=buffer[: len(p)])

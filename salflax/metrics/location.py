@@ -17,17 +17,8 @@ different evaluation metrics tell us about saliency models?"; Kuemmerer et al.
 import numpy as np
 
 from salflax.core import spec
-from salflax.metrics.arrays import (
-  BLOCK,
-  EPS,
-  NAN,
-  Map,
-  as_cells,
-  as_map,
-  as_pair,
-  need_rng,
-  total,
-)
+from salflax.metrics import arrays
+from salflax.metrics.arrays import EPS, NAN, Map, as_cells, as_map, as_pair
 
 # Share of the uniform density in both densities of IG. Maps that were blurred
 # and stored in 8 bits are exactly 0 far from gaze: 12 of them, as a baseline,
@@ -48,19 +39,11 @@ def _ranks(values, points, ties) -> np.ndarray:
 def _exceeded(values, points, weights, low, high, ties=0.0) -> float:
   """Sums the weights of the points over the values that each exceeds.
 
-  Args:
-    values: f64 [n], in [low, high].
-    points: f64 [N], in [low, high].
-    weights: f64 [N] >= 0.
-    low: least value of the map.
-    high: largest value of the map.
-    ties: share of a point's weight for a value that equals it.
-
-  Returns:
-    What a sort of all values would give, but for the rounding of the sum.
+  Values f64 [n] and points f64 [N] lie in [low, high], weights f64 [N] are >=
+  0; a value that equals a point counts as the share `ties`.
   """
   if len(values) < BINS:
-    return total(weights * _ranks(np.sort(values), points, ties))
+    return arrays.total(weights * _ranks(np.sort(values), points, ties))
   # To sort a map takes longer than all else in a score. A value's bin tells
   # what exceeds it; only what shares a bin with a point is compared. Of that,
   # in a map of few levels, most equals one point of the bin, its pivot.
@@ -70,23 +53,23 @@ def _exceeded(values, points, weights, low, high, ties=0.0) -> float:
   above = np.append(upto[1:], 0.0)  # the weight in higher bins
   pivot, table = np.zeros(BINS), above.copy()
   pivot[at], table[at] = points, -1
-  won, near, buffer = 0.0, [], np.empty((2, BLOCK))
-  for start in range(0, len(values), BLOCK):
-    block = values[start : start + BLOCK]
+  won, near, buffer = 0.0, [], np.empty((2, arrays.BLOCK))
+  for start in range(0, len(values), arrays.BLOCK):
+    block = values[start : start + arrays.BLOCK]
     x, bins = buffer[0, : len(block)], buffer[1, : len(block)].view(np.int64)
     shifted = np.subtract(block, low, out=x) if low else block
     bins[:] = np.multiply(shifted, scale, out=x)
     table.take(bins, out=x, mode='clip')
     close = np.flatnonzero(x < 0)
-    won += total(x) + len(close)
+    won += arrays.total(x) + len(close)
     near.append((block[close], bins[close]))
   values, bins = map(np.concatenate, zip(*near))
   tied = values == pivot[bins]
   count = np.bincount(bins[tied], minlength=BINS)
   ranks = _ranks(np.sort(values[~tied]), points, ties)
   own = (pivot[at] < points) + ties * (pivot[at] == points)
-  won += total(count * above)
-  return won + total(weights * (ranks + count[at] * own))
+  won += arrays.total(count * above)
+  return won + arrays.total(weights * (ranks + count[at] * own))
 
 
 def _rank_auc(pred: Map, positives, negatives) -> float:
@@ -153,7 +136,7 @@ def auc_judd(pred, fixations, rng=None, *, jitter=False, unique=True) -> float:
   # Kept although ranks do not ask for it: rounding may merge close values.
   values = pred.unit.ravel()
   if jitter:
-    need_rng(rng, 'auc_judd(jitter=True)')
+    arrays.need_rng(rng, 'auc_judd(jitter=True)')
     values = values + rng.random(values.size) * 1e-7
   rest = values.size - len(np.unique(cells))
   if not rest:
@@ -219,7 +202,7 @@ def _check_sampling(splits: int, step: float) -> None:
 def borji_splits(pred, fixations, rng, *, splits=100, step=0.1) -> np.ndarray:
   """Computes AUC-Borji of every split, f64 [splits]; empty if undefined."""
   _check_sampling(splits, step)
-  need_rng(rng, 'auc_borji')
+  arrays.need_rng(rng, 'auc_borji')
   pred = as_map(pred)
   cells = as_cells(fixations, pred.shape, unique=True)
   if not len(cells):
@@ -246,7 +229,7 @@ def shuffled_splits(
 ) -> np.ndarray:
   """Computes sampled sAUC of every split, f64 [splits]; empty if undefined."""
   _check_sampling(splits, step)
-  need_rng(rng, 'auc_shuffled')
+  arrays.need_rng(rng, 'auc_shuffled')
   pred = as_map(pred)
   cells = as_cells(fixations, pred.shape, unique=True)
   others = as_cells(other_fixations, pred.shape, unique=True)

@@ -96,7 +96,7 @@ def test_judd_follows_matlab_on_ties_and_repeats(image):
 def test_ranks_of_large_maps_are_exact(bins, levels, floor, monkeypatch):
   # A large map is one of more values than bins.
   monkeypatch.setattr(location, 'BINS', bins)
-  monkeypatch.setattr(location, 'BLOCK', 100)
+  monkeypatch.setattr(location.arrays, 'BLOCK', 100)
   rng = RNG(levels)
   pred = floor + np.floor(rng.random((23, 31)) ** 2 * levels) / levels
   points = rng.integers(0, pred.shape, (40, 2))
