@@ -5,6 +5,7 @@ epoch: decoding and resizing, most of the time of a row.
 """
 
 import functools
+import operator
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -73,13 +74,13 @@ class Kept:
   def _read(self, index):
     key = batches.image_key(self.meta(index))
     size, pixels = self._pixels.get(key, (None, None))
-    if self.images and pixels is None:
-      row = dict(self.source[index])
-      size = np.shape(row['image'])[:2]
-    else:
-      row = batches.truth(self.source, index)
-      size = size or np.shape(row['saliency'])[:2]
-      row = dict(row, image=frames.blank(size))
+    anew = self.images and pixels is None
+    read = operator.getitem if anew else batches.truth
+    row = dict(read(self.source, index))
+    if size is None:
+      size = np.shape(row['image' if 'image' in row else 'saliency'])[:2]
+    if not anew:
+      row['image'] = frames.blank(size)
     row = self.ops(dict(row, size=np.array(size, np.int32)), None)
     if not self.images:
       pixels = frames.blank(row['image'].shape[:2])
