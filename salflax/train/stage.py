@@ -1,6 +1,7 @@
 """A stage of training, and what it starts from."""
 
 import dataclasses
+import gc
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -306,6 +307,8 @@ def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
   if not images:
     text = features.without(text, 'normalize')
   before, after = pp.make(text).split()
+  # The iterators of an earlier stage hold its rows in circles.
+  gc.collect()
   room = kept.room(stage.workers)
   return batches.train_batches(
     kept.Kept(source, before, room, images=images),

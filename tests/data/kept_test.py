@@ -1,6 +1,10 @@
 """Kept rows: the values of rows that are read anew, read once, within room."""
 
+import gc
 import pickle
+import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -166,6 +170,33 @@ def test_a_stage_trains_on_kept_rows(tmp_path):
   # Twice the rows of an epoch, and what is read ahead: none of it anew.
   assert source.reads + source.truths == len(source)
   assert 4 <= source.reads < len(source)
+
+
+def test_the_rows_of_a_stage_go_before_the_next(tmp_path, monkeypatch):
+  made = []
+
+  class Seen(kept.Kept):
+    def __init__(self, *args, **kwargs):
+      super().__init__(*args, **kwargs)
+      made.append(weakref.ref(self))
+
+  monkeypatch.setattr(kept, 'Kept', Seen)
+  (stage,) = tiny.stages(tiny.get_config(), tmp_path, train=Toy(4))
+  first = iter(stages_lib.train_batches(stage, {}))
+  next(first)
+  threads = threading.active_count()
+  first.close()
+  del first
+  for _ in range(100):  # until what it reads ahead has ended
+    if threading.active_count() < threads:
+      break
+    time.sleep(0.05)
+  gc.disable()
+  try:
+    stages_lib.train_batches(stage, {})
+  finally:
+    gc.enable()
+  assert made[0]() is None and len(made) == 2
 
 
 def test_room_is_shared_by_workers(monkeypatch):
