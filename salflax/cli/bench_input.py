@@ -50,21 +50,39 @@ def example_source(folder: pathlib.Path, options: Any) -> Sequence[dict]:
   return data.load_source('folder:made_up', 'all', folder / 'data')
 
 
-def _epochs(source: Sequence[dict], pp: Callable) -> Iterator[None]:
-  """Brings the rows to the device, an epoch of whole batches at a time."""
+def _epochs(
+  source: Sequence[dict], text: str, room: int
+) -> Iterator[dict[str, float]]:
+  """Brings the rows to the device, an epoch of whole batches at a time.
+
+  Yields what an epoch took: ms an image, and MB in use before and after it.
+
+  Args:
+    source: the rows.
+    text: pp string.
+    room: bytes that kept rows may take.
+  """
   import jax
 
   from salflax.core import parallel
-  from salflax.data import batches
+  from salflax.data import batches, kept, pp
 
   mesh = parallel.make_mesh(jax.devices()[:1])
   options = dict(batch_size=BATCH, seed=0, threads=cores())
-  rows = iter(batches.train_batches(source, pp, **options))
+  before, after = pp.make(text).split()
+  source = kept.Kept(source, before, room)
+  rows = iter(batches.train_batches(source, after, **options))
+  count = len(source) // BATCH
+
+  def epoch():
+    for _ in range(count):
+      jax.block_until_ready(parallel.to_global(next(rows), mesh))
+
   try:
     while True:
-      for _ in range(len(source) // BATCH):
-        jax.block_until_ready(parallel.to_global(next(rows), mesh))
-      yield
+      before = resident_mb()
+      took = 1e3 * _seconds(epoch) / (count * BATCH)
+      yield {'ms': took, 'before': before, 'after': resident_mb()}
   finally:
     rows.close()
 
@@ -106,12 +124,12 @@ def part_times(
 def measure(options: Any) -> list[dict[str, Any]]:
   """Times all together, decoding alone and the parts; rows of a table.
 
-  One epoch to warm up, then epochs in turn with decoding alone, on as many
-  threads.
+  Epochs in turn with decoding alone, on as many threads, one of each to warm
+  up: some that keep nothing in memory, the first that keeps rows, later ones.
   """
   from salflax import data
   from salflax.config import resolve
-  from salflax.data import batches, pp
+  from salflax.data import batches, kept
   from salflax.data.source import decode
 
   text = PP.format(height=options.height, width=options.width)
@@ -123,7 +141,6 @@ def measure(options: Any) -> list[dict[str, Any]]:
       source = example_source(pathlib.Path(folder), options)
     if len(source) < BATCH:
       raise ValueError(f'{options.data}: fewer than {BATCH} rows to train on.')
-    rows = len(source) // BATCH * BATCH
     some = np.random.default_rng(0).permutation(len(source))[:ROWS].tolist()
     jpegs = [source.stored(i)['image'] for i in some]
 
@@ -131,28 +148,36 @@ def measure(options: Any) -> list[dict[str, Any]]:
       read = lambda jpeg: decode(jpeg, 'RGB').size
       return sum(batches.map_ahead(read, jpegs, threads=cores()))
 
-    epochs, spent = _epochs(source, pp.make(text)), []
-    decode_all(), next(epochs)
-    before = resident_mb()
-    for _ in range(options.repeats):
-      spent.append((_seconds(decode_all), _seconds(lambda: next(epochs))))
-    after = resident_mb()
-    epochs.close()
+    def alone():
+      return {'ms': 1e3 * _seconds(decode_all) / len(jpegs)}
+
+    alone()
+    runs = collections.defaultdict(list)
+    for later, room in (('nothing kept', 0), ('later epochs', kept.room())):
+      epochs = _epochs(source, text, room)
+      first = next(epochs)
+      if room:
+        runs['first epoch'].append(first)
+      for _ in range(options.repeats):
+        runs['decoding alone'].append(alone())
+        runs[later].append(next(epochs))
+      epochs.close()
     times = part_times(source, some, text)
-  alone, whole = (statistics.median(t) for t in zip(*spent))
-  alone, whole = 1e3 * alone / len(jpegs), 1e3 * whole / rows
-  table = [('decoding alone', alone), ('all', whole), *times.items()]
-  table = [
-    {
-      'what': f'`{what}`' if '(' in what else what,
-      'ms an image': took,
-      'images/s': f'{1e3 / max(took, 1e-9):.0f}',
-      'of decoding alone': '',
-      'MB before': '',
-      'MB after': '',
-    }
-    for what, took in table
-  ]
-  table[1] |= {'of decoding alone': alone / whole}
-  table[1] |= {'MB before': f'{before:.0f}', 'MB after': f'{after:.0f}'}
+  return _table(runs, times)
+
+
+def _table(
+  runs: dict[str, list[dict[str, float]]], times: dict[str, float]
+) -> list[dict[str, Any]]:
+  """Writes what was measured as rows of a table."""
+  took = {k: statistics.median(r['ms'] for r in v) for k, v in runs.items()}
+  alone, table = took.pop('decoding alone'), []
+  for what, ms in {'decoding alone': alone, **took, **times}.items():
+    whole = what in took
+    row = {'what': f'`{what}`' if '(' in what else what, 'ms an image': ms}
+    row['images/s'] = f'{1e3 / max(ms, 1e-9):.0f}'
+    row['of decoding alone'] = alone / ms if whole else ''
+    row['MB before'] = f'{runs[what][0]["before"]:.0f}' if whole else ''
+    row['MB after'] = f'{runs[what][-1]["after"]:.0f}' if whole else ''
+    table.append(row)
   return table

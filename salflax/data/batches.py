@@ -66,8 +66,9 @@ class Prepare:
     """
     try:
       example = dict(self.source[index], texts=texts)
-      seen = example['image'] if 'image' in example else example['saliency']
-      example['size'] = np.array(np.shape(seen)[:2], np.int32)
+      if 'size' not in example:  # else of a frame, not of the row itself
+        seen = example['image'] if 'image' in example else example['saliency']
+        example['size'] = np.array(np.shape(seen)[:2], np.int32)
       example = self.pp(example, rng)
       for step in self.finish:
         example = step(example)

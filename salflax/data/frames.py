@@ -23,6 +23,11 @@ def fit(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, ...]:
   return (H - box_h) // 2, (W - box_w) // 2, box_h, box_w
 
 
+def blank(size: Sequence[int]) -> np.ndarray:
+  """Makes a black image u8 [h, w, 3] that takes no memory, for its size."""
+  return np.broadcast_to(np.uint8(0), (*size, 3))
+
+
 def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Resizes a map or image bilinearly; shrinking averages.
 
@@ -32,6 +37,8 @@ def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """
   if array.shape[:2] == tuple(size):
     return array
+  if array.ndim == 3 and not any(array.strides) and not array[0, 0].any():
+    return blank(size)
   image = Image.fromarray(array)
   return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
 

@@ -287,8 +287,9 @@ class Pipeline:
   """A pp string bound to its ops; picklable, so that workers can have it."""
 
   def __init__(self, text: str):
-    self.text = text
-    self._apply = spec.chain(OPS, text, takes=2)
+    self.text, self._apply = text, lambda example, rng: example
+    if text:
+      self._apply = spec.chain(OPS, text, takes=2)
 
   def __call__(
     self, example: Example, rng: np.random.Generator | None = None
@@ -298,6 +299,20 @@ class Pipeline:
 
   def __reduce__(self):
     return Pipeline, (self.text,)
+
+  def split(self) -> tuple['Pipeline', 'Pipeline']:
+    """Cuts it in two: what of a row is worth keeping, and the rest.
+
+    The first part draws nothing, and leaves pixels u8, and fixations points
+    unless `shrink` makes their maps small. Either may be without ops.
+    """
+    parts = spec.split_chain(self.text)
+    names = [spec.parse(p).name for p in parts]
+    ends = ('flip', 'normalize')
+    at = next((i for i, n in enumerate(names) if n in ends), len(parts))
+    if 'rasterize' in names[:at] and 'shrink' not in names[:at]:
+      at = names.index('rasterize')
+    return Pipeline('|'.join(parts[:at])), Pipeline('|'.join(parts[at:]))
 
 
 def frame(text: str) -> tuple[int, int] | None:

@@ -18,15 +18,13 @@ import salflax
 from salflax.core import parallel, spec
 from salflax.core.types import Example
 from salflax.data import batches as batches_lib
-from salflax.data import pp
+from salflax.data import frames, pp
 from salflax.models.layers import TextFeatures
 from salflax.train import step
 from salflax.train.store import Layout, Store
 
 # Raised when the same network and pp string come to give other files.
 FORMAT = 2
-# Of maps of training rows that are kept in memory.
-KEPT_BYTES = 2 * 2**30
 
 
 def digest(*parts: Any) -> str:
@@ -96,52 +94,23 @@ class WithoutImages:
 
   Attributes:
     source: the rows.
-    ops: preprocessing that draws nothing, whose maps are kept in memory for
-      the next epoch as long as there is room; None for none.
   """
 
-  def __init__(
-    self, source: Sequence[Example], ops: Callable[..., Example] | None = None
-  ):
-    self.source, self._ops = source, ops
-    self._kept, self._room = {}, KEPT_BYTES
+  def __init__(self, source: Sequence[Example]):
+    self.source = source
 
   def __len__(self) -> int:
     return len(self.source)
 
   def __getitem__(self, index: int) -> Example:
-    if index in self._kept:
-      return dict(self._kept[index])
-    row = _without_image(batches_lib.truth(self.source, index))
-    if self._ops is not None:
-      row = _without_image(self._ops(row, None), blank=True)
-      self._keep(index, row)
-    return dict(row)
-
-  def _keep(self, index, row):
-    size = sum(np.asarray(v).nbytes for k, v in row.items() if k != 'image')
-    if size <= self._room:
-      self._kept[index], self._room = row, self._room - size
+    row = batches_lib.truth(self.source, index)
+    if 'image' in row:
+      return row
+    return dict(row, image=frames.blank(np.shape(row['saliency'])[:2]))
 
   def meta(self, index: int) -> dict[str, Any]:
     """Reads image_id, condition and text of a row."""
     return batches_lib.meta(self.source, index)
-
-
-def _without_image(row: Example, *, blank: bool = False) -> Example:
-  """Puts an image of the same size that takes no memory in a row."""
-  if blank or 'image' not in row:
-    size = np.shape(row['image' if blank else 'saliency'])[:2]
-    row = dict(row, image=np.broadcast_to(np.uint8(0), (*size, 3)))
-  return row
-
-
-def before_draws(text: str) -> tuple[str, str]:
-  """Cuts a pp string in two, where its first op draws or reads pixels."""
-  parts = spec.split_chain(text)
-  names = [spec.parse(p).name for p in parts]
-  at = next((i for i, n in enumerate(names) if n == 'flip'), len(parts))
-  return '|'.join(parts[:at]), '|'.join(parts[at:])
 
 
 @dataclasses.dataclass

@@ -1,6 +1,7 @@
 """A stage of training, and what it starts from."""
 
 import dataclasses
+import gc
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 from salflax import losses
 from salflax.core import parallel
 from salflax.core.types import Example
-from salflax.data import batches, center, pp
+from salflax.data import batches, center, kept, pp
 from salflax.models.weights import pretrained
 from salflax.train import features, optim, step
 
@@ -302,16 +303,16 @@ def train_batches(stage: Stage, variables: step.Variables, *, start: int = 0):
   if 'center' in losses.targets(stage.loss):
     mean = center.mean_map(source, threads=stage.threads)
     finish.append(center.Center(mean))
-  if 'backbone' in stage.stored and not contrast:
-    before, after = features.before_draws(features.without(text, 'normalize'))
-    if pp.shrink_factor(before) > 1:
-      source, text = features.WithoutImages(source, pp.make(before)), after
-    else:
-      source = features.WithoutImages(source)
-      text = features.without(text, 'normalize')
+  images = contrast or 'backbone' not in stage.stored
+  if not images:
+    text = features.without(text, 'normalize')
+  before, after = pp.make(text).split()
+  # The iterators of an earlier stage hold its rows in circles.
+  gc.collect()
+  room = kept.room(stage.workers)
   return batches.train_batches(
-    source,
-    pp.make(text),
+    kept.Kept(source, before, room, images=images),
+    after,
     batch_size=stage.batch_size,
     seed=stage.seed,
     start=start,

@@ -383,3 +383,22 @@ def test_an_image_flips_only_if_none_of_its_sentences_has_a_side():
   texts = ['a dog', 'the dog on the left']
   beside = pp.make('flip(1.0)')(dict(example, texts=texts), rng)
   np.testing.assert_array_equal(beside['image'], image)
+
+
+@pytest.mark.parametrize(
+  'text, before',
+  [
+    ('resize_pad(8, 8)|flip|rasterize', 'resize_pad(8, 8)'),
+    ('resize_pad(8, 8)|rasterize|flip', 'resize_pad(8, 8)'),
+    ("resize_pad(8, 8)|normalize('unit')", 'resize_pad(8, 8)'),
+    ('mirror|resize_pad(8, 8)', 'mirror|resize_pad(8, 8)'),
+    ('rasterize|shrink(2)|flip', 'rasterize|shrink(2)'),
+    ('flip|rasterize|shrink(2)', ''),
+  ],
+)
+def test_a_pp_string_is_cut_before_what_draws_or_grows(text, before):
+  first, rest = pp.make(text).split()
+  assert first.text == before
+  assert '|'.join(filter(None, [first.text, rest.text])) == text
+  example = {'image': np.zeros((4, 4, 3), np.uint8)}
+  assert before or first(example) is example

@@ -14,6 +14,7 @@ import pytest
 from toy_gaze import Toy
 
 from salflax.data import batches, pp
+from salflax.data import kept as kept_lib
 from salflax.models.layers import TextFeatures
 from salflax.train import checks, features, step, store
 
@@ -413,7 +414,7 @@ def test_images_with_stored_features_are_read_once(model, variables, tmp_path):
   assert len(plain) == 16 and plain.meta(5) == kept.meta(5)
 
 
-def test_shrunk_maps_are_read_once_and_stay_the_same(monkeypatch):
+def test_shrunk_maps_are_read_once_and_stay_the_same():
   class Truths(_Counting):
     truths = 0
 
@@ -423,21 +424,20 @@ def test_shrunk_maps_are_read_once_and_stay_the_same(monkeypatch):
 
   source, kept = Truths(4), Toy(4)
   text = 'resize_pad(16, 24)|rasterize|shrink(4)|flip(0.5)'
-  before, after = features.before_draws(text)
-  assert before == 'resize_pad(16, 24)|rasterize|shrink(4)'
-  assert after == 'flip(0.5)'
-  rows = features.WithoutImages(source, pp.make(before))
+  before, after = pp.make(text).split()
+  assert before.text == 'resize_pad(16, 24)|rasterize|shrink(4)'
+  assert after.text == 'flip(0.5)'
+  rows = kept_lib.Kept(source, before, 2**30, images=False)
   options = dict(batch_size=4, seed=1, threads=1)
-  stored = iter(batches.train_batches(rows, pp.make(after), **options))
+  stored = iter(batches.train_batches(rows, after, **options))
   whole = iter(batches.train_batches(kept, pp.make(text), **options))
   for _ in range(12):  # three epochs
     a, b = next(stored), next(whole)
-    for key in ('saliency', 'fixations', 'box', 'index'):
+    for key in ('saliency', 'fixations', 'box', 'size', 'index'):
       np.testing.assert_array_equal(a[key], b[key], err_msg=key)
   assert source.truths == len(source) and source.reads == 0
   # Without room they are read anew.
-  monkeypatch.setattr(features, 'KEPT_BYTES', 0)
-  rows = features.WithoutImages(source, pp.make(before))
+  rows = kept_lib.Kept(source, before, 0, images=False)
   for _ in range(2):
     np.testing.assert_array_equal(rows[1]['image'].shape, (16, 24, 3))
   assert source.truths == len(source) + 2

@@ -11,7 +11,7 @@ import tiny
 from toy_gaze import Toy
 
 from salflax.data import batches as batches_lib
-from salflax.data import pp
+from salflax.data import kept, pp
 from salflax.train import checkpoint, checks, features, loop, step
 from salflax.train import stage as stages_lib
 
@@ -152,6 +152,8 @@ def test_stored_features_and_sentences_change_nothing(tmp_path, monkeypatch):
     stages_lib, 'finishers', lambda *args, **kwargs: [tokenize]
   )
   monkeypatch.setattr(features, 'without', lambda text, *names: text)
+  make = kept.Kept
+  monkeypatch.setattr(kept, 'Kept', lambda *args, images: make(*args))
   fresh = go(stage, tmp_path / 'fresh')
   np.testing.assert_allclose(
     losses(tmp_path / 'stored'), losses(tmp_path / 'fresh'), rtol=1e-5
