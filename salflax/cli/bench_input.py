@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from salflax.cli.bench_sides import cores
+from salflax.cli import bench_clock
 
 BATCH = 16
 ROWS = 200  # decoded alone, and timed in parts
@@ -20,7 +20,7 @@ PP = 'resize_pad({height}, {width})|flip(0.5)|rasterize|normalize("imagenet")'
 
 
 def resident_mb() -> float:
-  """Returns the memory of this process that is in use now, in MB; Linux's."""
+  """Measures the memory of this process in use now, in MB; on Linux."""
   path = pathlib.Path('/proc/self/statm')
   if not path.exists():
     return float('nan')
@@ -58,7 +58,7 @@ def _epochs(source: Sequence[dict], pp: Callable) -> Iterator[None]:
   from salflax.data import batches
 
   mesh = parallel.make_mesh(jax.devices()[:1])
-  options = dict(batch_size=BATCH, seed=0, threads=cores())
+  options = dict(batch_size=BATCH, seed=0, threads=bench_clock.cores())
   rows = iter(batches.train_batches(source, pp, **options))
   try:
     while True:
@@ -67,14 +67,6 @@ def _epochs(source: Sequence[dict], pp: Callable) -> Iterator[None]:
       yield
   finally:
     rows.close()
-
-
-def _seconds(fn: Callable[[], Any]) -> float:
-  # With one core, that core's time: it may have other work, too.
-  clock = time.process_time if cores() == 1 else time.perf_counter
-  begin = clock()
-  fn()
-  return clock() - begin
 
 
 def part_times(
@@ -104,7 +96,7 @@ def part_times(
 
 
 def measure(options: Any) -> list[dict[str, Any]]:
-  """Times all together, decoding alone and the parts; rows of a table.
+  """Times all together, decoding alone and the parts, by a row each.
 
   One epoch to warm up, then epochs in turn with decoding alone, on as many
   threads.
@@ -123,36 +115,37 @@ def measure(options: Any) -> list[dict[str, Any]]:
       source = example_source(pathlib.Path(folder), options)
     if len(source) < BATCH:
       raise ValueError(f'{options.data}: fewer than {BATCH} rows to train on.')
-    rows = len(source) // BATCH * BATCH
+    count = len(source) // BATCH * BATCH
     some = np.random.default_rng(0).permutation(len(source))[:ROWS].tolist()
     jpegs = [source.stored(i)['image'] for i in some]
 
     def decode_all():
       read = lambda jpeg: decode(jpeg, 'RGB').size
-      return sum(batches.map_ahead(read, jpegs, threads=cores()))
+      return sum(batches.map_ahead(read, jpegs, threads=bench_clock.cores()))
 
     epochs, spent = _epochs(source, pp.make(text)), []
+    clock = bench_clock.alone()
     decode_all(), next(epochs)
     before = resident_mb()
     for _ in range(options.repeats):
-      spent.append((_seconds(decode_all), _seconds(lambda: next(epochs))))
+      both = decode_all, lambda: next(epochs)
+      spent += zip(*(bench_clock.seconds(fn, clock) for fn in both))
     after = resident_mb()
     epochs.close()
     times = part_times(source, some, text)
   alone, whole = (statistics.median(t) for t in zip(*spent))
-  alone, whole = 1e3 * alone / len(jpegs), 1e3 * whole / rows
-  table = [('decoding alone', alone), ('all', whole), *times.items()]
+  alone, whole = 1e3 * alone / len(jpegs), 1e3 * whole / count
+  rows = {'decoding alone': alone, 'all': whole} | times
+  none = dict.fromkeys(('of decoding alone', 'MB before', 'MB after'), '')
   table = [
     {
       'what': f'`{what}`' if '(' in what else what,
       'ms an image': took,
       'images/s': f'{1e3 / max(took, 1e-9):.0f}',
-      'of decoding alone': '',
-      'MB before': '',
-      'MB after': '',
+      **none,
     }
-    for what, took in table
+    for what, took in rows.items()
   ]
-  table[1] |= {'of decoding alone': alone / whole}
-  table[1] |= {'MB before': f'{before:.0f}', 'MB after': f'{after:.0f}'}
+  memory = (f'{mb:.0f}' for mb in (before, after))
+  table[1] |= dict(zip(none, (alone / whole, *memory)))
   return table
