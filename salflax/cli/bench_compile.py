@@ -6,14 +6,13 @@ the chips: the longer of computing and of reading and writing, plus the
 collectives, as if nothing overlapped with them.
 """
 
-import contextlib
 import dataclasses
 import math
 import os
 import pathlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -188,20 +187,8 @@ def lower(stage: Any, targets: Sequence[Any]) -> Any:
   key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
   state = stages_lib.abstract_state(stage)
   if stage.param_shards > 1:
-    state = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      *(state, parallel.layout(state, mesh)),
-    )
+    state = parallel.on_mesh(state, parallel.layout(state, mesh))
   return stages_lib.train_step(stage, mesh).lower(state, batch, key)
-
-
-@contextlib.contextmanager
-def _as_on(platform: str) -> Iterator[None]:
-  """Has networks take the form that they have on a platform."""
-  import jax
-
-  with mock.patch.object(jax, 'default_backend', lambda: platform):
-    yield
 
 
 def peak_bytes(compiled: Any) -> int:
@@ -240,13 +227,15 @@ def measure(stage: Any, topology: str) -> dict[str, Any]:
     MemoryError: it does not fit; the message is the compiler's.
     ValueError: there is no such topology, or the batch does not divide.
   """
+  import jax
+
   chip, targets = devices(topology)
   start = time.perf_counter()
-  with _as_on(targets[0].platform):
+  platform = targets[0].platform
+  # Networks take the form that they have there.
+  with mock.patch.object(jax, 'default_backend', lambda: platform):
     try:
-      compiled = lower(stage, targets).compile(
-        _OPTIONS.get(targets[0].platform)
-      )
+      compiled = lower(stage, targets).compile(_OPTIONS.get(platform))
     except Exception as e:
       if 'RESOURCE_EXHAUSTED' not in str(e):
         raise

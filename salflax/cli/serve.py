@@ -62,10 +62,7 @@ def execute(options: Any) -> int:
 
   listening = server.listen(options.host, options.port)
   with listening:
-    if options.run:
-      predictor = Predictor.load(options.run, stage=options.stage)
-    else:
-      predictor = Predictor.load()
+    predictor = Predictor.load(options.run or '', stage=options.stage)
     pixels = round(options.max_megapixels * 1e6)
     model = pathlib.Path(options.run or 'salflax-lite').resolve().name
     application = app.make(

@@ -23,7 +23,7 @@ def _check_score(stage: stages.Stage) -> None:
         'the splits are the same. Choose another score or eval_split.'
       )
   if 'other_fixations' in needs:
-    metas = [batches.meta(source, i) for i in range(len(source))]
+    metas = batches.metas(source)
     images = {(m['condition'], batches.image_key(m)) for m in metas}
     if len(images) == len({condition for condition, _ in images}):
       raise ValueError(

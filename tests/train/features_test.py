@@ -302,7 +302,7 @@ def test_lookups_can_be_pickled_for_workers(model, variables, tmp_path):
 
 
 def test_tokenize_adds_word_pieces():
-  row = features.Tokenize(tokenizer)({'text': 'ab', 'image_id': 'x'})
+  row = features.tokenize({'text': 'ab', 'image_id': 'x'}, tokenizer=tokenizer)
   assert row['tokens'].shape == (6,) and row['token_mask'].sum() == 2
 
 
