@@ -189,6 +189,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'Rows of a batch on each device, for compile; 0: as the config.'
   )
   largest = 'Compile the largest power of two of rows a device that fits.'
+  data = 'Data set, for pysaliency and input; else made up.'
   size = 'of the image in pixels: 288x384 for torch, input; else 480x640.'
   dtypes = 'What torch computes in: float32, tf32 (on a GPU), bfloat16.'
   cli.define(
@@ -199,12 +200,7 @@ def define_flags(values: flags.FlagValues) -> None:
     (flags.DEFINE_bool, 'largest', False, largest),
     (flags.DEFINE_bool, 'smoke', False, 'Try everything on something tiny.'),
     (flags.DEFINE_string, 'out', '', 'A file of JSON to write, too.'),
-    (
-      flags.DEFINE_string,
-      'data',
-      '',
-      'Data set, for pysaliency and input; else made up.',
-    ),
+    (flags.DEFINE_string, 'data', '', data),
     (flags.DEFINE_string, 'data_dir', '', 'Where prepared data sets are.'),
     (number, 'maps', 100, 'Number of maps, for pysaliency.', 1),
     (number, 'repeats', 9, 'Number of calls to take the median of.', 1),

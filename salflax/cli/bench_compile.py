@@ -171,15 +171,11 @@ def lower(stage: Any, targets: Sequence[Any]) -> Any:
   import jax
 
   from salflax.core import parallel
+  from salflax.train import checks
   from salflax.train import stage as stages_lib
 
   mesh = parallel.make_mesh(list(targets), shards=stage.param_shards)
-  parallel.check_batch_size(stage.batch_size, mesh)
-  if stage.batch_size % (mesh.size * stage.accumulate):
-    raise ValueError(
-      f'accumulate {stage.accumulate} does not divide the '
-      f'{stage.batch_size // mesh.size} images of each device.'
-    )
+  checks.check_batch(stage, mesh)
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((stage.batch_size, *x.shape[1:]), x.dtype),
     stages_lib.example_batch(stage),
