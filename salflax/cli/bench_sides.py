@@ -83,13 +83,9 @@ def draw_state(options: Any) -> Any:
 
   model = network(options, 'float32')
   state = step.abstract_state(model, adam(), example(1, *model.size))
-  zeros = lambda x: np.zeros(x.shape, x.dtype)
-  return step.TrainState(
-    step=np.zeros((), np.int32),
-    params=draw(state.params),
-    batch_stats=draw(state.batch_stats),
-    opt_state=jax.tree.map(zeros, state.opt_state),
-  )
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
+  drawn = {k: draw(tree) for k, tree in state.variables.items()}
+  return zeros.replace(**drawn)
 
 
 class Ours:
@@ -115,10 +111,7 @@ class Ours:
     from salflax.train import step
 
     model = network(self.options, task.dtype)
-    batch = {
-      k: jax.ShapeDtypeStruct((task.batch, *x.shape[1:]), x.dtype)
-      for k, x in example(1, *model.size).items()
-    }
+    batch = example(task.batch, *model.size)
     precision = {'float32': 'highest', 'tf32': 'tensorfloat32'}.get(task.dtype)
     with jax.default_matmul_precision(precision):
       if task.what == 'forward':
@@ -131,10 +124,8 @@ class Ours:
     # One at a time: on a GPU the compiler times what it chooses from.
     begin = time.perf_counter()
     program = lowered.compile()
-    took = time.perf_counter() - begin
-    cli.say(
-      f'{task.what}, {task.batch}, {task.dtype}: compiled in {took:.1f} s'
-    )
+    took = f'compiled in {time.perf_counter() - begin:.1f} s'
+    cli.say(f'{task.what}, {task.batch}, {task.dtype}: {took}')
     return program
 
   def start(self, task: Task) -> Callable[[], Any]:
