@@ -155,7 +155,9 @@ def test_another_backbone_or_preprocessing_has_another_folder(
   model, variables, tmp_path, monkeypatch
 ):
   source = Toy(1)
-  folder = lambda *args: _store(*args, tmp_path).stores[False].folder
+  folder = lambda *args: (
+    _store(*args, tmp_path).keywords['stores'][False].folder
+  )
   folders = {folder(model, variables, source, EVAL_PP)}
   # Neither rasterize nor a flip change features; the text encoder is no part.
   folders.add(folder(model, variables, source, PP))
