@@ -13,6 +13,15 @@ from jax.ad_checkpoint import checkpoint_name
 
 from salflax.models.layers import Dense
 
+# Our names of a transformer's sizes, and those in the configs of transformers.
+CONFIG = {
+  'hidden_dim': 'hidden_size',
+  'num_layers': 'num_hidden_layers',
+  'num_heads': 'num_attention_heads',
+  'mlp_dim': 'intermediate_size',
+  'eps': 'layer_norm_eps',
+}
+
 
 def attention(
   query: jax.Array,
