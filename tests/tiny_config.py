@@ -46,3 +46,15 @@ def get_config(arg=''):
     eval_epochs=0.6,
   )
   return config
+
+
+def put(path, value):
+  """Makes a change of a config: config.<path> = value."""
+
+  def change(node):
+    *parents, last = path.split('.')
+    for parent in parents:
+      node = node[parent]
+    node[last] = value
+
+  return change

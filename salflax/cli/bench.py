@@ -15,6 +15,7 @@ with one core and with several.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import platform
@@ -23,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -31,66 +31,18 @@ import numpy as np
 from absl import flags
 
 from salflax import cli
-from salflax.cli import config_file
+from salflax.cli import (
+  bench_clock,
+  bench_compile,
+  bench_cores,
+  bench_input,
+  bench_metrics,
+  bench_torch,
+  config_file,
+)
 from salflax.core import files
 
-Row = tuple[str, ...]
-
-
-def _cpu_ms(fn: Callable[[], Any], repeats: int) -> float:
-  """Median CPU time of a call in ms, all threads, after one call to warm up."""
-  fn()
-  times = []
-  for _ in range(repeats):
-    start = time.process_time()
-    fn()
-    times.append(1e3 * (time.process_time() - start))
-  return statistics.median(times)
-
-
-def bench_metrics(options: Any) -> tuple[Row, list[Row]]:
-  """Times each metric; returns the head and rows of a table.
-
-  The checks of `score` are part of the time, once a row.
-  """
-  from salflax import metrics
-  from salflax.cli import bench_metrics
-
-  pred, truth = bench_metrics.example(options.height, options.width)
-  rng = metrics.image_rng('bench')
-  rows = []
-  for text in [
-    *metrics.METRICS,
-    'auc_shuffled(exact=True)',
-    *metrics.PROTOCOLS,
-  ]:
-    bound = metrics.bind_metrics(text)
-    call = lambda bound=bound: metrics.score(pred, truth, bound, rng)
-    kind = 'protocol' if text in metrics.PROTOCOLS else 'metric'
-    rows.append((f'`{text}`', kind, f'{_cpu_ms(call, options.repeats):.1f}'))
-  size = f'{options.width}x{options.height}'
-  return ('what', 'kind', f'ms of CPU, {size}'), rows
-
-
-def bench_pysaliency(options: Any) -> tuple[Row, list[Row]]:
-  """Times six metrics and pysaliency's; returns head and rows of a table."""
-  from salflax.cli import bench_metrics
-
-  return _table(bench_metrics.compare(options))
-
-
-def bench_cores(options: Any) -> tuple[Row, list[Row]]:
-  """Times scoring on several cores; returns head and rows of a table."""
-  from salflax.cli import bench_cores
-
-  return _table(bench_cores.measure(options))
-
-
-def bench_torch(options: Any) -> tuple[Row, list[Row]]:
-  """Times a network and PyTorch's; returns head and rows of a table."""
-  from salflax.cli import bench_torch
-
-  return _table(bench_torch.compare(options))
+Rows = list[dict[str, Any]]  # of a table: cells by column, the same in each
 
 
 def last_stage(options: Any):
@@ -141,8 +93,8 @@ def small_config() -> dict[str, Any]:
   return dict(run, only=dict(schema.STAGE, data='scenes', **stage))
 
 
-def bench_train(options: Any) -> tuple[Row, list[Row]]:
-  """Times a train step and its memory; returns head and rows of a table."""
+def train(options: Any) -> Rows:
+  """Times a train step and measures its memory."""
   import jax
 
   from salflax.core import parallel
@@ -161,92 +113,70 @@ def bench_train(options: Any) -> tuple[Row, list[Row]]:
     batches.close()
   key = jax.random.key_data(jax.random.key(0))
   take_step = stages_lib.train_step(stage, mesh)
-  times = []
-  for _ in range(options.repeats + 1):
-    start = time.perf_counter()
-    state, measures = jax.block_until_ready(take_step(state, batch, key))
-    times.append(time.perf_counter() - start)
-  seconds = statistics.median(times[1:])
-  numbers = {
-    'devices': f'{mesh.size} x {jax.devices()[0].device_kind}',
-    'batch': stage.batch_size,
-    'first step, s': f'{times[0]:.1f}',
-    'step, ms': f'{1e3 * seconds:.0f}',
-    'images/s': f'{stage.batch_size / seconds:.1f}',
-    'peak memory, MB': f'{log.peak_memory_mb():.0f}',
-  }
-  return tuple(numbers), [tuple(map(str, numbers.values()))]
+
+  def call():
+    nonlocal state
+    state, _ = jax.block_until_ready(take_step(state, batch, key))
+
+  clock, calls = time.perf_counter, options.repeats + 1
+  first, *times = bench_clock.seconds(call, clock, calls)
+  usual = statistics.median(times)
+  return [
+    {
+      'devices': f'{mesh.size} x {jax.devices()[0].device_kind}',
+      'batch': stage.batch_size,
+      'first step, s': f'{first:.1f}',
+      'step, ms': f'{1e3 * usual:.0f}',
+      'images/s': f'{stage.batch_size / usual:.1f}',
+      'peak memory, MB': f'{log.peak_memory_mb():.0f}',
+    }
+  ]
 
 
-def bench_compile(options: Any) -> tuple[Row, list[Row]]:
-  """Compiles a train step for accelerators; returns head and rows of a table.
+def compile_step(options: Any) -> Rows:
+  """Compiles a train step for accelerators.
 
   Frozen parts are in the step: no stored features stand in for them.
   """
-  from salflax.cli import bench_compile
-
   # First, since what is wrong shows in a second, and CUDA's must be the first.
   counts = [len(bench_compile.devices(t)[1]) for t in options.topology]
   stage = dataclasses.replace(last_stage(options), stored=frozenset())
-  results = []
-  for topology, count in zip(options.topology, counts):
-    if options.largest:
-      results.append(bench_compile.largest(stage, topology))
-      continue
-    if options.device_batch:
-      stage = dataclasses.replace(
-        stage, batch_size=options.device_batch * count
-      )
-    results.append(bench_compile.measure(stage, topology))
-  return _table(results)
-
-
-def _table(results: list[dict[str, Any]]) -> tuple[Row, list[Row]]:
-  """Writes results of the same keys as head and rows of a table."""
-  rows = [
-    tuple(f'{v:.3g}' if isinstance(v, float) else str(v) for v in r.values())
-    for r in results
+  if options.largest:
+    return [bench_compile.largest(stage, t) for t in options.topology]
+  each = options.device_batch
+  return [
+    bench_compile.measure(
+      dataclasses.replace(stage, batch_size=each * n or stage.batch_size), t
+    )
+    for t, n in zip(options.topology, counts)
   ]
-  return tuple(results[0]), rows
 
 
-def bench_start(options: Any) -> tuple[Row, list[Row]]:
-  """Times the start of new processes; returns head and rows of a table."""
-  calls = {
-    'import salflax': ('-c', 'import salflax'),
-    'salflax --help': ('-m', 'salflax', '--help'),
-    'salflax train --help': ('-m', 'salflax', 'train', '--help'),
-    'salflax predict --help': ('-m', 'salflax', 'predict', '--help'),
-  }
-  rows = []
-  for name, arguments in calls.items():
-    times = []
-    for _ in range(options.repeats):
-      start = time.perf_counter()
-      subprocess.run(
-        [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL
-      )
-      times.append(time.perf_counter() - start)
-    rows.append({'what': name, 's': statistics.median(times)})
-  return _table(rows)
+def start(options: Any) -> Rows:
+  """Times the start of new processes."""
+  calls = {'import salflax': ('-c', 'import salflax')}
+  for what in ('salflax', 'salflax train', 'salflax predict'):
+    calls[f'{what} --help'] = ('-m', *what.split(), '--help')
+  rows, clock = [], time.perf_counter
+  for what, arguments in calls.items():
+    run = functools.partial(
+      subprocess.check_output, [sys.executable, *arguments]
+    )
+    times = bench_clock.seconds(run, clock, options.repeats)
+    rows.append({'what': what, 's': statistics.median(times)})
+  return rows
 
 
-def bench_input(options: Any) -> tuple[Row, list[Row]]:
-  """Times rows from disk to device; returns head and rows of a table."""
-  from salflax.cli import bench_input
-
-  return _table(bench_input.measure(options))
-
-
+# Functions of the options that give the rows of a table.
 BENCHMARKS = {
-  'metrics': bench_metrics,
-  'pysaliency': bench_pysaliency,
-  'cores': bench_cores,
-  'torch': bench_torch,
-  'input': bench_input,
-  'train': bench_train,
-  'compile': bench_compile,
-  'start': bench_start,
+  'metrics': bench_metrics.measure,
+  'pysaliency': bench_metrics.compare,
+  'cores': bench_cores.measure,
+  'torch': bench_torch.compare,
+  'input': bench_input.measure,
+  'train': train,
+  'compile': compile_step,
+  'start': start,
 }
 
 
@@ -262,6 +192,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'Rows of a batch on each device, for compile; 0: as the config.'
   )
   largest = 'Compile the largest power of two of rows a device that fits.'
+  data = 'Data set, for pysaliency, cores and input; else made up.'
   size = 'of the image in pixels: 288x384 for torch, input; else 480x640.'
   dtypes = 'What torch computes in: float32, tf32 (on a GPU), bfloat16.'
   cli.define(
@@ -272,12 +203,7 @@ def define_flags(values: flags.FlagValues) -> None:
     (flags.DEFINE_bool, 'largest', False, largest),
     (flags.DEFINE_bool, 'smoke', False, 'Try everything on something tiny.'),
     (flags.DEFINE_string, 'out', '', 'A file of JSON to write, too.'),
-    (
-      flags.DEFINE_string,
-      'data',
-      '',
-      'Data set, for pysaliency, cores and input; else made up.',
-    ),
+    (flags.DEFINE_string, 'data', '', data),
     (flags.DEFINE_string, 'data_dir', '', 'Where prepared data sets are.'),
     (number, 'maps', 100, 'Number of maps, for pysaliency and cores.', 1),
     (number, 'processes', 2, 'Number of processes, for cores.', 2),
@@ -287,6 +213,10 @@ def define_flags(values: flags.FlagValues) -> None:
     (flags.DEFINE_list, 'batches', '1,4', 'Images of a batch, for torch.'),
     (flags.DEFINE_list, 'dtypes', 'float32', dtypes),
   )
+
+
+def _text(cell: Any) -> str:
+  return f'{cell:.3g}' if isinstance(cell, float) else str(cell)
 
 
 def execute(options: Any) -> None:
@@ -306,11 +236,11 @@ def execute(options: Any) -> None:
     height, width = (288, 384) if published else (480, 640)
     options.height = options.height or height
     options.width = options.width or width
-    head, rows = BENCHMARKS[name](options)
-    for row in (head, ('---',) * len(head), *rows):
-      print('| ' + ' | '.join(row) + ' |')
-    results[name] = [dict(zip(head, row)) for row in rows]
-    print()
+    rows = BENCHMARKS[name](options)
+    results[name] = [{k: _text(v) for k, v in row.items()} for row in rows]
+    head = results[name][0]
+    lines = (head, ['---'] * len(head), *(r.values() for r in results[name]))
+    print(*(f'| {" | ".join(line)} |' for line in lines), '', sep='\n')
   versions = ', '.join(
     f'{name} {metadata.version(name)}'
     for name in ('jax', 'flax', 'numpy', *({'torch'} & {*results}))

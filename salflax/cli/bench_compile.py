@@ -6,13 +6,13 @@ the chips: the longer of computing and of reading and writing, plus the
 collectives, as if nothing overlapped with them.
 """
 
-import contextlib
 import dataclasses
 import math
 import os
+import pathlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -51,32 +51,7 @@ CHIPS = {
   'cpu': Chip(1e11, 1e10, 1e10, 1, '1, 2, ...: as many as jax has'),
 }
 # An H100 SXM with 80 GB, as the compiler describes one that it has found.
-_H100 = """
-platform_name: "CUDA"
-device_description_str: "NVIDIA H100 80GB HBM3"
-dnn_version_info { major: 9 minor: 7 }
-runtime_version { major: 13 }
-gpu_device_info {
-  cuda_compute_capability { major: 9 }
-  core_count: 132
-  fpus_per_core: 128
-  clock_rate_ghz: 1.98
-  device_memory_size: 84929347584
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  threads_per_warp: 32
-  threads_per_block_limit: 1024
-  threads_per_core_limit: 2048
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472
-  registers_per_block_limit: 65536
-  registers_per_core_limit: 65536
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-}
-"""
+_H100 = pathlib.Path(__file__).with_name('h100.textproto')
 # Without a GPU, its search for the tiles of a product ends the process.
 _OPTIONS = {'gpu': {'xla_gpu_enable_triton_gemm': False}}
 _BYTES = {'pred': 1, 'bf16': 2, 'f16': 2, 'f32': 4, 's32': 4, 'u32': 4}
@@ -87,7 +62,7 @@ _COLLECTIVE = re.compile(
 
 
 def devices(topology: str) -> tuple[Chip, Sequence[Any]]:
-  """Returns the chip of a topology such as 'v5e:2x2', and its devices.
+  """Looks up the chip of a topology such as 'v5e:2x2', and makes its devices.
 
   Raises:
     ValueError: there is no such topology, or the processor has fewer devices.
@@ -145,7 +120,7 @@ def _h100(count: int) -> Sequence[Any]:
   from jax.experimental import topologies
 
   description = topologies.get_topology_desc(
-    platform='cuda', target_config=_H100, topology=f'1x1x{count}'
+    platform='cuda', target_config=_H100.read_text(), topology=f'1x1x{count}'
   )
   return description.devices
 
@@ -196,15 +171,11 @@ def lower(stage: Any, targets: Sequence[Any]) -> Any:
   import jax
 
   from salflax.core import parallel
+  from salflax.train import checks
   from salflax.train import stage as stages_lib
 
   mesh = parallel.make_mesh(list(targets), shards=stage.param_shards)
-  parallel.check_batch_size(stage.batch_size, mesh)
-  if stage.batch_size % (mesh.size * stage.accumulate):
-    raise ValueError(
-      f'accumulate {stage.accumulate} does not divide the '
-      f'{stage.batch_size // mesh.size} images of each device.'
-    )
+  checks.check_batch(stage, mesh)
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((stage.batch_size, *x.shape[1:]), x.dtype),
     stages_lib.example_batch(stage),
@@ -212,24 +183,12 @@ def lower(stage: Any, targets: Sequence[Any]) -> Any:
   key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
   state = stages_lib.abstract_state(stage)
   if stage.param_shards > 1:
-    state = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      *(state, parallel.layout(state, mesh)),
-    )
+    state = parallel.on_mesh(state, parallel.layout(state, mesh))
   return stages_lib.train_step(stage, mesh).lower(state, batch, key)
 
 
-@contextlib.contextmanager
-def _as_on(platform: str) -> Iterator[None]:
-  """Has networks take the form that they have on a platform."""
-  import jax
-
-  with mock.patch.object(jax, 'default_backend', lambda: platform):
-    yield
-
-
 def peak_bytes(compiled: Any) -> int:
-  """Returns the memory that a compiled program plans to take at most."""
+  """Adds up the bytes that a compiled program plans to take at most."""
   memory = compiled.memory_analysis()
   kept = memory.output_size_in_bytes - memory.alias_size_in_bytes
   return memory.argument_size_in_bytes + memory.temp_size_in_bytes + kept
@@ -264,13 +223,15 @@ def measure(stage: Any, topology: str) -> dict[str, Any]:
     MemoryError: it does not fit; the message is the compiler's.
     ValueError: there is no such topology, or the batch does not divide.
   """
+  import jax
+
   chip, targets = devices(topology)
   start = time.perf_counter()
-  with _as_on(targets[0].platform):
+  platform = targets[0].platform
+  # Networks take the form that they have there.
+  with mock.patch.object(jax, 'default_backend', lambda: platform):
     try:
-      compiled = lower(stage, targets).compile(
-        _OPTIONS.get(targets[0].platform)
-      )
+      compiled = lower(stage, targets).compile(_OPTIONS.get(platform))
     except Exception as e:
       if 'RESOURCE_EXHAUSTED' not in str(e):
         raise

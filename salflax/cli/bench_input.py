@@ -6,13 +6,13 @@ import pathlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from salflax.cli.bench_sides import cores
+from salflax.cli import bench_clock
 
 BATCH = 16
 ROWS = 200  # decoded alone, and timed in parts
@@ -20,7 +20,7 @@ PP = 'resize_pad({height}, {width})|flip(0.5)|rasterize|normalize("imagenet")'
 
 
 def resident_mb() -> float:
-  """Returns the memory of this process that is in use now, in MB; Linux's."""
+  """Measures the memory of this process in use now, in MB; on Linux."""
   path = pathlib.Path('/proc/self/statm')
   if not path.exists():
     return float('nan')
@@ -68,11 +68,13 @@ def _epochs(
   from salflax.data import batches, kept, pp
 
   mesh = parallel.make_mesh(jax.devices()[:1])
-  options = dict(batch_size=BATCH, seed=0, threads=cores())
+  options = dict(batch_size=BATCH, seed=0, threads=bench_clock.cores())
   before, after = pp.make(text).split()
   source = kept.Kept(source, before, room)
   rows = iter(batches.train_batches(source, after, **options))
   count = len(source) // BATCH
+
+  clock = bench_clock.alone()
 
   def epoch():
     for _ in range(count):
@@ -81,18 +83,10 @@ def _epochs(
   try:
     while True:
       before = resident_mb()
-      took = 1e3 * _seconds(epoch) / (count * BATCH)
+      took = 1e3 * bench_clock.seconds(epoch, clock)[0] / (count * BATCH)
       yield {'ms': took, 'before': before, 'after': resident_mb()}
   finally:
     rows.close()
-
-
-def _seconds(fn: Callable[[], Any]) -> float:
-  # With one core, that core's time: it may have other work, too.
-  clock = time.process_time if cores() == 1 else time.perf_counter
-  begin = clock()
-  fn()
-  return clock() - begin
 
 
 def part_times(
@@ -122,7 +116,7 @@ def part_times(
 
 
 def measure(options: Any) -> list[dict[str, Any]]:
-  """Times all together, decoding alone and the parts; rows of a table.
+  """Times all together, decoding alone and the parts, by a row each.
 
   Epochs in turn with decoding alone, on as many threads, one of each to warm
   up: some that keep nothing in memory, the first that keeps rows, later ones.
@@ -146,10 +140,11 @@ def measure(options: Any) -> list[dict[str, Any]]:
 
     def decode_all():
       read = lambda jpeg: decode(jpeg, 'RGB').size
-      return sum(batches.map_ahead(read, jpegs, threads=cores()))
+      return sum(batches.map_ahead(read, jpegs, threads=bench_clock.cores()))
 
     def alone():
-      return {'ms': 1e3 * _seconds(decode_all) / len(jpegs)}
+      (took,) = bench_clock.seconds(decode_all, bench_clock.alone())
+      return {'ms': 1e3 * took / len(jpegs)}
 
     alone()
     runs = collections.defaultdict(list)

@@ -1,10 +1,13 @@
 """Metrics of salflax against pysaliency's: the same numbers, and how fast."""
 
+import statistics
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from salflax.cli import bench_clock
 
 # Ours, as pysaliency computes them.
 SPEC = 'auc|auc_shuffled(exact=True)|nss|cc|sim|kl(eps=2.2204e-16)'
@@ -81,8 +84,27 @@ def theirs(pred: np.ndarray, truth: Any) -> dict[str, float]:
     }
 
 
+def measure(options: Any) -> list[dict[str, Any]]:
+  """Times each metric, with the checks of `score`, by a row each."""
+  from salflax import metrics
+
+  pred, truth = example(options.height, options.width)
+  rng, rows = metrics.image_rng('bench'), []
+  column = f'ms of CPU, {options.width}x{options.height}'
+  names = (*metrics.METRICS, 'auc_shuffled(exact=True)', *metrics.PROTOCOLS)
+  for text in names:
+    bound = metrics.bind_metrics(text)
+    call = lambda bound=bound: metrics.score(pred, truth, bound, rng)
+    call()
+    times = bench_clock.seconds(call, time.process_time, options.repeats)
+    took = f'{1e3 * statistics.median(times):.1f}'
+    kind = 'protocol' if text in metrics.PROTOCOLS else 'metric'
+    rows.append({'what': f'`{text}`', 'kind': kind, column: took})
+  return rows
+
+
 def compare(options: Any) -> list[dict[str, Any]]:
-  """Times both in turn, image by image; returns the row of a table.
+  """Times both in turn, image by image, in one row.
 
   Raises:
     ImportError: pysaliency is not installed.

@@ -5,7 +5,6 @@ that runs it once; waits for what that returns; and says its peak memory.
 """
 
 import functools
-import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from salflax import cli
-from salflax.cli import bench_compile, torch_network
+from salflax.cli import bench_clock, bench_compile, torch_network
 
 LEARNING_RATE = 1e-5
 
@@ -24,11 +23,6 @@ class Task(NamedTuple):
   what: str
   batch: int
   dtype: str
-
-
-def cores() -> int:
-  """Returns the number of cores that this process may use."""
-  return len(os.sched_getaffinity(0))
 
 
 def network(options: Any, dtype: str) -> Any:
@@ -89,13 +83,9 @@ def draw_state(options: Any) -> Any:
 
   model = network(options, 'float32')
   state = step.abstract_state(model, adam(), example(1, *model.size))
-  zeros = lambda x: np.zeros(x.shape, x.dtype)
-  return step.TrainState(
-    step=np.zeros((), np.int32),
-    params=draw(state.params),
-    batch_stats=draw(state.batch_stats),
-    opt_state=jax.tree.map(zeros, state.opt_state),
-  )
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
+  drawn = {k: draw(tree) for k, tree in state.variables.items()}
+  return zeros.replace(**drawn)
 
 
 class Ours:
@@ -121,10 +111,7 @@ class Ours:
     from salflax.train import step
 
     model = network(self.options, task.dtype)
-    batch = {
-      k: jax.ShapeDtypeStruct((task.batch, *x.shape[1:]), x.dtype)
-      for k, x in example(1, *model.size).items()
-    }
+    batch = example(task.batch, *model.size)
     precision = {'float32': 'highest', 'tf32': 'tensorfloat32'}.get(task.dtype)
     with jax.default_matmul_precision(precision):
       if task.what == 'forward':
@@ -137,10 +124,8 @@ class Ours:
     # One at a time: on a GPU the compiler times what it chooses from.
     begin = time.perf_counter()
     program = lowered.compile()
-    took = time.perf_counter() - begin
-    cli.say(
-      f'{task.what}, {task.batch}, {task.dtype}: compiled in {took:.1f} s'
-    )
+    took = f'compiled in {time.perf_counter() - begin:.1f} s'
+    cli.say(f'{task.what}, {task.batch}, {task.dtype}: {took}')
     return program
 
   def start(self, task: Task) -> Callable[[], Any]:
@@ -169,17 +154,14 @@ class Ours:
     value.block_until_ready()
 
   def array(self, value: Any) -> np.ndarray:
-    """Returns a value as an array."""
+    """Copies a value into an array of NumPy."""
     return np.asarray(value)
 
   def memory(self, task: Task) -> float | None:
-    """Returns the peak that the compiler plans, in GB."""
+    """Reads the peak that the compiler plans, in GB; None on a CPU."""
     if not self.gpu or self._program is None:
       return None
     return bench_compile.peak_bytes(self._program) / 1e9
-
-  def clear(self) -> None:
-    """Does nothing: JAX keeps the memory that it has."""
 
 
 class Torch:
@@ -194,7 +176,7 @@ class Torch:
     self.options, self.variables = options, draw_state(options).variables
     self.calls, self.gpu = _calls(gpu), gpu
     self.device = torch.device('cuda' if gpu else 'cpu')
-    torch.set_num_threads(cores())
+    torch.set_num_threads(bench_clock.cores())
     torch.backends.cudnn.benchmark = True
 
   def start(self, task: Task) -> Callable[[], Any]:
@@ -202,7 +184,7 @@ class Torch:
     import torch
     from flax import traverse_util
 
-    self._set_precision(task.dtype)
+    self._prepare(task.dtype)
     flat = lambda tree: traverse_util.flatten_dict(tree, sep='/')
     net = torch_network.Network(
       *map(flat, (self.variables['params'], self.variables['batch_stats'])),
@@ -237,10 +219,11 @@ class Torch:
 
     return call
 
-  def _set_precision(self, dtype):
+  def _prepare(self, dtype):
     import torch
 
     if self.gpu:
+      torch.cuda.empty_cache()  # of tensors that are gone
       torch.cuda.reset_peak_memory_stats()
       torch.backends.cudnn.allow_tf32 = dtype == 'tf32'
       level = 'high' if dtype == 'tf32' else 'highest'
@@ -254,21 +237,14 @@ class Torch:
       torch.cuda.synchronize()
 
   def array(self, value: Any) -> np.ndarray:
-    """Returns a value as an array."""
+    """Copies a value into an array of NumPy."""
     return value.cpu().numpy()
 
   def memory(self, task: Task) -> float | None:
-    """Returns the most that tensors took since `start`, in GB."""
+    """Reads the most that tensors took since `start`, in GB; None on a CPU."""
     import torch
 
     return torch.cuda.max_memory_allocated() / 1e9 if self.gpu else None
-
-  def clear(self) -> None:
-    """Gives memory of tensors that are gone back to the device."""
-    import torch
-
-    if self.gpu:
-      torch.cuda.empty_cache()
 
 
 def _calls(gpu) -> int:

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from salflax import cli
-from salflax.cli.bench_sides import Ours, Task, Torch, cores
+from salflax.cli import bench_clock
+from salflax.cli.bench_sides import Ours, Task, Torch
 from salflax.core import spec
 
 # Train steps first: what needs most memory finds it in one piece.
@@ -49,7 +50,7 @@ class Result(NamedTuple):
 
 
 def _warm(side: Any, task: Task) -> tuple[Callable, np.ndarray] | None:
-  """Returns a task's call and its first value; None if memory is short."""
+  """Makes a task's call and takes its first value; None if memory is short."""
   try:
     call = side.start(task)
     value = side.array(call())
@@ -64,14 +65,14 @@ def _warm(side: Any, task: Task) -> tuple[Callable, np.ndarray] | None:
 
 def _seconds(side: Any, call: Callable[[], Any]) -> float:
   """Times one call, as the mean of several where they queue up."""
-  # With one core, that core's time: it may have other work, too.
-  alone = cores() == 1 and side.calls == 1
-  clock = time.process_time if alone else time.perf_counter
-  begin = clock()
-  for _ in range(side.calls):
-    value = call()
-  side.wait(value)
-  return (clock() - begin) / side.calls
+
+  def calls():
+    for _ in range(side.calls):
+      value = call()
+    side.wait(value)
+
+  clock = bench_clock.alone() if side.calls == 1 else time.perf_counter
+  return bench_clock.seconds(calls, clock)[0] / side.calls
 
 
 def measure(sides: Sequence[Any], task: Task, repeats: int) -> list[Result]:
@@ -91,8 +92,6 @@ def measure(sides: Sequence[Any], task: Task, repeats: int) -> list[Result]:
   ]
   del ready, warm
   gc.collect()
-  for side in sides:
-    side.clear()
   return results
 
 
@@ -121,7 +120,7 @@ def row(task: Task, device: str, ours: Result, theirs: Result) -> dict:
 
 
 def compare(options: Any) -> list[dict[str, Any]]:
-  """Times both; returns the rows of a table.
+  """Times both, task by task, by a row each.
 
   Raises:
     ImportError: PyTorch is not installed.
@@ -139,7 +138,7 @@ def compare(options: Any) -> list[dict[str, Any]]:
     os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '.92')
     results |= _results([Ours(options, gpu=True)], tasks, options)
   else:
-    device = f'CPU, {cores()} threads'
+    device = f'CPU, {bench_clock.cores()} threads'
     os.environ['JAX_PLATFORMS'] = 'cpu'
     sides = [Ours(options, gpu=False), Torch(options, gpu=False)]
     results = _results(sides, tasks, options)
@@ -151,7 +150,7 @@ def compare(options: Any) -> list[dict[str, Any]]:
 
 
 def _of_gpu(options: Any, tasks: Sequence[Task]) -> tuple[str, dict] | None:
-  """Returns the name of a GPU and PyTorch's results; None without a GPU.
+  """Takes PyTorch's results on a GPU, with its name; None without a GPU.
 
   In a process of its own: what PyTorch had is free then, and each library
   loads its own CUDA.
@@ -173,7 +172,7 @@ def _torch_on_gpu(options, tasks):
 
 
 def _results(sides, tasks, options) -> dict:
-  """Returns {(task, name of a side): result}, and says them as they come."""
+  """Measures {(task, name of a side): result}, and says them as they come."""
   results = {}
   for task in tasks:
     for side, result in zip(sides, measure(sides, task, options.repeats)):

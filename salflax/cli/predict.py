@@ -56,7 +56,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'viewing, the default.'
   )
   run = 'Folder of a run or a released model, or a name on the Hub.'
-  types = ['float16', 'float32']
+  types, kinds = ['float16', 'float32'], f'Some of {", ".join(WRITE)}.'
   size = 'Maps that go through the network at once.'
   shares = 'Percentages of the gaze whose smallest areas are outlined.'
   cli.define(
@@ -67,12 +67,7 @@ def define_flags(values: flags.FlagValues) -> None:
     (several, 'text', None, sentence),
     (text, 'texts', None, 'File of sentences, one a line.'),
     (text, 'out', 'predictions', 'Folder for the maps.'),
-    (
-      flags.DEFINE_list,
-      'write',
-      ['npy', 'png', 'overlay'],
-      f'Some of {", ".join(WRITE)}.',
-    ),
+    (flags.DEFINE_list, 'write', ['npy', 'png', 'overlay'], kinds),
     (flags.DEFINE_enum, 'dtype', 'float32', types, 'Type of the .npy maps.'),
     (flags.DEFINE_enum, 'bits', '16', ['8', '16'], 'Bits of the .png maps.'),
     (text, 'colours', 'turbo', "Overlay: one of matplotlib's colour maps."),

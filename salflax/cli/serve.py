@@ -28,6 +28,7 @@ _PIXELS = functools.partial(_SIZE, upper_bound=89)
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the command's flags."""
   text = flags.DEFINE_string
+  client = 'Requests of one address under way; others are answered 429.'
   cli.define(
     values,
     (text, 'run', None, 'Folder of a run; by default the released model.'),
@@ -41,12 +42,7 @@ def define_flags(values: flags.FlagValues) -> None:
     (_COUNT, 'max_texts', 8, 'Sentences in a request.'),
     (_SIZE, 'max_seconds', 60.0, 'Time for an answer.'),
     (_COUNT, 'max_queue', 64, 'Requests under way; others are answered 503.'),
-    (
-      _COUNT,
-      'max_per_client',
-      16,
-      'Requests of one address under way; others are answered 429.',
-    ),
+    (_COUNT, 'max_per_client', 16, client),
   )
 
 
@@ -62,10 +58,7 @@ def execute(options: Any) -> int:
 
   listening = server.listen(options.host, options.port)
   with listening:
-    if options.run:
-      predictor = Predictor.load(options.run, stage=options.stage)
-    else:
-      predictor = Predictor.load()
+    predictor = Predictor.load(options.run or '', stage=options.stage)
     pixels = round(options.max_megapixels * 1e6)
     model = pathlib.Path(options.run or 'salflax-lite').resolve().name
     application = app.make(

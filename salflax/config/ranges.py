@@ -30,7 +30,7 @@ STAGE = {
 FACTOR = (0, 1e4)
 # Folders and files of a run that are no stage's.
 RESERVED = ('cache', 'evaluate', 'report')
-# Of a model record: 0 of these leaves something empty.
+# Keys of a model record that 0 would leave without a layer or a channel.
 _POSITIVE = (
   *('size', 'width', 'widths', 'head_dim', 'mlp_ratio', 'out_stride'),
   *('decoder_widths', 'length', 'depth', 'priors', 'dim', 'hidden'),

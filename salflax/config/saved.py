@@ -1,11 +1,13 @@
 """The config of a run, in the config.json of its workdir."""
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
+from flax import traverse_util
 
 from salflax.config import schema
 from salflax.config.schema import plain
@@ -36,11 +38,12 @@ def save(config: ml_collections.ConfigDict, workdir: str) -> None:
       'back, or take another --workdir.'
     )
   if begun:
-    theirs = load(workdir)
+    flat = functools.partial(traverse_util.flatten_dict, sep='.')
+    there, now = flat(load(workdir)), flat(ours)
     differ = [
-      f'{k}: {a!r} there, {b!r} now'
-      for k, a, b in _differences(theirs, ours)
-      if k.split('.')[0] not in FREE
+      f'{k}: {there.get(k)!r} there, {now.get(k)!r} now'
+      for k in sorted({*there, *now})
+      if there.get(k) != now.get(k) and k.split('.')[0] not in FREE
     ]
     if differ:
       raise ValueError(
@@ -49,15 +52,6 @@ def save(config: ml_collections.ConfigDict, workdir: str) -> None:
       )
   if jax.process_index() == 0:
     rows_lib.write_json(path, ours)
-
-
-def _differences(a: Any, b: Any, at: str = ''):
-  if isinstance(a, Mapping) and isinstance(b, Mapping):
-    for key in sorted({*a, *b}):
-      deeper = f'{at}.{key}'.lstrip('.')
-      yield from _differences(a.get(key), b.get(key), deeper)
-  elif a != b:
-    yield at, a, b
 
 
 def load(workdir: str | os.PathLike) -> dict:

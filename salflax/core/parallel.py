@@ -135,6 +135,14 @@ def layout(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(of, tree)
 
 
+def on_mesh(tree: Any, shardings: Any) -> Any:
+  """Describes the shapes of a tree, and where its arrays belong."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    *(tree, shardings),
+  )
+
+
 def keep_layout(tree: Any, mesh: Mesh) -> Any:
   """Asks for the sharding of `layout`, inside `jit`."""
   if 'shard' not in mesh.shape:

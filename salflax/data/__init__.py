@@ -3,29 +3,31 @@
 import functools
 import importlib
 import os
+import pathlib
+import tomllib
 from collections.abc import Sequence
 from typing import Any
 
 from salflax.core import paths, spec
 
+_TABLE = tomllib.loads(
+  pathlib.Path(__file__).with_name('datasets.toml').read_text('utf-8')
+)
 
-def _published(module: str, edition: str = ''):
-  """Imports a dataset when it is asked for: TFDS and SciPy are slow."""
+
+def _dataset(name: str):
+  """Makes the `pairing.Dataset` of a name, whose imports are slow."""
+  from salflax.data import pairing
+
+  about = dict(_TABLE[name])
+  module, options = about.pop('module', name), about.pop('options', {})
   module = importlib.import_module(f'salflax.data.published.{module}')
-  return module.DATASET[edition] if edition else module.DATASET
+  samples = functools.partial(module.samples, **options)
+  return pairing.Dataset(name, samples, **about)
 
 
 # Functions that return a `pairing.Dataset`.
-DATASETS = {
-  'sjtu_tis': functools.partial(_published, 'sjtu_tis'),
-  'osie': functools.partial(_published, 'osie'),
-  'salicon2015': functools.partial(_published, 'salicon', '2015'),
-  'salicon2017': functools.partial(_published, 'salicon', '2017'),
-  'mit1003': functools.partial(_published, 'mit1003'),
-  'cat2000': functools.partial(_published, 'cat2000'),
-  'fiwi': functools.partial(_published, 'fiwi'),
-  'folder': functools.partial(_published, 'folder'),
-}
+DATASETS = {name: functools.partial(_dataset, name) for name in _TABLE}
 # Drawn on the fly: nothing to prepare.
 GENERATED = ('scenes',)
 

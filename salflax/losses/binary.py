@@ -52,8 +52,7 @@ def wbce(pred, target, valid, *, w=0.5, sum=False, eps=LOG_EPS):
     w: in [0, 1]; the paper tries .4 to .9. At .5 this is half of `bce`.
 
   Returns:
-    [B]; least at P = w S / (w S + (1 - w) (1 - S)), which
-    is S for w = .5 only.
+    [B]; least at P = w S / (w S + (1 - w) (1 - S)), which is S for w = .5 only.
 
   Reference: Bruckert et al. 2021, eq. 8.
   """
@@ -72,8 +71,8 @@ def focal(pred, target, valid, *, gamma=2.0, sum=False, eps=LOG_EPS):
     gamma: in [1, 100]; below 1 the gradient is infinite where a pixel is right.
 
   Returns:
-    [B]; 0 only for a binary map and P = S. For soft maps
-    it is least at a P that is nearer to .5 than S is.
+    [B]; 0 only for a binary map and P = S. For soft maps it is least at a P
+    that is nearer to .5 than S is.
 
   Reference: Lin et al. 2017, for soft targets.
   """

@@ -24,8 +24,8 @@ def kld(pred, target, valid, *, eps=MIT_EPS):
 
   Args:
     eps: in [1e-18, 1], so that float32 can hold its square. It bounds the price
-      of predicting exactly 0. The gradient at such a pixel
-      grows as its inverse: 1e-7 is milder for networks that end in a ReLU.
+      of predicting exactly 0. The gradient at such a pixel grows as its
+      inverse: 1e-7 is milder for networks that end in a ReLU.
 
   Returns:
     [B], at least 0 up to rounding; 0 where the densities are equal or the

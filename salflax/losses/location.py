@@ -62,9 +62,8 @@ def nll(pred, target, valid, *, eps=MIT_EPS):
   """Computes the mean negative log-likelihood of the fixated pixels.
 
   -log(p + eps) in nats, with p the prediction, of any scale, divided by its
-  sum. For a
-  network that ends in an exponential, log p is the log-softmax of what it
-  exponentiates.
+  sum. For a network that ends in an exponential, log p is the log-softmax of
+  what it exponentiates.
 
   Args:
     eps: in [1e-18, 1]; bounds the price of predicting exactly 0.

@@ -147,8 +147,8 @@ def make(
   Returns:
     `loss_fn(outputs, batch) -> (scalar, terms, measures)`. `outputs` has
     `images` and `sentences` [B, D], and `nll` [B]; the batch `tokens`,
-    `token_mask` and `image`. Terms are unweighted: 'matching', 'caption'.
-    Measures: 'violated', see `triplet`.
+    `token_mask` and `image_number`. Terms are unweighted: 'matching',
+    'caption'. Measures: 'violated', see `triplet`.
 
   Raises:
     ValueError: for an unknown kind.

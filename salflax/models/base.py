@@ -107,7 +107,6 @@ def last_conv(output: str, *, name: str) -> layers.Conv:
 
   Args:
     output: name in OUTPUTS.
-    dtype: type of the computation.
     name: the module's name.
   """
   relu = output != 'sigmoid'

@@ -73,17 +73,15 @@ def text_query(x: jax.Array, text: TextFeatures, dim: int):
 class _TextQuery(nn.Module):
   """Queries W_Q t reshaped to cells, keys and values of the image.
 
-  Not the identity at the start, unless `value/kernel` is set to zero.
+  A form has a method `attend`, which makes the addend [B, h, w, C] of query,
+  key and value alike. Not the identity at the start, unless `value/kernel` is
+  set to zero.
   """
 
   @nn.compact
   def __call__(self, x: jax.Array, text: TextFeatures) -> jax.Array:
     parts = text_query(x, text, x.shape[-1])
     return x + self.attend(*parts)
-
-  def attend(self, query, key, value):
-    """Computes the addend [B, h, w, C] of query, key, value alike."""
-    raise NotImplementedError
 
 
 class Gate(_TextQuery):

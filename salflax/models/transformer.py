@@ -13,6 +13,15 @@ from jax.ad_checkpoint import checkpoint_name
 
 from salflax.models.layers import Dense
 
+# Our names of a transformer's sizes, and those in the configs of transformers.
+CONFIG = {
+  'hidden_dim': 'hidden_size',
+  'num_layers': 'num_hidden_layers',
+  'num_heads': 'num_attention_heads',
+  'mlp_dim': 'intermediate_size',
+  'eps': 'layer_norm_eps',
+}
+
 
 def attention(
   query: jax.Array,
@@ -66,63 +75,24 @@ def _head_by_head(query, key, value, mask):
   if isinstance(b, int):
     parts.append(jnp.broadcast_to(mask[:, None], (b, heads, mask.shape[1])))
     parts = [x.reshape(b * heads, *x.shape[2:]) for x in parts]
-    y = jax.lax.map(lambda head: _attend(*head), parts)
+    y = jax.lax.map(lambda head: jax.checkpoint(_attend)(*head), parts)
     y = y.reshape(b, heads, n, d)
   else:
     # An export for any number of images: a loop needs its own number, and the
     # converter to ONNX no gradient.
     parts = [jnp.moveaxis(x, 1, 0) for x in parts]
-    y = jax.lax.map(lambda head: _attend_all(*head, mask), parts)
+    y = jax.lax.map(lambda head: _attend(*head, mask), parts)
     y = jnp.moveaxis(y, 0, 1)
   return jnp.moveaxis(y, 1, 2)
 
 
-def _attend_all(query, key, value, mask):
-  """Attends as `_attend`, for all images: [B, N, d], [B, M, d], bool [B, M]."""
-  scores = jnp.einsum(
-    'bnd,bmd->bnm', query, key, preferred_element_type=jnp.float32
-  )
-  scores = jnp.where(mask[:, None], scores, -1e30)
-  return jax.nn.softmax(scores).astype(value.dtype) @ value
-
-
-@jax.custom_vjp
 def _attend(query, key, value, mask):
-  """Attends with one head: [N, d], [M, d], [M, d], bool [M] to [N, d]."""
-  return _attend_forward(query, key, value, mask)[0]
-
-
-def _attend_forward(query, key, value, mask):
-  scores = _scores(query, key, mask)
-  top = scores.max(-1, keepdims=True)
-  weights = jnp.exp(scores - top)
-  total = weights.sum(-1, keepdims=True)
-  y = (weights / total).astype(value.dtype) @ value
-  return y, (query, key, value, mask, top, total)
-
-
-def _attend_backward(saved, gradient):
-  query, key, value, mask, top, total = saved
-  weights = jnp.exp(_scores(query, key, mask) - top) / total
-  by_weights = jnp.matmul(gradient, value.T, preferred_element_type=jnp.float32)
-  mean = (weights * by_weights).sum(-1, keepdims=True)
-  by_scores = jnp.where(mask, weights * (by_weights - mean), 0)
-  by_scores = by_scores.astype(query.dtype)
-  return (
-    by_scores @ key,
-    by_scores.T @ query,
-    weights.astype(value.dtype).T @ gradient,
-    None,
-  )
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
-
-
-def _scores(query, key, mask):
-  scores = jnp.matmul(query, key.T, preferred_element_type=jnp.float32)
+  """Attends with one head: [..., N, d], [..., M, d] twice, bool [..., M]."""
+  turned = jnp.swapaxes(key, -1, -2)
+  scores = jnp.matmul(query, turned, preferred_element_type=jnp.float32)
   # Finite, so that a row without any key stays free of NaN.
-  return jnp.where(mask, scores, -1e30)
+  scores = jnp.where(mask[..., None, :], scores, -1e30)
+  return jax.nn.softmax(scores).astype(value.dtype) @ value
 
 
 class SelfAttention(nn.Module):

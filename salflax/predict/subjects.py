@@ -76,7 +76,7 @@ def of_run(
     seed: seed of the exchange of sentences.
     data_dir: where prepared data sets are.
   """
-  asked, section = run.config['evaluate'], run.section
+  asked, section, label = run.config['evaluate'], run.section, _label(run)
   usual = metrics.split_protocols(asked['protocols']) or [*DEFAULT_PROTOCOLS]
   with_controls = asked['controls'] if controls is None else controls
   names, part = data or section['data'], split or section['test_split']
@@ -87,7 +87,7 @@ def of_run(
   train = train_split or section['split']
   name = run_lib.folder_name(
     data,
-    stage='' if _is_last(run) else run.stage.name,
+    stage='' if run.stage.name == run.config['stages'][-1] else run.stage.name,
     split=split,
     conditions=conditions,
     protocols=protocols if list(protocols) != usual else (),
@@ -102,21 +102,13 @@ def of_run(
     predictor=run.predictor(store=store),
     source=source,
     protocols=protocols or usual,
-    label=_label(run),
+    label=label,
     baselines=_baselines(names, train, where, limit=limit),
     whole=resolve.load_rows(names, part, where),
     controls=with_controls,
-    about=_about(run) | rows,
+    about={'run': label, 'stage': run.stage.name, 'step': run.at} | rows,
     folder=paths.path(run.workdir) / 'evaluate' / name,
   )
-
-
-def _is_last(run: trained.Run) -> bool:
-  return run.stage.name == run.config['stages'][-1]
-
-
-def _about(run: trained.Run) -> dict[str, Any]:
-  return {'run': _label(run), 'stage': run.stage.name, 'step': run.at}
 
 
 def _baselines(data, split, folder, *, limit=0):

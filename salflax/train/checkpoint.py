@@ -132,7 +132,7 @@ class Checkpoints:
     Raises:
       ValueError: the checkpoint's parameters are not this model's.
     """
-    target = _on_mesh(abstract, parallel.layout(abstract, mesh))
+    target = parallel.on_mesh(abstract, parallel.layout(abstract, mesh))
     with _of_this_model(self._folder, at):
       restored = self._manager.restore(
         at,
@@ -159,14 +159,6 @@ class Checkpoints:
       raise OSError(
         f'Cannot save a checkpoint in {self._folder}: {reason}; {rest}.'
       ) from e
-
-
-def _on_mesh(tree: Any, shardings: Any) -> Any:
-  """Describes the shapes of a tree, to be read to where they belong."""
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    *(tree, shardings),
-  )
 
 
 @contextlib.contextmanager
@@ -230,7 +222,7 @@ def _restore_variables(folder, at, abstract, mesh):
   """Reads parameters and statistics alone; the optimiser's part is left."""
   variables = abstract.variables
   where = jax.tree.map(lambda _: parallel.replicated(mesh), variables)
-  target = _on_mesh(variables, where)
+  target = parallel.on_mesh(variables, where)
   with _of_this_model(folder, at):
     restored = ocp.PyTreeCheckpointer().restore(
       os.path.join(folder, str(at), 'state'),

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from salflax import losses
 from salflax.core import parallel, spec
@@ -23,7 +24,7 @@ def _check_score(stage: stages.Stage) -> None:
         'the splits are the same. Choose another score or eval_split.'
       )
   if 'other_fixations' in needs:
-    metas = [batches.meta(source, i) for i in range(len(source))]
+    metas = batches.metas(source)
     images = {(m['condition'], batches.image_key(m)) for m in metas}
     if len(images) == len({condition for condition, _ in images}):
       raise ValueError(
@@ -32,10 +33,9 @@ def _check_score(stage: stages.Stage) -> None:
       )
 
 
-def _check_batch(stage: stages.Stage) -> None:
+def check_batch(stage: stages.Stage, mesh: Mesh) -> None:
   """Raises ValueError where a batch does not divide, or lacks whole images."""
   rows = stage.rows_per_image
-  mesh = parallel.make_mesh(shards=stage.param_shards)
   parallel.check_batch_size(stage.batch_size, mesh)
   if stage.batch_size % rows:
     raise ValueError(
@@ -70,7 +70,7 @@ def check(stage: stages.Stage) -> None:
 
   Takes a second or two: shapes are compared, nothing is computed.
   """
-  _check_batch(stage)
+  check_batch(stage, parallel.make_mesh(shards=stage.param_shards))
   if stage.eval_source is not None:
     _check_score(stage)
   abstract = stages.abstract_state(stage)

@@ -4,7 +4,7 @@ Folders and files are named after everything that their content depends on.
 """
 
 import concurrent.futures
-import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -47,43 +47,36 @@ def _open(root: str, kind: str, layout: Layout, *parts: Any) -> Store:
   return Store(os.path.join(root, f'{kind}-{digest(version, *parts)}'), layout)
 
 
-@dataclasses.dataclass
-class ImageLookup:
-  """Replaces the image of an example by its stored backbone features.
+Finish = Callable[[Example], Example]
 
-  Attributes:
+
+def _add_taps(
+  example: Example,
+  *,
+  stores: Mapping[bool, Store],
+  names: Mapping[tuple[int, str], str],
+  keep_image: bool,
+) -> Example:
+  """Adds `taps`, stored features of the backbone, as a rule for `image`.
+
+  Args:
+    example: row after preprocessing.
     stores: mirrored or not -> files of the features.
-    names: `batches.image` of a row -> key of the image's file.
+    names: `batches.image_key` of a row -> key of the image's file.
     keep_image: whether the image stays beside its features.
   """
-
-  stores: Mapping[bool, Store]
-  names: Mapping[tuple[int, str], str]
-  keep_image: bool = False
-
-  def __call__(self, example: Example) -> Example:
-    """Adds `taps`, as a rule instead of `image`."""
-    store = self.stores[example.get('mirrored', False)]
-    taps = store.read(self.names[batches_lib.image_key(example)])
-    image = example['image'] if self.keep_image else None
-    return dict(example, taps=taps, image=image)
+  store = stores[example.get('mirrored', False)]
+  taps = store.read(names[batches_lib.image_key(example)])
+  return dict(
+    example, taps=taps, image=example['image'] if keep_image else None
+  )
 
 
-@dataclasses.dataclass
-class SentenceLookup:
-  """Adds the stored embedding of an example's sentence.
-
-  Attributes:
-    store: files of the embeddings.
-    names: sentence -> key of its file.
-  """
-
-  store: Store
-  names: Mapping[str, str]
-
-  def __call__(self, example: Example) -> Example:
-    """Adds text_tokens, token_mask and sentence."""
-    return dict(example, **self.store.read(self.names[example['text']]))
+def _add_text(
+  example: Example, *, store: Store, names: Mapping[str, str]
+) -> Example:
+  """Adds text_tokens, token_mask and sentence, stored by sentence."""
+  return dict(example, **store.read(names[example['text']]))
 
 
 class WithoutImages:
@@ -113,20 +106,15 @@ class WithoutImages:
     return batches_lib.meta(self.source, index)
 
 
-@dataclasses.dataclass
-class Tokenize:
-  """Adds the word pieces of an example's sentence.
+def tokenize(example: Example, *, tokenizer: Callable) -> Example:
+  """Adds tokens and token_mask, the word pieces of an example's sentence.
 
-  Attributes:
+  Args:
+    example: row.
     tokenizer: list of strings -> (ids [n, L], mask [n, L]).
   """
-
-  tokenizer: Callable
-
-  def __call__(self, example: Example) -> Example:
-    """Adds tokens and token_mask."""
-    ids, mask = self.tokenizer([example['text']])
-    return dict(example, tokens=ids[0], token_mask=mask[0])
+  ids, mask = tokenizer([example['text']])
+  return dict(example, tokens=ids[0], token_mask=mask[0])
 
 
 def without(text: str, *names: str) -> str:
@@ -172,8 +160,10 @@ def store_taps(
   folder: str,
   batch_size: int,
   keep_image: bool = False,
-) -> ImageLookup:
+) -> Finish:
   """Computes the backbone's features of every image, once for all rows.
+
+  Makes the step that adds them to an example.
 
   Where the pp string may mirror an image, the mirrored one's are stored too.
   A file is named by the image's pixels: other splits, folds and runs with
@@ -193,8 +183,8 @@ def store_taps(
     ValueError: the pp string flips more than once.
   """
   rows = {}
-  for i in range(len(source)):
-    rows.setdefault(batches_lib.image_key(batches_lib.meta(source, i)), i)
+  for i, meta in enumerate(batches_lib.metas(source)):
+    rows.setdefault(batches_lib.image_key(meta), i)
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
     pixels = pool.map(lambda i: source[i]['image'], rows.values())
     names = dict(zip(rows, map(digest, pixels)))
@@ -219,7 +209,9 @@ def store_taps(
       what = 'features of mirrored images' if mirrored else 'features of images'
       store.fill(named, len(first), what)
     stores[mirrored] = store
-  return ImageLookup(stores, names, keep_image=keep_image)
+  return functools.partial(
+    _add_taps, stores=stores, names=names, keep_image=keep_image
+  )
 
 
 def _encode_images(model, variables, source, text, batch_size):
@@ -249,8 +241,10 @@ def store_text(
   *,
   folder: str,
   batch_size: int = 32,
-) -> SentenceLookup:
+) -> Finish:
   """Computes the embedding of every sentence once; the empty one is added.
+
+  Makes the step that adds it to an example.
 
   A file is named by the sentence's word pieces.
 
@@ -296,4 +290,5 @@ def store_text(
 
   if rows:
     store.fill(batches(), len(rows), 'sentences')
-  return SentenceLookup(store, dict(zip(texts, keys)))
+  names = dict(zip(texts, keys))
+  return functools.partial(_add_text, store=store, names=names)

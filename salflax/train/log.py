@@ -142,7 +142,7 @@ class Clock:
   """Rate, time left and waits of a loop from step `start` to step `end`.
 
   Attributes:
-    waited: seconds of waits so far.
+    waited: seconds of steps so far that were waits for data.
   """
 
   def __init__(self, start: int, end: int):
@@ -154,10 +154,6 @@ class Clock:
     """Leaves out time that was not spent on steps."""
     self._first += seconds
     self._last += seconds
-
-  def wait(self, seconds: float) -> None:
-    """Notes time of steps that was a wait for data."""
-    self.waited += seconds
 
   def tick(self, step: int) -> tuple[float, float, float]:
     """Computes what a line says of the time since the last tick.

@@ -273,7 +273,7 @@ def _loop(stage, folder, mesh, start, checkpoints, stop, stack):
     batch = next(batches)
     # Else the device was at work all the time.
     if all(x.is_ready() for x in jax.tree.leaves(measures)):
-      progress.clock.wait(time.perf_counter() - before)
+      progress.clock.waited += time.perf_counter() - before
     state, measures = train_step(state, parallel.to_global(batch, mesh), key)
     at += 1
     progress.add(at, batch, measures)

@@ -15,7 +15,7 @@ from salflax.core import spec
 
 
 def constant(lr: float, steps: int, epoch: int) -> optax.Schedule:
-  """The learning rate as it is."""
+  """Keeps the learning rate as it is."""
   del steps, epoch
   return optax.constant_schedule(lr)
 
@@ -23,8 +23,9 @@ def constant(lr: float, steps: int, epoch: int) -> optax.Schedule:
 def staircase(
   lr: float, steps: int, epoch: int, every: int = 3, factor: float = 0.1
 ) -> optax.Schedule:
-  """Times `factor` after every `every` epochs: TranSalNet's, and paper 1's
-  with every=5.
+  """Multiplies by `factor` after every `every` epochs.
+
+  TranSalNet has it so, and paper 1 with every=5.
   """
   del steps
   return optax.exponential_decay(lr, every * epoch, factor, staircase=True)
@@ -33,7 +34,7 @@ def staircase(
 def cosine(
   lr: float, steps: int, epoch: int, warmup: float = 0.0, end: float = 0.0
 ) -> optax.Schedule:
-  """Half a cosine down to `end * lr`, after a linear rise.
+  """Falls along half a cosine to `end * lr`, after a linear rise.
 
   Args:
     lr: the highest learning rate.

@@ -80,7 +80,7 @@ class StagePredictor:
       TypeError: a sentence is no str.
       ValueError: a map is not finite; names the image.
     """
-    finish = stages_lib.word_pieces(self.stage)
+    finish = stages_lib.word_pieces(self.stage.tokenizer)
 
     def prepare(pair):
       image, text = pair
@@ -113,7 +113,7 @@ class StagePredictor:
     # While training, the same rows are scored again and again.
     if self._last and self._last[0] is source:
       return self._last[1]
-    finish, rows = stages_lib.word_pieces(self.stage), source
+    finish, rows = stages_lib.word_pieces(self.stage.tokenizer), source
     if self.store:
       finish = stages_lib.finishers(
         self.stage, self.variables, source, self.stage.eval_pp

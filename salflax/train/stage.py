@@ -1,6 +1,7 @@
 """A stage of training, and what it starts from."""
 
 import dataclasses
+import functools
 import gc
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -102,9 +103,11 @@ class Stage:
     return next(m for m in self.protocols[protocol] if m.key == key)
 
 
-def word_pieces(stage: Stage) -> list[Callable[[Example], Example]]:
+def word_pieces(tokenizer: Callable | None) -> list[features.Finish]:
   """Makes the step that adds word pieces to an example, or none."""
-  return [features.Tokenize(stage.tokenizer)] if stage.tokenizer else []
+  if tokenizer is None:
+    return []
+  return [functools.partial(features.tokenize, tokenizer=tokenizer)]
 
 
 def finishers(
@@ -130,8 +133,7 @@ def finishers(
   """
   steps = [batches.number_image] if contrast else []
   if 'text' in stage.stored:
-    metas = (batches.meta(source, i) for i in range(len(source)))
-    texts = {meta['text'] for meta in metas}
+    texts = {meta['text'] for meta in batches.metas(source)}
     steps.append(
       features.store_text(
         *(stage.model, variables, texts, stage.tokenizer),
@@ -139,7 +141,7 @@ def finishers(
       )
     )
   if contrast or 'text' not in stage.stored:
-    steps += word_pieces(stage)
+    steps += word_pieces(stage.tokenizer)
   if 'backbone' in stage.stored:
     steps.append(
       features.store_taps(
@@ -193,7 +195,7 @@ def _example_batch(pp_text, tokenizer, targets, *, contrast):
     'condition': '',
     'image_id': '',
   }
-  finish = [features.Tokenize(tokenizer)] if tokenizer else []
+  finish = word_pieces(tokenizer)
   finish += [batches.number_image] if contrast else []
   if 'center' in targets:
     finish.append(center.Center(np.zeros(center.GRID)))

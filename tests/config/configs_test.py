@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import tiny_config
+from tiny_config import put
 from toy_gaze import Toy
 
 from configs import common
@@ -207,18 +208,6 @@ def test_a_stage_refuses_a_key_it_does_not_know():
     common.stage(losss='kld')
 
 
-def _set(path, value):
-  """Makes a change of a config: config.<path> = value."""
-
-  def change(node):
-    *parents, last = path.split('.')
-    for parent in parents:
-      node = node[parent]
-    node[last] = value
-
-  return change
-
-
 def _drop(path):
   def change(node):
     *parents, last = path.split('.')
@@ -237,56 +226,56 @@ def _move(old, new):
 
 
 WRONG = {
-  'run key': (_set('lgo_every', 5), "'lgo_every'. Did you mean 'log_every'"),
-  'run record': (_set('modle', {}), "'modle'. Did you mean 'model'"),
-  'stage key': (_set('only.losss', 'kld'), "'losss'. Did you mean 'loss'"),
+  'run key': (put('lgo_every', 5), "'lgo_every'. Did you mean 'log_every'"),
+  'run record': (put('modle', {}), "'modle'. Did you mean 'model'"),
+  'stage key': (put('only.losss', 'kld'), "'losss'. Did you mean 'loss'"),
   'evaluate key': (
-    _set('evaluate.protocol', 'mit'),
+    put('evaluate.protocol', 'mit'),
     "'protocol'. Did you mean 'protocols'",
   ),
   'missing key': (_drop('only.patience'), "config.only lacks 'patience'"),
   'missing run key': (_drop('seed'), "config lacks 'seed'"),
   'type': (
-    _set('only.freeze', 'text/.*'),
+    put('only.freeze', 'text/.*'),
     r"freeze must be .* \('text/\.\*',\)",
   ),
-  'number': (_set('only.lr', '1e-3'), 'only.lr must be of type float'),
-  'switch': (_set('only.store', 1), 'only.store must be of type bool'),
-  'count': (_set('only.batch_size', True), 'batch_size must be of type int'),
-  'negative': (_set('only.patience', -1), 'patience must not be negative'),
-  'zero lr': (_set('only.lr', 0.0), 'only.lr must be positive'),
-  'nan lr': (_set('only.lr', float('nan')), 'only.lr must'),
-  'zero period': (_set('log_every', 0), 'log_every must be positive'),
-  'no stages': (_set('stages', ()), 'stages is empty'),
-  'stage': (_set('stages', ('onyl',)), "'onyl'. Did you mean 'only'"),
+  'number': (put('only.lr', '1e-3'), 'only.lr must be of type float'),
+  'switch': (put('only.store', 1), 'only.store must be of type bool'),
+  'count': (put('only.batch_size', True), 'batch_size must be of type int'),
+  'negative': (put('only.patience', -1), 'patience must not be negative'),
+  'zero lr': (put('only.lr', 0.0), 'only.lr must be positive'),
+  'nan lr': (put('only.lr', float('nan')), 'only.lr must'),
+  'zero period': (put('log_every', 0), 'log_every must be positive'),
+  'no stages': (put('stages', ()), 'stages is empty'),
+  'stage': (put('stages', ('onyl',)), "'onyl'. Did you mean 'only'"),
   'stage renamed': (_move('only', 'sole'), "'only'. .*sole"),
-  'steps and epochs': (_set('only.epochs', 2.0), 'exactly one of steps and'),
-  'loss': (_set('only.loss', '10*kldd + cc'), "'kldd'. Did you mean 'kld'"),
-  'loss option': (_set('only.loss', 'kld(epz=1)'), "'epz'. Did you mean 'eps'"),
-  'loss minus': (_set('only.loss', 'kld - cc'), 'no minus'),
-  'preset': (_set('only.loss', 'transalnt'), "Did you mean 'transalnet'"),
+  'steps and epochs': (put('only.epochs', 2.0), 'exactly one of steps and'),
+  'loss': (put('only.loss', '10*kldd + cc'), "'kldd'. Did you mean 'kld'"),
+  'loss option': (put('only.loss', 'kld(epz=1)'), "'epz'. Did you mean 'eps'"),
+  'loss minus': (put('only.loss', 'kld - cc'), 'no minus'),
+  'preset': (put('only.loss', 'transalnt'), "Did you mean 'transalnet'"),
   'op': (
-    _set('only.pp', tiny_config.PP.replace('flip', 'filp')),
+    put('only.pp', tiny_config.PP.replace('flip', 'filp')),
     "'filp'. Did you mean 'flip'",
   ),
   'op option': (
-    _set('only.eval_pp', tiny_config.EVAL_PP.replace('imagenet', 'imagnet')),
+    put('only.eval_pp', tiny_config.EVAL_PP.replace('imagenet', 'imagnet')),
     "'imagnet'. Did you mean 'imagenet'",
   ),
   'random eval_pp': (
-    _set('only.eval_pp', tiny_config.PP),
+    put('only.eval_pp', tiny_config.PP),
     'eval_pp must not draw',
   ),
   'no normalize': (
-    _set('only.pp', 'resize_pad(32, 32)|rasterize'),
+    put('only.pp', 'resize_pad(32, 32)|rasterize'),
     'pp lacks normalize',
   ),
   'frame': (
-    _set('only.pp', tiny_config.PP.replace('32, 32', 'height=32, width=64')),
+    put('only.pp', tiny_config.PP.replace('32, 32', 'height=32, width=64')),
     r'pp resizes to \(32, 64\), the model has size \(32, 32\)',
   ),
   'an op that may come once': (
-    _set('only.eval_pp', tiny_config.EVAL_PP + '|normalize("imagenet")'),
+    put('only.eval_pp', tiny_config.EVAL_PP + '|normalize("imagenet")'),
     'config.only: normalize goes once',
   ),
   'no rasterize': (
@@ -295,19 +284,19 @@ WRONG = {
     ),
     'needs rasterize in pp',
   ),
-  'schedule': (_set('only.schedule', 'cosin'), "Did you mean 'cosine'"),
+  'schedule': (put('only.schedule', 'cosin'), "Did you mean 'cosine'"),
   'schedule option': (
-    _set('only.schedule', 'cosine(warmpu=0.1)'),
+    put('only.schedule', 'cosine(warmpu=0.1)'),
     "Did you mean 'warmup'",
   ),
-  'optimizer': (_set('only.optimizer', 'adma'), "Did you mean 'adam'"),
+  'optimizer': (put('only.optimizer', 'adma'), "Did you mean 'adam'"),
   'optimizer option': (
-    _set('only.optimizer', 'adamw(decy=1)'),
+    put('only.optimizer', 'adamw(decy=1)'),
     "Did you mean 'decay'",
   ),
-  'score': (_set('only.score', 'mit/ccc'), "'ccc'. Did you mean 'cc'"),
-  'score protocol': (_set('only.score', 'mti/cc'), "'mti'. Did you mean 'mit'"),
-  'score alone': (_set('only.score', 'cc'), 'mit'),
+  'score': (put('only.score', 'mit/ccc'), "'ccc'. Did you mean 'cc'"),
+  'score protocol': (put('only.score', 'mti/cc'), "'mti'. Did you mean 'mit'"),
+  'score alone': (put('only.score', 'cc'), 'mit'),
   'score that needs other training images': (
     lambda node: node['only'].update(score='mit/ig', eval_split='fit'),
     "score 'mit/ig' needs training images that are not evaluated",
@@ -317,7 +306,7 @@ WRONG = {
     "score 'mit/auc_shuffled' needs fixations of other images",
   ),
   'protocol': (
-    _set('evaluate.protocols', 'mit,cuorse'),
+    put('evaluate.protocols', 'mit,cuorse'),
     "'cuorse'. Did you mean 'course'",
   ),
   'text that nothing reads': (
@@ -325,17 +314,17 @@ WRONG = {
     r'nothing reads it: set model.fuse \(found \(\)\), or contrast',
   ),
   'init': (
-    _set('only.init', '@free'),
+    put('only.init', '@free'),
     "only: Unknown init '@free'. Allowed: the folder of a run",
   ),
-  'init itself': (_set('only.init', '@only'), "only: Unknown init '@only'"),
-  'dtype': (_set('dtype', 'bfloat61'), "'bfloat61'. Did you mean 'bfloat16'"),
-  'dataset': (_set('only.data', 'secnes'), "'secnes'. Did you mean 'scenes'"),
+  'init itself': (put('only.init', '@only'), "only: Unknown init '@only'"),
+  'dtype': (put('dtype', 'bfloat61'), "'bfloat61'. Did you mean 'bfloat16'"),
+  'dataset': (put('only.data', 'secnes'), "'secnes'. Did you mean 'scenes'"),
   'second dataset': (
-    _set('only.data', 'scenes+sjtu-tis'),
+    put('only.data', 'scenes+sjtu-tis'),
     "'sjtu-tis'. Did you mean 'sjtu_tis'",
   ),
-  'split': (_set('only.split', 'trian'), "'trian'. Did you mean 'train'"),
+  'split': (put('only.split', 'trian'), "'trian'. Did you mean 'train'"),
   'test split': (
     lambda node: (
       node['only'].update(test_split='tset'),
@@ -344,38 +333,38 @@ WRONG = {
     "test_split: .*'tset'. Did you mean 'test'",
   ),
   'condition': (
-    _set('only.conditions', ('pure', 'salinet')),
+    put('only.conditions', ('pure', 'salinet')),
     "'salinet'. Did you mean 'salient'",
   ),
   'freeze': (
-    _set('only.freeze', ('backbon/.*',)),
+    put('only.freeze', ('backbon/.*',)),
     r"'backbon/\.\*'. Did you mean 'backbone/\.\*'",
   ),
-  'freeze all': (_set('only.freeze', ('.*',)), 'leave nothing to train'),
+  'freeze all': (put('only.freeze', ('.*',)), 'leave nothing to train'),
   'lr_scale': (
-    _set('only.lr_scale', (('decodr/.*', 0.1),)),
+    put('only.lr_scale', (('decodr/.*', 0.1),)),
     r"'decodr/\.\*'. Did you mean 'decoder/\.\*'",
   ),
-  'lr_scale shape': (_set('only.lr_scale', ('decoder/.*', 0.1)), 'pairs such'),
-  'model': (_set('model.name', 'transalnt'), "Did you mean 'transalnet'"),
-  'model key': (_set('model.dpeth', 2), "'dpeth'. Did you mean 'depth'"),
-  'stage model key': (_set('only.model', {'dpeth': 2}), "Did you mean 'depth'"),
+  'lr_scale shape': (put('only.lr_scale', ('decoder/.*', 0.1)), 'pairs such'),
+  'model': (put('model.name', 'transalnt'), "Did you mean 'transalnet'"),
+  'model key': (put('model.dpeth', 2), "'dpeth'. Did you mean 'depth'"),
+  'stage model key': (put('only.model', {'dpeth': 2}), "Did you mean 'depth'"),
   'no backbone': (_drop('model.backbone'), 'model.backbone must be a record'),
   'no text': (_drop('model.text'), 'model.text must be a record'),
   'backbone': (
-    _set('model.backbone', {'name': 'resnet51'}),
+    put('model.backbone', {'name': 'resnet51'}),
     "'resnet51'. Did you mean 'resnet50'",
   ),
-  'backbone key': (_set('model.backbone.wdith', 4), "Did you mean 'width'"),
+  'backbone key': (put('model.backbone.wdith', 4), "Did you mean 'width'"),
   'backbone bn': (
-    _set('model.backbone.bn', 'forzen'),
+    put('model.backbone.bn', 'forzen'),
     "'frozen', not 'forzen'",
   ),
   'text': (
-    _set('model.text', {'name': 'brt', 'weights': 'x'}),
+    put('model.text', {'name': 'brt', 'weights': 'x'}),
     "'brt'. Did you mean 'bert'",
   ),
-  'text weights': (_set('model.text', {'name': 'bert'}), "lacks 'weights'"),
+  'text weights': (put('model.text', {'name': 'bert'}), "lacks 'weights'"),
   'fusion': (
     lambda node: node['model'].update(fuse=('1/8',), fusion='tokn'),
     "'tokn'. Did you mean 'token'",
@@ -387,16 +376,16 @@ WRONG = {
     "'te_cross' goes with place 'encoder', found place 'backbone'",
   ),
   'fusion without text': (
-    _set('model.fuse', ('1/8',)),
+    put('model.fuse', ('1/8',)),
     r"model.fuse=\('1/8',\) joins a sentence, but model.text is 'none'",
   ),
   'fused level': (
     lambda node: node['model'].update(fuse=('1/9',)),
     "'1/9'. Did you mean",
   ),
-  'level': (_set('model.levels', ('1/4', '1/6')), "'1/6'. Did you mean"),
-  'bn': (_set('model.bn', 'frzen'), "'frozen', not 'frzen'"),
-  'widths': (_set('model.widths', (16,)), 'as many widths'),
+  'level': (put('model.levels', ('1/4', '1/6')), "'1/6'. Did you mean"),
+  'bn': (put('model.bn', 'frzen'), "'frozen', not 'frzen'"),
+  'widths': (put('model.widths', (16,)), 'as many widths'),
 }
 
 
@@ -428,12 +417,12 @@ def test_the_config_that_those_change_is_sound(bert):
 @pytest.mark.parametrize(
   'change, says',
   [
-    (_set('only.data', 'sjtu_tis'), 'salflax prepare --dataset=sjtu_tis'),
-    (_set('only.data', 'folder:mine'), '--dataset=folder --name=mine'),
-    (_set('model.weights', 'nowhere/a.safetensors'), 'nowhere/a.safetensors'),
-    (_set('model.backbone.weights', './x.safetensors'), 'x.safetensors'),
+    (put('only.data', 'sjtu_tis'), 'salflax prepare --dataset=sjtu_tis'),
+    (put('only.data', 'folder:mine'), '--dataset=folder --name=mine'),
+    (put('model.weights', 'nowhere/a.safetensors'), 'nowhere/a.safetensors'),
+    (put('model.backbone.weights', './x.safetensors'), 'x.safetensors'),
     (
-      _set('model.text', {'name': 'bert', 'weights': './no-such-folder'}),
+      put('model.text', {'name': 'bert', 'weights': './no-such-folder'}),
       'no-such-folder',
     ),
   ],

@@ -10,6 +10,7 @@ import made_up
 import numpy as np
 import pytest
 import tiny
+from tiny_config import put
 from toy_gaze import Toy
 
 from configs import common
@@ -455,68 +456,58 @@ def test_runs_from_before_have_none(bert, tmp_path):
 # What is wrong.
 
 
-def changed(path, value):
-  def change(node):
-    *parents, last = path.split('.')
-    for parent in parents:
-      node = node[parent]
-    node[last] = value
-
-  return change
-
-
 HERE = 'only.contrast'
 WRONG = {
-  'kind': (changed(f'{HERE}.kind', 'vsnr'), "'vsnr'. Did you mean 'vsrn'"),
-  'mask': (changed(f'{HERE}.mask', 'mx'), "'mx'. Did you mean 'max'"),
+  'kind': (put(f'{HERE}.kind', 'vsnr'), "'vsnr'. Did you mean 'vsrn'"),
+  'mask': (put(f'{HERE}.mask', 'mx'), "'mx'. Did you mean 'max'"),
   'vision': (
-    changed(f'{HERE}.vision.name', 'bakcbone'),
+    put(f'{HERE}.vision.name', 'bakcbone'),
     "'bakcbone'. Did you mean 'backbone'",
   ),
   'vision key': (
-    changed(f'{HERE}.vision', dict(name='resnet', wdith=4)),
+    put(f'{HERE}.vision', dict(name='resnet', wdith=4)),
     "'wdith'. Did you mean 'width'",
   ),
   'own backbone': (
-    changed(f'{HERE}.vision.width', 4),
+    put(f'{HERE}.vision.width', 4),
     "'backbone' is the network's own",
   ),
   'normalize': (
-    changed(f'{HERE}.vision', dict(name='resnet', normalize='imagnet')),
+    put(f'{HERE}.vision', dict(name='resnet', normalize='imagnet')),
     "'imagnet'. Did you mean 'imagenet'",
   ),
   'own pixels': (
-    changed(f'{HERE}.vision.normalize', 'unit'),
+    put(f'{HERE}.vision.normalize', 'unit'),
     "'normalize' is for a tower of its own",
   ),
   'pool': (
-    changed(f'{HERE}.vision.pool', 'frist'),
+    put(f'{HERE}.vision.pool', 'frist'),
     "'frist'. Did you mean 'first'",
   ),
-  'key': (changed(f'{HERE}.magrin', 0.1), "'magrin'. Did you mean 'margin'"),
-  'no kind': (changed(HERE, dict(matching=1.0)), "contrast lacks 'kind'"),
-  'type': (changed(f'{HERE}.hardest', 1), 'hardest must be of type bool'),
-  'margin': (changed(f'{HERE}.margin', -0.1), 'margin must not be negative'),
-  'weight': (changed(f'{HERE}.caption', -1.0), 'caption must not be negative'),
-  'endless': (changed(f'{HERE}.matching', float('inf')), 'must be finite'),
-  'nan': (changed(f'{HERE}.matching', float('nan')), 'matching must'),
-  'stride': (changed(f'{HERE}.stride', 0), 'stride must be positive'),
-  'cells': (changed(f'{HERE}.stride', 5), 'stride=5 does not divide'),
+  'key': (put(f'{HERE}.magrin', 0.1), "'magrin'. Did you mean 'margin'"),
+  'no kind': (put(HERE, dict(matching=1.0)), "contrast lacks 'kind'"),
+  'type': (put(f'{HERE}.hardest', 1), 'hardest must be of type bool'),
+  'margin': (put(f'{HERE}.margin', -0.1), 'margin must not be negative'),
+  'weight': (put(f'{HERE}.caption', -1.0), 'caption must not be negative'),
+  'endless': (put(f'{HERE}.matching', float('inf')), 'must be finite'),
+  'nan': (put(f'{HERE}.matching', float('nan')), 'matching must'),
+  'stride': (put(f'{HERE}.stride', 0), 'stride must be positive'),
+  'cells': (put(f'{HERE}.stride', 5), 'stride=5 does not divide'),
   'no text': (
     lambda node: node['model'].update(text=dict(name='none'), fuse=()),
     "model.text is 'none'",
   ),
   'no sentence': (
-    changed('only.conditions', ('pure',)),
+    put('only.conditions', ('pure',)),
     r'none of the \d+ rows has one \(conditions: pure\)',
   ),
   'one image': (
-    changed('only.limit', 4),
+    put('only.limit', 4),
     'needs two images with different sentences; found 1 images',
   ),
-  'alone': (changed('only.batch_size', 1), 'found batch_size 1'),
+  'alone': (put('only.batch_size', 1), 'found batch_size 1'),
   'long': (
-    changed('model.text.length', 4),
+    put('model.text.length', 4),
     "9 sentences have more than length=4 word pieces .* 'non_salient of [012]'",
   ),
 }

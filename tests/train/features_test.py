@@ -156,7 +156,9 @@ def test_another_backbone_or_preprocessing_has_another_folder(
   model, variables, tmp_path, monkeypatch
 ):
   source = Toy(1)
-  folder = lambda *args: _store(*args, tmp_path).stores[False].folder
+  folder = lambda *args: (
+    _store(*args, tmp_path).keywords['stores'][False].folder
+  )
   folders = {folder(model, variables, source, EVAL_PP)}
   # Neither rasterize nor a flip change features; the text encoder is no part.
   folders.add(folder(model, variables, source, PP))
@@ -303,7 +305,7 @@ def test_lookups_can_be_pickled_for_workers(model, variables, tmp_path):
 
 
 def test_tokenize_adds_word_pieces():
-  row = features.Tokenize(tokenizer)({'text': 'ab', 'image_id': 'x'})
+  row = features.tokenize({'text': 'ab', 'image_id': 'x'}, tokenizer=tokenizer)
   assert row['tokens'].shape == (6,) and row['token_mask'].sum() == 2
 
 

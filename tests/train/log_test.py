@@ -92,11 +92,11 @@ def test_the_clock_leaves_out_what_was_no_step(monkeypatch):
   monkeypatch.setattr(log.time, 'perf_counter', lambda: now[0])
   clock = log.Clock(10, 110)
   now[0] = 105.0
-  clock.wait(1.0)
+  clock.waited += 1.0
   assert clock.tick(20) == pytest.approx((2.0, 0.2, 45.0))
   now[0] = 1005.0  # an evaluation of 895 s, then 5 s of 20 steps
   clock.skip(895.0)
-  clock.wait(2.0)
+  clock.waited += 2.0
   rate, wait, left = clock.tick(40)
   assert rate == pytest.approx(4.0)
   assert wait == pytest.approx(0.4) and clock.waited == 3.0

@@ -147,10 +147,8 @@ def test_stored_features_and_sentences_change_nothing(tmp_path, monkeypatch):
   # One folder for images as they are, one for mirrored ones.
   assert len(list((tmp_path / 'cache').glob('taps-*'))) == 2
   # The same network, rounding and all, from images and word pieces.
-  tokenize = features.Tokenize(stage.tokenizer)
-  monkeypatch.setattr(
-    stages_lib, 'finishers', lambda *args, **kwargs: [tokenize]
-  )
+  tokenize = stages_lib.word_pieces(stage.tokenizer)
+  monkeypatch.setattr(stages_lib, 'finishers', lambda *args, **kwargs: tokenize)
   monkeypatch.setattr(features, 'without', lambda text, *names: text)
   make = kept.Kept
   monkeypatch.setattr(kept, 'Kept', lambda *args, images: make(*args))

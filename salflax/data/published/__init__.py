@@ -2,5 +2,5 @@
 
 Each has a function `samples(raw, report, **options)`: raw is its folder, a
 pathlib.Path; report, a `problems.Report`, takes what cannot be used. It lists
-`raw.Sample`s; see `pairing.Dataset`.
+`raw.Sample`s; see `pairing.Dataset`. ../datasets.toml has the rest.
 """

@@ -56,12 +56,3 @@ def read_locations(
   """
   content = mat.load(path)
   return mat.matrix_points(mat.variable(content, 'fixLocs', path), path)
-
-
-DATASET = pairing.Dataset(
-  name='cat2000',
-  samples=samples,
-  summary='2,000 images of 1920 x 1080 in 20 categories, free viewing.',
-  homepage='http://saliency.mit.edu/results_cat2000.html',
-  licence='None stated.',
-)

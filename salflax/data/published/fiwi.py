@@ -26,12 +26,3 @@ def samples(raw, report, *, sigma=None):
     },
     sigma=sigma,
   )
-
-
-DATASET = pairing.Dataset(
-  name='fiwi',
-  samples=samples,
-  summary='149 web pages, free viewing, 11 observers, all 5 seconds.',
-  homepage='https://www-users.cse.umn.edu/~qzhao/webpage_saliency.html',
-  licence='None known.',
-)

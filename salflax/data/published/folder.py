@@ -169,11 +169,3 @@ def _read_points(path, images, texts, report):
     key: problems.Dropped('unreadable fixations', fault)
     for key, fault in faults.items()
   }
-
-
-DATASET = pairing.Dataset(
-  name='folder',
-  samples=samples,
-  summary='Images and gaze of a folder.',
-  licence='As the owner of the images says.',
-)

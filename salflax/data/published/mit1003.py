@@ -156,12 +156,3 @@ def detect_fixations(
   long = ends - starts >= min_duration * HERTZ
   medians = [np.median(track[a:b], axis=0) for a, b in zip(starts, ends)]
   return np.reshape(medians, (-1, 2))[long]
-
-
-DATASET = pairing.Dataset(
-  name='mit1003',
-  samples=samples,
-  summary='1,003 images of at most 1024 pixels, free viewing, 15 observers.',
-  homepage='http://people.csail.mit.edu/tjudd/WherePeopleLook/',
-  licence='None stated.',
-)

@@ -78,12 +78,3 @@ def _points(entry) -> np.ndarray:
       raise ValueError(f'{x.size} values of fix_x, {y.size} of fix_y')
     points.append(maps.to_points(x, y, first=1))
   return np.concatenate(points)
-
-
-DATASET = pairing.Dataset(
-  name='osie',
-  samples=samples,
-  summary='700 images of 800 x 600, free viewing, 15 observers each.',
-  homepage='https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels',
-  licence='MIT',
-)

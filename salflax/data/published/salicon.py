@@ -153,17 +153,3 @@ def _check_edition(samples, edition: str, raw: pathlib.Path) -> None:
       f'{median:,.0f} mouse positions an image ({expected}). Prepare it with '
       f'--dataset=salicon{other}.'
     )
-
-
-DATASET = {
-  edition: pairing.Dataset(
-    name=f'salicon{edition}',
-    samples=functools.partial(samples, edition=edition),
-    summary=(
-      f'15,000 images of COCO, free viewing by mouse, edition of {edition}.'
-    ),
-    homepage=f'http://salicon.net/{page}/',
-    licence='CC BY 4.0 (the annotations); images as COCO says.',
-  )
-  for edition, page in (('2015', 'download'), ('2017', 'challenge-2017'))
-}

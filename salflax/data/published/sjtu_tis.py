@@ -204,16 +204,3 @@ def _report_leftovers(images, texts, keys, report: problems.Report) -> None:
     report.drop('/'.join(key), reason, detail)
   for name in sorted(ids - {i for i, _ in keys}):
     report.drop(name, 'missing map', 'an image, no map, no fixations')
-
-
-DATASET = pairing.Dataset(
-  name='sjtu_tis',
-  samples=samples,
-  summary=(
-    '600 images, 1,800 samples: eye movements under free viewing (pure) and '
-    'after a sentence on the whole scene (whole, all), on its salient or on '
-    'its non-salient part.'
-  ),
-  homepage='https://github.com/AKTTOYA/SJTU-TIS',
-  licence='None stated by its publishers; for research, do not redistribute.',
-)

@@ -11,7 +11,7 @@ image what it names.
 NumPy and Pillow only. Every example follows from (seed, split, index) alone.
 """
 
-import functools
+import dataclasses
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -25,37 +25,25 @@ from salflax.data.scenes import art, sentences
 from salflax.data.scenes.layout import Scene, compose
 
 # The order is part of the seeds: append only.
-CONDITIONS = ('pure', 'all', 'salient', 'non_salient', 'whole')
+CONDITIONS = tuple(art.TABLES['gaze'])
 SPLITS = {'train': 4000, 'val': 200, 'test': 200}
 
-# Shares of gaze: centre bias, conspicuity, what the sentence names; the rest is
-# uniform. The conditions agree in the same order as those of SJTU-TIS: pure and
-# salient most, salient and non-salient least.
-_SHARES = {
-  'pure': (0.25, 0.70, 0.0),
-  'all': (0.15, 0.40, 0.42),
-  'whole': (0.20, 0.50, 0.25),
-  'salient': (0.12, 0.30, 0.55),
-  'non_salient': (0.12, 0.26, 0.60),
-}
 
+@dataclasses.dataclass(eq=False)
+class Scenes(Sequence):
+  """Examples of one split, image by image, conditions side by side.
 
-def load(
-  split: str,
-  *,
-  size: tuple[int, int] = (96, 128),
-  num: int | None = None,
-  seed: int = 0,
-  conditions: Sequence[str] = CONDITIONS[:4],
-) -> 'Scenes':
-  """Loads the examples of one split, drawn when they are asked for.
+  They are drawn when they are asked for. An example is a dict: image u8 [h, w,
+  3], saliency u8 [h, w, 1], fixations i32 [N, 2] (row, column), and text,
+  condition and image_id, str. All conditions of an image have the same image
+  and image_id.
 
-  Args:
+  Attributes:
     split: 'train' (also called 'fit'), 'val' or 'test'. No scene is in two of
       them.
     size: (h, w) of the images, at least 32 each.
     num: number of images; each has one example a condition. The first ones
-      are the same whatever the number.
+      are the same whatever the number. None for as many as there are.
     seed: another seed, another data set.
     conditions: some of `CONDITIONS`.
 
@@ -63,40 +51,34 @@ def load(
     ValueError: for an unknown split or condition, a size too small to draw in
       or a number below 1.
   """
-  split = 'train' if split == 'fit' else split
-  default = spec.lookup('split of scenes', SPLITS, split)
-  for condition in conditions:
-    spec.lookup('condition', _SHARES, condition)
-  num = default if num is None else num
-  if not conditions or len(set(conditions)) < len(conditions):
-    raise ValueError(f'Conditions must differ; found {list(conditions)}.')
-  if len(size) != 2 or min(size) < 32:
-    raise ValueError(f'size is (h, w), at least 32 each; found {size}.')
-  if num < 1:
-    raise ValueError(f'num must be at least 1; found {num}.')
-  return Scenes(split, tuple(size), num, seed, tuple(conditions))
 
+  split: str
+  _: dataclasses.KW_ONLY
+  size: tuple[int, int] = (96, 128)
+  num: int | None = None
+  seed: int = 0
+  conditions: Sequence[str] = CONDITIONS[:4]
 
-class Scenes(Sequence):
-  """Examples of one split, image by image, conditions side by side.
-
-  An example is a dict: image u8 [h, w, 3], saliency u8 [h, w, 1], fixations
-  i32 [N, 2] (row, column), and text, condition and image_id, str. All
-  conditions of an image have the same image and image_id.
-  """
-
-  def __init__(self, split, size, num, seed, conditions):
-    self.split, self.size, self.seed = split, size, seed
-    self.num, self.conditions = num, conditions
+  def __post_init__(self):
+    self.split = 'train' if self.split == 'fit' else self.split
+    default = spec.lookup('split of scenes', SPLITS, self.split)
+    self.num = default if self.num is None else self.num
+    self.size, self.conditions = tuple(self.size), tuple(self.conditions)
+    for condition in self.conditions:
+      spec.lookup('condition', CONDITIONS, condition)
+    if not self.conditions or len({*self.conditions}) < len(self.conditions):
+      raise ValueError(f'Conditions must differ; found {self.conditions}.')
+    if len(self.size) != 2 or min(self.size) < 32:
+      raise ValueError(f'size is (h, w), at least 32 each; found {self.size}.')
+    spec.check_number('num', self.num, 1, 10**9, whole=True)
 
   def __len__(self) -> int:
     return self.num * len(self.conditions)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    image, condition = self._row(index)
-    points = self._fixations(image, condition, self.density(index))
+    points, rng = self._fixations(index), self._rng(index, 'art')
     return {
-      'image': draw(self._rng(image, 'art'), self.scene(index), self.size),
+      'image': draw(rng, self.scene(index), self.size),
       'saliency': blur(points, self.size)[..., None],
       'fixations': points,
       **self.meta(index),
@@ -106,18 +88,19 @@ class Scenes(Sequence):
     """Writes image_id, condition and text of a row, without drawing it."""
     image, condition = self._row(index)
     return {
-      'text': self._text(image, condition)[0],
+      'text': self._text(index)[0],
       'condition': condition,
       'image_id': f'{self.split}_{self.seed}_{image:06d}',
     }
 
   def scene(self, index: int) -> Scene:
     """Composes what the image of a row holds."""
-    return self._scene(self._row(index)[0])
+    extent = tuple(side / min(self.size) for side in self.size)
+    return compose(self._seeds(index, 'scene'), extent)
 
   def named(self, index: int) -> tuple[int, ...]:
     """Lists which of the scene's things the sentence of a row names."""
-    return self._text(*self._row(index))[1]
+    return self._text(index)[1]
 
   def density(self, index: int) -> np.ndarray:
     """Computes the density a row's fixations are drawn from: see `gaze`.
@@ -129,42 +112,40 @@ class Scenes(Sequence):
     return gaze(self.scene(index), condition, self.named(index), self.size)
 
   def _row(self, index: int) -> tuple[int, str]:
+    """Finds the number of a row's image, and its condition."""
     index = operator.index(index)
     if not -len(self) <= index < len(self):
       raise IndexError(f'Row {index} of {len(self)} scenes.')
     image, which = divmod(index % len(self), len(self.conditions))
     return image, self.conditions[which]
 
-  def _scene(self, image: int) -> Scene:
-    extent = tuple(side / min(self.size) for side in self.size)
-    return _composed(*self._seeds(image, 'scene'), extent=extent)
+  def _seeds(self, index: int, use: str = '') -> tuple[int, ...]:
+    image, condition = self._row(index)
+    use = ('scene', 'art', *CONDITIONS).index(use or condition)
+    return self.seed, [*SPLITS].index(self.split), image, use
 
-  def _seeds(self, image: int, use: str) -> tuple[int, ...]:
-    split = [*SPLITS].index(self.split)
-    return self.seed, split, image, ('scene', 'art', *CONDITIONS).index(use)
+  def _rng(self, index: int, use: str = '') -> np.random.Generator:
+    return np.random.default_rng(self._seeds(index, use))
 
-  def _rng(self, image: int, use: str) -> np.random.Generator:
-    return np.random.default_rng(self._seeds(image, use))
-
-  def _text(self, image: int, condition: str) -> tuple[str, tuple[int, ...]]:
+  def _text(self, index: int) -> tuple[str, tuple[int, ...]]:
     """Writes the sentence of a row and lists the things that it names."""
-    rng, scene = self._rng(image, condition), self._scene(image)
+    rng, scene = self._rng(index), self.scene(index)
+    (_, condition), number = self._row(index), len(scene.things)
     if condition == 'pure':
       return '', ()
-    number = len(scene.things)
     if condition in ('all', 'whole'):
-      named = rng.permutation(number)[: min(number, 3)]
+      named = rng.permutation(number)[:3].tolist()
       things = [scene.things[i] for i in named]
-      return sentences.describe(rng, things, scene), tuple(named.tolist())
+      return sentences.describe(rng, things, scene), tuple(named)
     # The inconspicuous one is among the least conspicuous two.
     last = number - 1 - int(rng.integers(2 if number > 3 else 1))
     one = 0 if condition == 'salient' else last
     return sentences.name_one(rng, scene.things[one], scene), (one,)
 
-  def _fixations(self, image, condition, density) -> np.ndarray:
-    """Draws fixations from a density, i32 [N, 2]."""
+  def _fixations(self, index: int) -> np.ndarray:
+    """Draws the fixations of a row from its density, i32 [N, 2]."""
     # Not the stream of the sentence, which is consumed to a varying length.
-    rng = self._rng(image, condition).spawn(1)[0]
+    rng, density = self._rng(index).spawn(1)[0], self.density(index)
     cumulated = np.cumsum(density)
     draws = rng.random(int(rng.integers(100, 201))) * cumulated[-1]
     at = np.searchsorted(cumulated, draws, side='right')
@@ -172,10 +153,7 @@ class Scenes(Sequence):
     return np.stack(np.divmod(at, self.size[1]), axis=1).astype(np.int32)
 
 
-@functools.lru_cache(maxsize=256)
-def _composed(*seeds: int, extent: tuple[float, float]) -> Scene:
-  # The conditions of an image are read one after the other.
-  return compose(np.random.default_rng(seeds), extent)
+load = Scenes
 
 
 def draw(
@@ -185,7 +163,7 @@ def draw(
   pixels = art.ground(rng, scene.ground, size)
   page = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
   for thing in scene.things:
-    art.paint(page, thing, ground_name=scene.ground, unit=min(size))
+    art.paint(page, thing, ground=scene.ground, unit=min(size))
   return np.array(page)
 
 
@@ -200,7 +178,7 @@ def gaze(
     named: numbers of the things that the sentence names.
     size: (h, w).
   """
-  centre, conspicuity, sentence = _SHARES[condition]
+  centre, conspicuity, sentence = art.TABLES['gaze'][condition]
   (h, w), unit = size, min(size)
   bias = _bump(size, h / 2, w / 2, 0.22 * h, 0.22 * w)
   density = (1 - centre - conspicuity - sentence) / (h * w) + centre * bias

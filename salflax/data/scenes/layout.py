@@ -1,5 +1,6 @@
 """Which things an embedded scene holds, where, and how conspicuous they are."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ class Thing(NamedTuple):
 
   Attributes:
     kind: key of `art.THINGS`.
-    colour: key of `art.COLOURS`.
+    colour: colour of scenes.toml.
     pattern: one of `art.PATTERNS`.
     row: row of the centre.
     column: column of the centre.
@@ -37,7 +38,7 @@ class Scene(NamedTuple):
   """What an image holds, before it is drawn.
 
   Attributes:
-    ground: key of `art.GROUNDS`.
+    ground: ground of scenes.toml.
     things: three to six, most conspicuous first.
     extent: height and width in units of the shorter side.
   """
@@ -47,9 +48,12 @@ class Scene(NamedTuple):
   extent: tuple[float, float]
 
 
-def compose(rng: np.random.Generator, extent: tuple[float, float]) -> Scene:
+# The conditions of an image are read one after the other.
+@functools.lru_cache(maxsize=256)
+def compose(seeds: tuple[int, ...], extent: tuple[float, float]) -> Scene:
   """Composes a random scene for an image of `extent` (height, width)."""
-  ground = str(rng.choice(list(art.GROUNDS)))
+  rng = np.random.default_rng(seeds)
+  ground = str(rng.choice(list(art.TABLES['grounds'])))
   number = int(rng.integers(3, 7))
   things = []
   for rank, look in enumerate(_pairs(rng, number, ground)):
@@ -71,10 +75,8 @@ def compose(rng: np.random.Generator, extent: tuple[float, float]) -> Scene:
 
 def _pairs(rng, number, ground) -> list[tuple[str, str]]:
   """Draws kinds and colours, all pairs different; the last shares one half."""
-  back = art.ground_tone(ground)
-  colours = [
-    c for c in art.COLOURS if np.abs(art.tone(c, ground, 0) - back).max() > 75
-  ]
+  far = lambda c: art.tone(c, ground, 0) - art.tones(ground).mean(0)
+  colours = [c for c in art.TABLES['colours'] if np.abs(far(c)).max() > 75]
   kinds = rng.permutation(list(art.THINGS))[:number].tolist()
   paints = rng.choice(colours, number).tolist()
   # A thing of the same kind in another colour, or the other way round: a word
@@ -105,6 +107,6 @@ def _spot(rng, things, radius, extent) -> tuple[float, float, float]:
 def _conspicuity(thing, ground) -> float:
   """Weighs a thing: large and unlike the ground attracts gaze; unnormalised."""
   rgb = art.tone(thing.colour, ground, thing.fade)
-  contrast = np.linalg.norm(rgb - art.ground_tone(ground)) / 255
+  contrast = np.linalg.norm(rgb - art.tones(ground).mean(0)) / 255
   patterned = 1.15 if thing.pattern != 'plain' else 1.0
   return float((thing.radius * (0.35 + contrast) * patterned) ** 2.5)

@@ -10,19 +10,9 @@ import numpy as np
 
 from salflax.data.scenes import art
 
-# Words for things, colours, patterns and grounds; sentence patterns that name
-# one thing, or many.
-WORDS = art.read_lines('words.txt', ' | ')
+WORDS = art.TABLES['words']
+_FACTS = art.TABLES['phrases']['facts']
 _NUMBERS = {3: 'Three', 4: 'Four', 5: 'Five', 6: 'Six'}
-# Facts that a noun phrase may tell of a thing.
-_FACTS = (
-  ('kind',),
-  ('colour', 'kind'),
-  ('colour', 'kind'),
-  ('pattern', 'colour', 'kind'),
-  ('kind', 'place'),
-  ('colour', 'place'),
-)
 
 
 def _pick(rng: np.random.Generator, options):
@@ -55,14 +45,10 @@ def phrase(rng: np.random.Generator, thing, things, extent) -> str:
     things: all of the scene; no two share both kind and colour.
     extent: greatest (row, column).
   """
-
-  def value(other, fact):
-    return place(other, extent) if fact == 'place' else getattr(other, fact)
-
-  def alone(facts):
-    alike = lambda other: all(value(other, f) == value(thing, f) for f in facts)
-    return sum(map(alike, things)) == 1
-
+  told = lambda t: t._asdict() | {'place': place(t, extent)}
+  own, every = told(thing), [told(t) for t in things]
+  alike = lambda other, facts: all(other[f] == own[f] for f in facts)
+  alone = lambda facts: sum(alike(t, facts) for t in every) == 1
   order = [_FACTS[i] for i in rng.permutation(len(_FACTS))]
   facts = next(filter(alone, [*order, _FACTS[1]]))
   words = [
@@ -83,13 +69,12 @@ def name_one(rng: np.random.Generator, thing, scene) -> str:
   """Writes a sentence that names one thing of a scene."""
   noun = phrase(rng, thing, scene.things, scene.extent)
   where = place(thing, scene.extent)
-  twice = noun.endswith(where)
-  options = [p for p in WORDS['one'] if not (twice and '{at}' in p)]
-  pattern, words = _pick(rng, options), {'a': an(noun), 'the': f'the {noun}'}
-  words |= {
-    name.capitalize(): text.capitalize() for name, text in words.items()
-  }
-  return pattern.format(
+  options = art.TABLES['sentences']['one']
+  if noun.endswith(where):
+    options = [p for p in options if '{at}' not in p]
+  words = {'a': an(noun), 'the': f'the {noun}'}
+  words |= {k.capitalize(): text.capitalize() for k, text in words.items()}
+  return _pick(rng, options).format(
     **words, at=where, ground=_pick(rng, WORDS[scene.ground])
   )
 
@@ -98,7 +83,7 @@ def describe(rng: np.random.Generator, mentioned, scene) -> str:
   """Writes a sentence about the whole scene that names some of its things."""
   nouns = [an(phrase(rng, t, scene.things, scene.extent)) for t in mentioned]
   listed = ', '.join(nouns[:-1]) + f' and {nouns[-1]}'
-  return _pick(rng, WORDS['many']).format(
+  return _pick(rng, art.TABLES['sentences']['many']).format(
     Number=_NUMBERS[len(scene.things)],
     list=listed,
     List=listed.capitalize(),

@@ -25,15 +25,7 @@ from salflax.models.backbones.vit_layers import Embeddings
 from salflax.models.weights import pretrained
 
 # Attribute of ViT -> that of transformers' config class.
-_CONFIG = {
-  'hidden_dim': 'hidden_size',
-  'num_layers': 'num_hidden_layers',
-  'num_heads': 'num_attention_heads',
-  'mlp_dim': 'intermediate_size',
-  'size': 'image_size',
-  'patch': 'patch_size',
-  'eps': 'layer_norm_eps',
-}
+_CONFIG = transformer.CONFIG | {'size': 'image_size', 'patch': 'patch_size'}
 _NAMES = transformer.BlockNames(
   *('layer_norm1', 'self_attn', 'layer_norm2', 'mlp', 'qkv', 'projection')
 )

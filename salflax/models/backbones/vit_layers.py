@@ -48,12 +48,13 @@ class Embeddings(nn.Module):
     p, d = self.patch, self.hidden_dim
     b, height, width, _ = image.shape
     h, w = height // p, width // p
-    # A convolution whose stride is its size is one matrix product.
-    x = image.reshape(b, h, p, w, p, -1)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * w, -1)
-    kernel = _PatchKernel(d, p, name='patch_embedding')
-    x = kernel(x)
     init, grid = nn.initializers.normal(0.02), self.size // p
+    x = layers.Conv(
+      *(d, p, p, 0),
+      kernel_init=init,
+      bias_init=nn.initializers.zeros,
+      name='patch_embedding',
+    )(image).reshape(b, h * w, d)
     first = self.param('class_embedding', init, (1, 1, d))
     table = self.param('position_embedding', init, (1, 1 + grid * grid, d))
     cells = table[0, 1:]
@@ -67,19 +68,3 @@ class Embeddings(nn.Module):
     x = x + cells[None].astype(x.dtype)
     first = (first + table[:, :1]).astype(x.dtype)
     return jnp.concatenate([jnp.broadcast_to(first, (b, 1, d)), x], axis=1)
-
-
-class _PatchKernel(nn.Module):
-  """The kernel [p, p, 3, D] of the patches' convolution, on flat patches."""
-
-  features: int
-  patch: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    p, d = self.patch, self.features
-    shape = (p, p, x.shape[-1] // (p * p), d)
-    kernel = self.param('kernel', nn.initializers.normal(0.02), shape)
-    bias = self.param('bias', nn.initializers.zeros, (d,))
-    y = x @ kernel.reshape(-1, d).astype(x.dtype)
-    return y + layers.channels(bias.astype(x.dtype), y)

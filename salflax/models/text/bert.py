@@ -33,14 +33,9 @@ TOKENIZER_FILES = ('tokenizer.json', 'vocab.txt')
 UNCASED = ('all-MiniLM-L6-v2', 'bert-base-uncased')
 
 # Attribute of Bert -> that of transformers' config classes.
-_CONFIG = {
+_CONFIG = transformer.CONFIG | {
   'vocab_size': 'vocab_size',
-  'hidden_dim': 'hidden_size',
-  'num_layers': 'num_hidden_layers',
-  'num_heads': 'num_attention_heads',
-  'mlp_dim': 'intermediate_size',
   'max_len': 'max_position_embeddings',
-  'eps': 'layer_norm_eps',
 }
 # BLIP's text tower, whatever config.json says: some published copies state 8
 # heads (huggingface/transformers #22625), and none has token types.

@@ -5,15 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 # The published backbone is a list of ResNet's children.
-_CHILDREN = {
-  '0': 'conv1',
-  '1': 'bn1',
-  '4': 'layer1',
-  '5': 'layer2',
-  '6': 'layer3',
-  '7': 'layer4',
-}
-_ENCODERS = {'1': 'encoder_32', '2': 'encoder_16', '3': 'encoder_8'}
+_CHILDREN = ('conv1', 'bn1', 'relu', 'maxpool')
+_CHILDREN += ('layer1', 'layer2', 'layer3', 'layer4')
 
 
 def rename(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,11 +19,9 @@ def rename(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rename(name: str) -> str:
-  if match := re.fullmatch(r'encoder\.encoder\.(\d)\.(.+)', name):
-    child, rest = match.groups()
-    if child in _CHILDREN:
-      return f'backbone.{_CHILDREN[child]}.{rest}'
+  if match := re.fullmatch(r'encoder\.encoder\.([0-7])\.(.+)', name):
+    return f'backbone.{_CHILDREN[int(match[1])]}.{match[2]}'
   if match := re.fullmatch(r'decoder\.TransEncoder([123])\.(.+)', name):
-    encoder, rest = match.groups()
-    return f'{_ENCODERS[encoder]}.{rest.removeprefix("transformer_encoder.")}'
+    rest = match[2].removeprefix('transformer_encoder.')
+    return f'encoder_{64 >> int(match[1])}.{rest}'
   return name

@@ -109,8 +109,6 @@ class Machine:
         return self.stack.pop()
       if name in _PUSH:
         self.stack.append(arg)
-      elif name in _CONSTANTS:
-        self.stack.append(_CONSTANTS[name]())
       elif name in _OPCODES:
         _OPCODES[name](self, arg)
       else:
@@ -131,46 +129,23 @@ class Machine:
   def put(self, index: int) -> None:
     self.memo[index] = self.stack[-1]
 
-  def memoize(self, _) -> None:
-    self.memo[len(self.memo)] = self.stack[-1]
-
-  def get(self, index: int) -> None:
-    self.stack.append(self.memo[index])
-
-  def tuple_of(self, count: int) -> None:
-    items = tuple(self.stack[-count:])
-    if len(items) < count:
-      raise IndexError('stack is too short')
-    self.stack[-count:] = [items]
-
-  def append(self, _) -> None:
-    item = self.stack.pop()
-    self._target(list).append(item)
-
-  def appends(self, _) -> None:
-    items = self.pop_mark()
+  def extend(self, items: list[Any]) -> None:
     self._target(list).extend(items)
 
-  def set_item(self, _) -> None:
-    value, key = self.stack.pop(), self.stack.pop()
-    self._target(dict)[key] = value
-
-  def set_items(self, _) -> None:
-    items = self.pop_mark()
+  def set_items(self, items: list[Any]) -> None:
     self._target(dict).update(zip(items[::2], items[1::2], strict=True))
+
+  def pop(self, count: int) -> list[Any]:
+    """Takes that many items off the stack, in their order."""
+    if len(self.stack) < count:
+      raise IndexError('stack is too short')
+    items, self.stack[-count:] = self.stack[-count:], []
+    return items
 
   def _target(self, kind: type) -> Any:
     if not isinstance(self.stack[-1], kind):
       raise Refused(f'it changes a {type(self.stack[-1]).__name__}')
     return self.stack[-1]
-
-  def push_global(self, arg: str) -> None:
-    """GLOBAL: module and name in one string."""
-    self.find(*arg.split(' ', 1))
-
-  def stack_global(self, _) -> None:
-    name, module = self.stack.pop(), self.stack.pop()
-    self.find(module, name)
 
   def find(self, module: str, name: str) -> None:
     """Pushes a global that a state dict may have; refuses every other."""
@@ -213,39 +188,35 @@ _PUSH = frozenset(
   'SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES '
   'SHORT_BINBYTES BINBYTES8'.split()
 )
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-  'NONE': lambda: None,
-  'NEWTRUE': lambda: True,
-  'NEWFALSE': lambda: False,
-  'EMPTY_DICT': dict,
-  'EMPTY_LIST': list,
-  'EMPTY_TUPLE': tuple,
-}
 _OPCODES: dict[str, Callable[[Machine, Any], Any]] = {
   'PROTO': lambda m, _: None,
   'FRAME': lambda m, _: None,
+  'NONE': lambda m, _: m.push(None),
+  'NEWTRUE': lambda m, _: m.push(True),
+  'NEWFALSE': lambda m, _: m.push(False),
+  'EMPTY_DICT': lambda m, _: m.push({}),
+  'EMPTY_LIST': lambda m, _: m.push([]),
+  'EMPTY_TUPLE': lambda m, _: m.push(()),
   'MARK': Machine.mark,
   'POP_MARK': lambda m, _: m.pop_mark(),
-  'POP': lambda m, _: m.stack.pop(),
+  'POP': lambda m, _: m.pop(1),
   'DUP': lambda m, _: m.push(m.stack[-1]),
   'TUPLE': lambda m, _: m.push(tuple(m.pop_mark())),
   'LIST': lambda m, _: m.push(m.pop_mark()),
-  'TUPLE1': lambda m, _: m.tuple_of(1),
-  'TUPLE2': lambda m, _: m.tuple_of(2),
-  'TUPLE3': lambda m, _: m.tuple_of(3),
-  'PUT': Machine.put,
-  'BINPUT': Machine.put,
-  'LONG_BINPUT': Machine.put,
-  'MEMOIZE': Machine.memoize,
-  'GET': Machine.get,
-  'BINGET': Machine.get,
-  'LONG_BINGET': Machine.get,
-  'APPEND': Machine.append,
-  'APPENDS': Machine.appends,
-  'SETITEM': Machine.set_item,
-  'SETITEMS': Machine.set_items,
-  'GLOBAL': Machine.push_global,
-  'STACK_GLOBAL': Machine.stack_global,
+  'TUPLE1': lambda m, _: m.push(tuple(m.pop(1))),
+  'TUPLE2': lambda m, _: m.push(tuple(m.pop(2))),
+  'TUPLE3': lambda m, _: m.push(tuple(m.pop(3))),
+  'MEMOIZE': lambda m, _: m.put(len(m.memo)),
+  **dict.fromkeys(('PUT', 'BINPUT', 'LONG_BINPUT'), Machine.put),
+  **dict.fromkeys(
+    ('GET', 'BINGET', 'LONG_BINGET'), lambda m, index: m.push(m.memo[index])
+  ),
+  'APPEND': lambda m, _: m.extend(m.pop(1)),
+  'APPENDS': lambda m, _: m.extend(m.pop_mark()),
+  'SETITEM': lambda m, _: m.set_items(m.pop(2)),
+  'SETITEMS': lambda m, _: m.set_items(m.pop_mark()),
+  'GLOBAL': lambda m, arg: m.find(*arg.split(' ', 1)),
+  'STACK_GLOBAL': lambda m, _: m.find(*m.pop(2)),
   'REDUCE': Machine.reduce,
   'BUILD': Machine.build,
   'BINPERSID': Machine.persistent,
