@@ -12,6 +12,7 @@ docs/results/lite.md has its results, and the commands of its folds.
 from configs import common
 
 SIZE = (480, 640)
+LEVELS, THINGS = ('1/8', '1/16', '1/32', 'classes'), ('things',)
 # Of SJTU-TIS: to train on, to watch, to report.
 SPLITS = {f'fold{i}': (f'not_fold{i}', 'val', f'fold{i}') for i in range(5)} | {
   'published': ('fit', 'val', 'test'),
@@ -23,17 +24,21 @@ def get_config(arg=''):
   """Returns the config.
 
   Args:
-    arg: options: variant=lite0|lite1|lite2; members=heads whose maps are
-      averaged; free=data of the first stage; init=run of free viewing to start
-      from instead; split=published|all|fold0..fold4, the images of SJTU-TIS to
-      train on and to report; loss=of the second stage; seed.
+    arg: options: variant=lite0|lite1|lite2; things=whether NanoDet looks, too,
+      and colours and places have names; members=heads whose maps are averaged;
+      free=data of the first stage; named=of the second, sentences by
+      launch/named_things.py, '' for none; init=run of these two to start from
+      instead; split=published|all|fold0..fold4, the images of SJTU-TIS to
+      train on and to report; loss=of the last stage; seed.
   """
   options = common.options(
     arg,
     dict(
       variant='lite0',
+      things=True,
       members=1,
       free='salicon2017',
+      named='folder:named',
       init='',
       split='published',
       loss='10*kld + 2*cc + nss + 4*difference + 0.5*sentence',
@@ -53,11 +58,13 @@ def get_config(arg=''):
       weights=f'efficientnet-{options.variant}',
     ),
     text=common.text_encoder('all-MiniLM-L6-v2'),
-    levels=('1/8', '1/16', '1/32', 'classes'),
+    levels=LEVELS + THINGS * options.things,
     members=options.members,
     names='',
     width=96,
+    free_maps=2,
     dropout=0.3,
+    text_dropout=0.6,
     noise=0.2,
     word_dropout=0.2,
   )
@@ -71,22 +78,39 @@ def get_config(arg=''):
     clip=1.0,
     patience=0,
   )
-  if options.init:
-    config.stages = ('sjtu',)
-  else:
-    config.stages = ('free', 'sjtu')
-    config.free = common.stage(
-      data=options.free,
-      # Nothing is reported on these data sets.
-      split='fit+test',
-      loss='10*kld + 2*cc + nss',
-      batch_size=24,
-      lr=2e-3,
-      epochs=3.0,
-      freeze=('backbone/.*',),
-      model=dict(text=dict(name='none')),
-      **rows,
-    )
+  free, named = ('free',), ('named',) if options.named else ()
+  config.stages = (() if options.init else (*free, *named)) + ('sjtu',)
+  config.free = common.stage(
+    data=options.free,
+    # Nothing is reported on these data sets.
+    split='fit+test',
+    loss='10*kld + 2*cc + nss',
+    batch_size=24,
+    lr=2e-3,
+    epochs=3.0,
+    freeze=('backbone/.*',),
+    model=dict(text=dict(name='none'), levels=LEVELS),
+    **rows,
+  )
+  heads = dict(
+    # 16 images, each with four rows.
+    batch_size=64,
+    rows_per_image=4,
+    lr=4.5e-3,
+    freeze=('backbone/.*', 'text/.*'),
+    lr_scale=(('image_.*', 0.67),),
+    **rows,
+  )
+  config.named = common.stage(
+    data=options.named,
+    split='all',
+    loss='10*kld + 2*cc + 4*difference + 0.5*sentence',
+    epochs=4.0,
+    eval_epochs=4.0,
+    init='@free',
+    model=dict(text_dropout=0.4),
+    **heads,
+  )
   split, eval_split, test_split = SPLITS[options.split]
   config.sjtu = common.stage(
     data='sjtu_tis',
@@ -94,17 +118,11 @@ def get_config(arg=''):
     eval_split=eval_split,
     test_split=test_split,
     loss=options.loss,
-    # 16 images, each with every sentence it has.
-    batch_size=64,
-    rows_per_image=4,
-    lr=4.5e-3,
     epochs=10.0,
     # The last step is kept: no image is spent on choosing another.
     eval_epochs=10.0,
-    init=options.init or '@free',
-    freeze=('backbone/.*', 'text/.*'),
-    lr_scale=(('image_.*', 0.67),),
-    **rows,
+    init=options.init or f'@{(*free, *named)[-1]}',
+    **heads,
   )
   if options.split == 'all':
     config.evaluate.protocols = ''

@@ -161,7 +161,8 @@ def _backbone_weights(scope: str, path: str, module: Any, skip: tuple) -> tuple:
   path = hub.locate(path, files=BACKBONE_FILES)
   # Published files go on to the classifier, whatever the network needs.
   unused = module.unused(scope) if hasattr(module, 'unused') else ()
-  return scope, functools.partial(load_backbone, path), (*unused, *skip)
+  load = functools.partial(load_backbone, path, module)
+  return scope, load, (*unused, *skip)
 
 
 def make_features(
@@ -227,9 +228,12 @@ def _without_weights(pred):
   raise ValueError('A run that is only read has no weights for its loss.')
 
 
-def load_backbone(path):
-  """Loads the variables of a published backbone."""
-  return pretrained.convert(pretrained.read(path))
+def load_backbone(path, module):
+  """Loads the variables of a published backbone, and what salflax adds."""
+  states = [
+    pretrained.read(p) for p in (path, *getattr(module, 'packaged', ()))
+  ]
+  return pretrained.convert(functools.reduce(dict.__or__, states))
 
 
 def _load_whole(path):

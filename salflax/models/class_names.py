@@ -11,6 +11,8 @@ import numpy as np
 # Names: torchvision (BSD 3-Clause). Lemmas: WordNet 3.0 (WordNet License).
 # Vectors: all-MiniLM-L6-v2 (Apache 2.0).
 NAMES_FILE = pathlib.Path(__file__).parent / 'imagenet_names.npz'
+# The same of things that NanoDet detects, colours and places.
+SIGHTS_FILE = pathlib.Path(__file__).parent / 'sight_names.npz'
 # A likeness to a class's hypernym counts this much, for each step up.
 _STEP_UP = 0.95
 

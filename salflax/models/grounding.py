@@ -21,9 +21,13 @@ import numpy as np
 from salflax.models import layers
 
 FAR = -1e9
+SIGHTS = 'sights'
 # Word vectors have length 1; times this, their values are near 1.
 _LOUDER = 8.0
 _NAME_WIDTH = 24
+# Slopes, and where they stand: of ImageNet's classes, of what else has a name.
+_CLASS_START = ((10.0, 20.0), (0.55, 0.75))
+_START = ((20.0, 30.0), (0.6, 0.75))
 _small = nn.initializers.normal(0.05)
 _resized = functools.partial(layers.resized, antialias=True)
 
@@ -36,7 +40,7 @@ class Words(NamedTuple):
     alone: f32 [B, L, D], vectors of length 1 of the words on their own.
     mask: bool [B, L], True for words.
     sentence: f32 [B, D], vectors of length 1.
-    likeness: f32 [B, L, K], of words to classes, by `class_names.likeness`.
+    likeness: f32 [B, L, K], of words to names, by `class_names.likeness`.
   """
 
   context: jax.Array
@@ -51,12 +55,13 @@ class Cells(NamedTuple):
 
   Attributes:
     features: f32 [B, h, w, C].
-    posteriors: f32 [B, h', w', K], on coarser grids, at several temperatures.
+    named: maps f32 [B, h', w', N] of things that have names, on any grid, and
+      which of the names in `Words.likeness` they are.
     logits: f32 [B, h, w], of where people look without a sentence.
   """
 
   features: jax.Array
-  posteriors: Sequence[jax.Array]
+  named: Sequence[tuple[jax.Array, slice]]
   logits: jax.Array
 
 
@@ -155,13 +160,18 @@ class ImageHead(nn.Module):
   ) -> Cells:
     """Computes the cells of features {level: [B, h, w, C]}, names [K, D]."""
     parts = [self._level(k, features[k], train) for k in self.widths]
-    posteriors = []
+    maps = []
     for level in self.classes:
       for i, temperature in enumerate(self.temperatures):
         logits = features[level].astype(jnp.float32) * temperature
-        posteriors.append(jax.nn.softmax(logits, -1))
-        part = self._named(f'{level}/{i}', posteriors[-1], names, train)
-        parts.append(part)
+        posteriors = jax.nn.softmax(logits, -1)
+        maps.append((posteriors, slice(len(names))))
+        parts.append(self._named(f'{level}/{i}', posteriors, names, train))
+    if SIGHTS in features:
+      sights = features[SIGHTS].astype(jnp.float32)
+      maps.append((sights, slice(len(names), None)))
+      x = dropped(self, sights, self.dropout / 2, train=train)
+      parts.append(self._joined(SIGHTS, x))
     # The image as a whole.
     scene = features['1/32'].astype(jnp.float32)
     scene = unit(scene.mean((1, 2), keepdims=True))
@@ -181,7 +191,7 @@ class ImageHead(nn.Module):
     # Where people look whatever they see.
     prior = self.param('prior', nn.initializers.zeros, (1, 6, 8, 1))
     logits = y + 4 * _resized(prior, self.grid)
-    return Cells(x, tuple(posteriors), logits[..., 0])
+    return Cells(x, tuple(maps), logits[..., 0])
 
   def _level(self, level, x, train):
     x = unit(x.astype(jnp.float32))
@@ -203,6 +213,14 @@ class ImageHead(nn.Module):
     x = nn.relu(rows.reshape(*posteriors.shape[:-1], _NAME_WIDTH))
     return Dense(self.width, use_bias=False, name=f'join_{name}')(x)
 
+  def _joined(self, name, x):
+    x = nn.relu(Dense(_NAME_WIDTH, name=f'in_{name}')(x))
+    # From zero, so that a stage may begin where one without it has ended.
+    zeros = nn.initializers.zeros
+    return Dense(
+      self.width, use_bias=False, kernel_init=zeros, name=f'join_{name}'
+    )(x)
+
 
 class SentenceHead(nn.Module):
   """Where people look with a sentence: where the things are that it names.
@@ -212,6 +230,7 @@ class SentenceHead(nn.Module):
     head_dim: width of each.
     hidden: channels of the last layers.
     dropout: share of channels that are left out in training.
+    text_dropout: the same of the vectors of words and sentences.
     word_dropout: share of words that are left out in training.
   """
 
@@ -219,6 +238,7 @@ class SentenceHead(nn.Module):
   head_dim: int = 16
   hidden: int = 32
   dropout: float = 0.3
+  text_dropout: float = 0.3
   word_dropout: float = 0.2
 
   @nn.compact
@@ -231,29 +251,24 @@ class SentenceHead(nn.Module):
       train: whether channels and words are left out.
     """
     each = words.mask.shape[0] // cells.logits.shape[0]
-    features, logits = (
-      jnp.repeat(x, each, axis=0)
-      for x in (cells.features, cells.logits[..., None])
-    )
-    # Slopes of 10 and 20 for each grid and temperature.
-    named = 2 * len(cells.posteriors)
+    logits = cells.logits[..., None]
+    # Two slopes for each grid and temperature.
+    named = 2 * len(cells.named)
     both = jnp.concatenate([unit(words.context), _LOUDER * words.alone], -1)
-    both = dropped(self, both, self.dropout, train=train)
+    both = dropped(self, both, self.text_dropout, train=train)
     shares = self._importance(both, words.mask, named + self.heads, train)
     maps = self._by_name(cells, words, shares[..., :named])
-    maps.append(self._freely(features, both, shares[..., named:]))
+    maps.append(self._freely(cells.features, both, shares[..., named:]))
     maps = jnp.concatenate(maps, -1)
     sentence = dropped(
-      self, _LOUDER * words.sentence, self.dropout, train=train
+      self, _LOUDER * words.sentence, self.text_dropout, train=train
     )
     sentence = Dense(self.head_dim, name='sentence')(sentence)[:, None, None]
-    x = sum(
-      Dense(self.hidden, name=f'join_{name}')(part)
-      for name, part in (
-        *(('cells', features), ('maps', maps)),
-        *(('sentence', sentence), ('logits', logits)),
-      )
-    )
+    join = lambda name, x: Dense(self.hidden, name=f'join_{name}')(x)
+    # Once for an image, whatever the number of its sentences.
+    x = join('cells', cells.features) + join('logits', logits)
+    x, logits = (jnp.repeat(v, each, axis=0) for v in (x, logits))
+    x = x + join('maps', maps) + join('sentence', sentence)
     x = dropped(self, nn.relu(x), self.dropout, train=train)
     x = Dense(1, kernel_init=_small, name='out')(x)
     # The sentence also says how much each map counts.
@@ -278,18 +293,19 @@ class SentenceHead(nn.Module):
     return jax.nn.softmax(jnp.where(mask[..., None], x, FAR), axis=1)
 
   def _by_name(self, cells, words, shares):
-    count = len(cells.posteriors)
-    slopes = self.param(
-      'slope', lambda key: jnp.tile(jnp.array([10.0, 20]), count)
-    )
-    places = self.param(
-      'place', lambda key: jnp.tile(jnp.array([0.55, 0.75]), count)
+    starts = [_START if k.start else _CLASS_START for _, k in cells.named]
+    slopes, places = (
+      self.param(
+        name, lambda key, i=i: jnp.array([v for s in starts for v in s[i]])
+      )
+      for i, name in enumerate(('slope', 'place'))
     )
     maps = []
-    for i in range(2 * count):
-      alike = nn.sigmoid(slopes[i] * (words.likeness - places[i]))
+    for i in range(2 * len(cells.named)):
+      x, which = cells.named[i // 2]
+      likeness = words.likeness[..., which]
+      alike = nn.sigmoid(slopes[i] * (likeness - places[i]))
       alike = jnp.einsum('blk,bl->bk', alike, shares[..., i])
-      x = cells.posteriors[i // 2]
       alike = alike.reshape(x.shape[0], -1, alike.shape[-1])
       x = jnp.einsum('bhwk,brk->brhw', x, alike)
       x = contrasted(x.reshape(-1, *x.shape[2:], 1))
@@ -303,5 +319,7 @@ class SentenceHead(nn.Module):
     q = Dense(width, name='words_free')(both)
     q = q.reshape(*q.shape[:2], self.heads, self.head_dim)
     q = jnp.einsum('blnd,bln->bnd', q, shares)
-    x = jnp.einsum('bhwnd,bnd->bhwn', x, q) * self.head_dim**-0.5
+    q = q.reshape(x.shape[0], -1, *q.shape[1:])
+    x = jnp.einsum('bhwnd,brnd->brhwn', x, q) * self.head_dim**-0.5
+    x = x.reshape(-1, *x.shape[2:])
     return x - x.mean((1, 2), keepdims=True)

@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from salflax.models import base, class_names, grounding
-from salflax.models.backbones.efficientnet_lite import CLASSES
+from salflax.models import base, class_names, grounding, sights
+from salflax.models.backbones.efficientnet_lite import CLASSES, THINGS
 from salflax.models.layers import TextFeatures
 
 # Channels that each level is reduced to; of the image at half its size, too.
@@ -43,12 +43,14 @@ class Lite(base.Saliency):
     text: text encoder with sentence vectors of length 1, the one that made the
       vectors of `names`; None takes `TextFeatures`, or no text at all.
     size: (H, W) of the image, multiples of 32.
-    levels: taps of the backbone.
+    levels: taps of the backbone; 'things' among them adds colours and places.
     names: .npz of class names and vectors of another text encoder, as
       `class_names.load` reads it; '' for those of all-MiniLM-L6-v2.
     members: heads, trained apart, whose maps are averaged.
     width: channels of a cell.
+    free_maps: maps between words and cells that need no names.
     dropout: share of channels that are left out in training.
+    text_dropout: the same of the vectors of words and sentences.
     noise: deviation of what is added to the features in training.
     word_dropout: share of words that are left out in training.
     dtype: type of the backbone's computation; the heads are float32.
@@ -61,7 +63,9 @@ class Lite(base.Saliency):
   names: str = ''
   members: int = 1
   width: int = 96
+  free_maps: int = 4
   dropout: float = 0.3
+  text_dropout: float = 0.3
   noise: float = 0.2
   word_dropout: float = 0.2
   dtype: Any = jnp.float32
@@ -97,7 +101,10 @@ class Lite(base.Saliency):
       )
     names = self._names()
     text = self.text_features(tokens, token_mask)
-    words = None if text is None else _words(text, names.vectors)
+    words = None
+    if text is not None:
+      count = sum(len(v.names) for v in self._vocabularies())
+      words = _words(text, names.vectors, count)
     maps = [
       self._member(i, features, words, names.vectors, train)
       for i in range(self.members)
@@ -106,6 +113,10 @@ class Lite(base.Saliency):
 
   def _names(self) -> class_names.ClassNames:
     return class_names.load(self.names or class_names.NAMES_FILE)
+
+  def _vocabularies(self) -> list[class_names.ClassNames]:
+    more = [class_names.SIGHTS_FILE] if THINGS in self.levels else []
+    return [self._names(), *map(class_names.load, more)]
 
   def features(self, image, *, train: bool) -> dict:
     """Computes {level: [B, h, w, C]} of an image, or takes stored features."""
@@ -120,11 +131,18 @@ class Lite(base.Saliency):
       ValueError: for an image of another size than `size`.
     """
     fine = dict(super().encode_image(image, train=train))
-    coarse = self.backbone(halved(image), train=train)
+    without = {'things': False} if THINGS in self.levels else {}
+    coarse = self.backbone(halved(image), train=train, **without)
     fine['1/8'] = halved(fine['1/8'])
     fine['coarse/32'] = coarse['1/32']
     if CLASSES in coarse:
       fine[COARSE_CLASSES] = coarse[CLASSES]
+    if (things := fine.pop(THINGS, None)) is not None:
+      grid = things.shape[1:3]
+      colours = sights.colours(image * 128 + 127, image.shape[1] // grid[0])
+      places = jnp.broadcast_to(sights.places(grid), (things.shape[0], *grid, 5))
+      parts = [things, colours, places]
+      fine[grounding.SIGHTS] = jnp.concatenate(parts, -1)
     return fine
 
   def encode_text(self, tokens, token_mask=None) -> TextFeatures:
@@ -136,7 +154,7 @@ class Lite(base.Saliency):
       token_mask: bool [B, L], True for real word pieces; None means all are.
 
     Returns:
-      Words f32 [B, L, D + D + K] and sentences [B, D].
+      Words f32 [B, L, D + D + K] of all K names, and sentences [B, D].
 
     Raises:
       ValueError: if the network has no text encoder.
@@ -154,14 +172,15 @@ class Lite(base.Saliency):
     alone = alone.reshape(*tokens.shape, -1)
     names = self._names()
     _check_width(names.vectors, text.sentence)
-    alike = class_names.likeness(alone, names)
-    words = jnp.concatenate([text.tokens, alone, alike], -1)
+    alike = [class_names.likeness(alone, v) for v in self._vocabularies()]
+    words = jnp.concatenate([text.tokens, alone, *alike], -1)
     return TextFeatures(words, text.mask, text.sentence)
 
   def text_sources(self) -> tuple[Any, ...]:
     """Lists arrays that `encode_text` reads beside its text encoder."""
-    names = self._names()
-    return names.lemma_vectors, names.entries
+    return tuple(
+      x for v in self._vocabularies() for x in (v.lemma_vectors, v.entries)
+    )
 
   def _member(self, number, features, words, names, train) -> jax.Array:
     grid = features['1/16'].shape[1:3]
@@ -178,7 +197,9 @@ class Lite(base.Saliency):
     logits = cells.logits
     if words is not None:
       with_text = grounding.SentenceHead(
+        heads=self.free_maps,
         dropout=self.dropout,
+        text_dropout=self.text_dropout,
         word_dropout=self.word_dropout,
         name=f'sentence_{number}',
       )(cells, words, train=train)
@@ -189,12 +210,12 @@ class Lite(base.Saliency):
     return (jax.nn.softmax(rows, -1) * rows.shape[1]).reshape(logits.shape)
 
 
-def _words(text: TextFeatures, names: Any) -> grounding.Words:
-  classes, width = names.shape
+def _words(text: TextFeatures, names: Any, count: int) -> grounding.Words:
+  width = names.shape[1]
   _check_width(names, text.sentence)
-  if text.tokens.shape[-1] != 2 * width + classes:
+  if text.tokens.shape[-1] != 2 * width + count:
     raise ValueError(
-      f'Words have {text.tokens.shape[-1]} values, not {2 * width + classes}: '
+      f'Words have {text.tokens.shape[-1]} values, not {2 * width + count}: '
       'they are not text features of this network.'
     )
   words = text.tokens.astype(jnp.float32)

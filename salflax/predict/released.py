@@ -155,7 +155,7 @@ def _load_part(part: str, model: Any, path: pathlib.Path) -> dict[str, Any]:
   """Loads the tensors that a package has of one part of a network."""
   if part == 'text':
     return flat(bert.variables_of(pretrained.read(path), model.text))
-  return flat(network.load_backbone(path))
+  return flat(network.load_backbone(path, model.backbone))
 
 
 def _packages(

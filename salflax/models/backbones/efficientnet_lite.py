@@ -9,6 +9,7 @@ References:
 """
 
 import math
+import pathlib
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 
 from salflax.core import spec
 from salflax.models import layers
+from salflax.models.backbones import nanodet
 
 # Of each stage: blocks, kernel, stride, expansion, channels.
 STAGES = (
@@ -38,7 +40,8 @@ SCALES = {
 }
 # Index of the stage at whose end a tap stands.
 TAPS = {'1/2': 0, '1/4': 1, '1/8': 2, '1/16': 4, '1/32': 6}
-CLASSES = 'classes'
+CLASSES, THINGS = 'classes', 'things'
+DETECTOR_FILE = pathlib.Path(__file__).parent / 'nanodet.safetensors'
 NUM_CLASSES = 1000
 _EPSILON = 1e-3
 _STEM, _HEAD = 32, 1280
@@ -135,8 +138,9 @@ class EfficientNetLite(nn.Module):
 
   Attributes:
     variant: 'lite0' to 'lite4'.
-    taps: what comes out: '1/2' to '1/32', and 'classes', the logits of
-      ImageNet's 1000 classes at every 1/32 cell.
+    taps: what comes out: '1/2' to '1/32'; 'classes', the logits of ImageNet's
+      1000 classes at every 1/32 cell; 'things', what NanoDet, a network of its
+      own, detects at every 1/16 cell, scores of COCO's 80 kinds.
     dtype: type of the computation.
   """
 
@@ -146,13 +150,15 @@ class EfficientNetLite(nn.Module):
 
   @nn.compact
   def __call__(
-    self, image: jax.Array, *, train: bool = False
+    self, image: jax.Array, *, train: bool = False, things: bool = True
   ) -> dict[str, jax.Array]:
     """Computes {tap: [B, h, w, C]} of image [B, H, W, 3].
 
     Args:
-      image: RGB, (pixel - 127) / 128.
+      image: RGB, (pixel - 127) / 128; 'things' asks for sides that are
+        multiples of 32.
       train: has no effect, for batch normalisation is frozen.
+      things: whether the tap 'things' comes out, where it is one.
 
     Raises:
       ValueError: for an unknown variant or tap.
@@ -160,6 +166,8 @@ class EfficientNetLite(nn.Module):
     del train
     wanted = self._checked()
     features = {}
+    if wanted.pop(THINGS, None) is not None and things:
+      features[THINGS] = self._things(image)
     x = layers.Conv(
       _STEM,
       stride=2,
@@ -183,6 +191,16 @@ class EfficientNetLite(nn.Module):
     features[CLASSES] = layers.Dense(NUM_CLASSES, name='_fc')(x)
     return features
 
+  def _things(self, image):
+    size = image.shape[1:3]
+    found = nanodet.NanoDet(self.dtype, name='detector')(image * 128 + 127)
+    return nanodet.painted(found, size, (size[0] // 16, size[1] // 16))
+
+  @property
+  def packaged(self) -> tuple[pathlib.Path, ...]:
+    """Lists files of weights in this package that it needs, too."""
+    return (DETECTOR_FILE,) if THINGS in self.taps else ()
+
   def plan(self) -> list[list[tuple[int, int, int, int]]]:
     """Lists each stage's blocks: (channels, kernel, stride, expansion)."""
     width, depth = spec.lookup('variant', SCALES, self.variant)
@@ -199,6 +217,7 @@ class EfficientNetLite(nn.Module):
   def unused(self, scope: str = 'backbone') -> tuple[str, ...]:
     """Lists patterns of a published file's tensors that it does without."""
     wanted = self._checked()
+    wanted.pop(THINGS, None)
     if CLASSES in wanted:
       return ()
     counts = [len(blocks) for blocks in self.plan()]
@@ -208,8 +227,8 @@ class EfficientNetLite(nn.Module):
     return (rf'[^/]+/{scope}/({names})/.*',)
 
   def _checked(self) -> dict[str, int]:
-    names = {**TAPS, CLASSES: len(STAGES)}
-    if not self.taps:
+    names = {**TAPS, CLASSES: len(STAGES), THINGS: -1}
+    if not {*self.taps} - {THINGS}:
       raise ValueError('EfficientNet-Lite needs a tap, such as 1/16.')
     for tap in self.taps:
       spec.lookup('tap of EfficientNet-Lite', names, tap)
