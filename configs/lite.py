@@ -61,6 +61,7 @@ def get_config(arg=''):
     levels=LEVELS + THINGS * options.things,
     members=options.members,
     names='',
+    sight_names='',
     width=96,
     free_maps=2,
     dropout=0.3,

@@ -151,10 +151,10 @@ def read_metrics(folder: pathlib.Path) -> list[dict]:
   return rows
 
 
-def names_file(path):
-  """Writes ImageNet's class names with vectors of the tiny text encoder."""
-  vectors = np.random.default_rng(0).normal(size=(1000, DIM))
-  np.savez(path, names=np.array(['thing'] * 1000), vectors=vectors)
+def names_file(path, count=1000):
+  """Writes names, as of ImageNet's classes, with the tiny encoder's vectors."""
+  vectors = np.random.default_rng(0).normal(size=(count, DIM))
+  np.savez(path, names=np.array(['thing'] * count), vectors=vectors)
   return path
 
 

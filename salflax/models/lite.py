@@ -46,6 +46,7 @@ class Lite(base.Saliency):
     levels: taps of the backbone; 'things' among them adds colours and places.
     names: .npz of class names and vectors of another text encoder, as
       `class_names.load` reads it; '' for those of all-MiniLM-L6-v2.
+    sight_names: the same of things, colours and places.
     members: heads, trained apart, whose maps are averaged.
     width: channels of a cell.
     free_maps: maps between words and cells that need no names.
@@ -61,6 +62,7 @@ class Lite(base.Saliency):
   size: tuple[int, int] = (480, 640)
   levels: tuple[str, ...] = ('1/8', '1/16', '1/32', CLASSES)
   names: str = ''
+  sight_names: str = ''
   members: int = 1
   width: int = 96
   free_maps: int = 4
@@ -115,8 +117,10 @@ class Lite(base.Saliency):
     return class_names.load(self.names or class_names.NAMES_FILE)
 
   def _vocabularies(self) -> list[class_names.ClassNames]:
-    more = [class_names.SIGHTS_FILE] if THINGS in self.levels else []
-    return [self._names(), *map(class_names.load, more)]
+    if THINGS not in self.levels:
+      return [self._names()]
+    sights_file = self.sight_names or class_names.SIGHTS_FILE
+    return [self._names(), class_names.load(sights_file)]
 
   def features(self, image, *, train: bool) -> dict:
     """Computes {level: [B, h, w, C]} of an image, or takes stored features."""
@@ -140,7 +144,9 @@ class Lite(base.Saliency):
     if (things := fine.pop(THINGS, None)) is not None:
       grid = things.shape[1:3]
       colours = sights.colours(image * 128 + 127, image.shape[1] // grid[0])
-      places = jnp.broadcast_to(sights.places(grid), (things.shape[0], *grid, 5))
+      places = jnp.broadcast_to(
+        sights.places(grid), (things.shape[0], *grid, 5)
+      )
       parts = [things, colours, places]
       fine[grounding.SIGHTS] = jnp.concatenate(parts, -1)
     return fine
@@ -170,8 +176,8 @@ class Lite(base.Saliency):
     alone = jnp.stack([start, tokens, end], -1).reshape(-1, 3)
     alone = self.text(alone, jnp.ones(alone.shape, bool)).sentence
     alone = alone.reshape(*tokens.shape, -1)
-    names = self._names()
-    _check_width(names.vectors, text.sentence)
+    for vocabulary in self._vocabularies():
+      _check_width(vocabulary.vectors, text.sentence)
     alike = [class_names.likeness(alone, v) for v in self._vocabularies()]
     words = jnp.concatenate([text.tokens, alone, *alike], -1)
     return TextFeatures(words, text.mask, text.sentence)
@@ -231,5 +237,6 @@ def _check_width(names: Any, vectors: jax.Array) -> None:
   if vectors.shape[-1] != names.shape[1]:
     raise ValueError(
       f'Class names have vectors of {names.shape[1]} values, sentences of '
-      f'{vectors.shape[-1]}. Use all-MiniLM-L6-v2, or set `names`.'
+      f'{vectors.shape[-1]}. Use all-MiniLM-L6-v2, or set `names` and '
+      '`sight_names`.'
     )

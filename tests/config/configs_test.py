@@ -97,7 +97,9 @@ def without_weights(config, bert, vgg):
   for record in (node['model'], *(node[s]['model'] for s in node['stages'])):
     record.pop('weights', None)
     if record.get('name') == 'lite':
-      record['names'] = str(tiny.names_file(bert.parent / 'names.npz'))
+      for key, count in (('names', 1000), ('sight_names', 96)):
+        path = tiny.names_file(bert.parent / f'{key}.npz', count)
+        record[key] = str(path)
     if 'backbone' in record:
       record['backbone'].pop('weights', None)
     if record.get('text', {}).get('name', 'none') != 'none':

@@ -113,7 +113,9 @@ def test_a_word_is_where_the_classes_are_that_it_names():
     logits[(0, *cell, names.names.index(name))] = 12
   posteriors = jax.nn.softmax(jnp.asarray(logits))
   cells = grounding.Cells(
-    jnp.zeros((1, 4, 6, 8)), (posteriors,), jnp.zeros((1, 4, 6))
+    jnp.zeros((1, 4, 6, 8)),
+    ((posteriors, slice(1000)),),
+    jnp.zeros((1, 4, 6)),
   )
   head = grounding.SentenceHead()
   key = jax.random.key(0)
@@ -127,6 +129,43 @@ def test_a_word_is_where_the_classes_are_that_it_names():
     variables = head.init(key, *args, train=False)
     x = np.asarray(head.apply(variables, *args, train=False))[0]
     assert np.unravel_index(x.argmax(), x.shape) == cell, name
+
+
+@pytest.mark.parametrize('word', ['umbrella', 'red', 'left'])
+def test_a_word_is_where_the_thing_colour_or_place_is_that_it_names(word):
+  names = class_names.load(class_names.SIGHTS_FILE)
+  number = names.names.index(word)
+  x = np.random.default_rng(0).uniform(0, 0.1, (1, 4, 6, len(names.names)))
+  x[0, 1, 2, number] = 1
+  cells = grounding.Cells(
+    jnp.zeros((1, 4, 6, 8)),
+    ((jnp.asarray(x, jnp.float32), slice(1000, None)),),
+    jnp.zeros((1, 4, 6)),
+  )
+  vector = jnp.asarray(names.vectors[number])[None]
+  alike = class_names.likeness(vector[None], names)
+  alike = jnp.concatenate([jnp.zeros((1, 1, 1000)), alike], -1)
+  words = grounding.Words(
+    vector[None], vector[None], jnp.ones((1, 1), bool), vector, alike
+  )
+  head = grounding.SentenceHead()
+  variables = head.init(jax.random.key(0), cells, words, train=False)
+  y = np.asarray(head.apply(variables, cells, words, train=False))[0]
+  assert np.unravel_index(y.argmax(), y.shape) == (1, 2)
+
+
+def test_things_colours_and_places_are_a_level_of_their_own():
+  taps = ('1/8', '1/16', '1/32', 'classes', 'things')
+  network = lite.Lite(EfficientNetLite(taps=taps), size=SIZE, levels=taps)
+  image = jax.ShapeDtypeStruct((2, *SIZE, 3), jnp.float32)
+  shapes, _ = jax.eval_shape(
+    lambda x: network.init_with_output(
+      jax.random.key(0), x, method='encode_image'
+    ),
+    image,
+  )
+  levels = {k: v.shape[1:] for k, v in shapes.items()}
+  assert levels == LEVELS | {'sights': (4, 6, 96)}
 
 
 def test_training_leaves_channels_out_and_reaches_every_parameter():

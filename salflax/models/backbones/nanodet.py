@@ -19,8 +19,9 @@ from salflax.models import layers
 KINDS = 80
 # Distances from a cell to the sides of its box: shares of 0 to 10 strides.
 _BINS = 11
-_MEAN = np.float32((103.53, 116.28, 123.675))  # of blue, green, red
-_DEVIATION = np.float32((57.375, 57.12, 58.395))
+# Of blue, green and red.
+_MEAN = np.float32([[[[103.53, 116.28, 123.675]]]])
+_DEVIATION = np.float32([[[[57.375, 57.12, 58.395]]]])
 # Channels, stride and pairs of inner convolutions of each stage.
 _STAGES = ((32, 1, 1), (64, 2, 2), (128, 2, 2), (256, 2, 3))
 _WIDTH = 128
@@ -107,8 +108,8 @@ class NanoDet(nn.Module):
     left, top, right, bottom = jnp.moveaxis(
       shares @ np.arange(_BINS, dtype=np.float32), -1, 0
     )
-    y = (np.arange(height, dtype=np.float32) + 0.5)[:, None]
-    x = np.arange(width, dtype=np.float32) + 0.5
+    y = (np.arange(height, dtype=np.float32) + 0.5)[None, :, None]
+    x = (np.arange(width, dtype=np.float32) + 0.5)[None, None]
     boxes = jnp.stack([y - top, x - left, y + bottom, x + right], -1)
     return (
       nn.sigmoid(scores).reshape(batch, -1, KINDS),
@@ -131,19 +132,20 @@ def painted(
     size: (H, W) of the images.
     grid: (h, w) of the map; each cell takes the share that a box covers of it.
     boxes: number of boxes with the highest scores that are painted.
-    at_once: boxes in memory at once; it divides `boxes`.
+    at_once: boxes in memory at once.
 
   Returns:
     f32 [B, h, w, 80], in [0, 1].
   """
+  boxes = min(boxes, found.scores.shape[1])
   _, best = jax.lax.top_k(found.scores.max(-1), boxes)
   scores, corners = (jnp.take_along_axis(x, best[..., None], 1) for x in found)
   low, high = corners[..., :2], corners[..., 2:]
   shares = []
   for axis, (side, cells) in enumerate(zip(size, grid)):
-    edges = np.linspace(0, side, cells + 1, dtype=np.float32)
-    covered = jnp.minimum(edges[1:], high[..., axis, None]) - jnp.maximum(
-      edges[:-1], low[..., axis, None]
+    edges = np.linspace(0, side, cells + 1, dtype=np.float32)[None, None]
+    covered = jnp.minimum(edges[..., 1:], high[..., axis, None]) - jnp.maximum(
+      edges[..., :-1], low[..., axis, None]
     )
     shares.append(jnp.clip(covered * (cells / side), 0, 1))
   rows, columns = shares
