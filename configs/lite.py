@@ -26,8 +26,8 @@ def get_config(arg=''):
   Args:
     arg: options: variant=lite0|lite1|lite2; things=whether NanoDet looks, too,
       and colours and places have names; members=heads whose maps are averaged;
-      free=data of the first stage; named=of the second, sentences by
-      launch/named_things.py, '' for none; init=run of these two to start from
+      free=data of the first stage; named=data of a second, made by
+      launch/named_things.py; init=run of free viewing to start from
       instead; split=published|all|fold0..fold4, the images of SJTU-TIS to
       train on and to report; loss=of the last stage; seed.
   """
@@ -38,7 +38,7 @@ def get_config(arg=''):
       things=True,
       members=1,
       free='salicon2017',
-      named='folder:named',
+      named='',
       init='',
       split='published',
       loss='10*kld + 2*cc + nss + 4*difference + 0.5*sentence',
