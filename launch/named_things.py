@@ -25,7 +25,7 @@ from PIL import Image
 from salflax import data
 from salflax.config import resolve
 from salflax.data import batches, pp
-from salflax.models import sights
+from salflax.models import class_names, sights
 from salflax.models.backbones import efficientnet_lite, nanodet
 from salflax.models.weights import pretrained
 
@@ -98,7 +98,7 @@ class Speaker:
   """
 
   def __init__(self, rng: np.random.Generator):
-    path = pathlib.Path(__file__).with_name('sight_names.toml')
+    path = class_names.SIGHTS_FILE.with_suffix('.toml')
     self.words = tomllib.loads(path.read_text())['things']
     self.kinds, self.rng = [*self.words], rng
 

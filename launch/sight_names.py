@@ -1,11 +1,12 @@
-"""Makes `models/sight_names.npz` of sight_names.toml: words and their vectors.
+"""Makes `models/sight_names.npz`: words of things, colours, places; vectors.
+
+Reads sight_names.toml beside it.
 
     python launch/sight_names.py
 
 Vectors are all-MiniLM-L6-v2's, as those of ImageNet's class names.
 """
 
-import pathlib
 import tomllib
 
 import imagenet_names
@@ -17,7 +18,7 @@ from salflax.models import class_names
 
 def main() -> None:
   """Writes the file."""
-  path = pathlib.Path(__file__).with_suffix('.toml')
+  path = class_names.SIGHTS_FILE.with_suffix('.toml')
   parts = tomllib.loads(path.read_text())
   # An orange is a fruit and a colour.
   names = [name for part in parts.values() for name in part]
