@@ -11,7 +11,7 @@ docs/results/lite.md has its results, and the commands of its folds.
 
 from configs import common
 
-SIZE = (480, 640)
+SIZE, SCALE = (480, 640), 8
 LEVELS, THINGS = ('1/8', '1/16', '1/32', 'classes'), ('things',)
 # Of SJTU-TIS: to train on, to watch, to report.
 SPLITS = {f'fold{i}': (f'not_fold{i}', 'val', f'fold{i}') for i in range(5)} | {
@@ -68,11 +68,12 @@ def get_config(arg=''):
     text_dropout=0.6,
     noise=0.2,
     word_dropout=0.2,
+    train_scale=SCALE,
   )
   frame = f'resize_pad({SIZE[0]}, {SIZE[1]})'
   rows = dict(
     # Maps as coarse as the heads see the image; the flip knows left and right.
-    pp=f'{frame}|rasterize|shrink(8)|flip(0.5)|normalize("lite")',
+    pp=f'{frame}|rasterize|shrink({SCALE})|flip(0.5)|normalize("lite")',
     eval_pp=f'{frame}|rasterize|normalize("lite")',
     optimizer='adamw(decay=0.05)',
     schedule='cosine(warmup=0.1)',

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from salflax.models import base, class_names, grounding, sights
+from salflax.models import base, class_names, grounding, layers, sights
 from salflax.models.backbones.efficientnet_lite import CLASSES, THINGS
 from salflax.models.layers import TextFeatures
 
@@ -54,6 +54,8 @@ class Lite(base.Saliency):
     text_dropout: the same of the vectors of words and sentences.
     noise: deviation of what is added to the features in training.
     word_dropout: share of words that are left out in training.
+    train_scale: maps are smaller by this factor in training, as those of
+      `shrink` in a pp string are: whole ones take two thirds of a step.
     dtype: type of the backbone's computation; the heads are float32.
   """
 
@@ -70,6 +72,7 @@ class Lite(base.Saliency):
   text_dropout: float = 0.3
   noise: float = 0.2
   word_dropout: float = 0.2
+  train_scale: int = 1
   dtype: Any = jnp.float32
 
   # An image may have several sentences: R rows of tokens for B images.
@@ -111,7 +114,10 @@ class Lite(base.Saliency):
       self._member(i, features, words, names.vectors, train)
       for i in range(self.members)
     ]
-    return self.enlarged(sum(maps)[..., None] / self.members)
+    scale = self.train_scale if train else 1
+    size = tuple(side // scale for side in self.size)
+    x = sum(maps)[..., None] / self.members
+    return layers.resized(x.astype(jnp.float32), size)[..., 0]
 
   def _names(self) -> class_names.ClassNames:
     return class_names.load(self.names or class_names.NAMES_FILE)
