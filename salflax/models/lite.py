@@ -54,8 +54,8 @@ class Lite(base.Saliency):
     text_dropout: the same of the vectors of words and sentences.
     noise: deviation of what is added to the features in training.
     word_dropout: share of words that are left out in training.
-    train_scale: maps are smaller by this factor in training, as those of
-      `shrink` in a pp string are: whole ones take two thirds of a step.
+    train_scale: maps are smaller by this factor in training, as the targets of
+      `shrink` in a pp string are; the losses are the same.
     dtype: type of the backbone's computation; the heads are float32.
   """
 

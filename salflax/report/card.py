@@ -157,4 +157,6 @@ def _weights(model: Mapping[str, Any]) -> dict[str, str]:
     if weights := str(model[part].get('weights', '')):
       licences = [v for k, v in WEIGHTS.items() if k in weights.lower()]
       result[weights] = (licences or ["its publisher's"])[0]
+  if 'things' in model.get('levels', ()):
+    result['NanoDet, of salflax; trained on COCO'] = 'Apache-2.0'
   return result
