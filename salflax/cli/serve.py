@@ -58,7 +58,10 @@ def execute(options: Any) -> int:
 
   listening = server.listen(options.host, options.port)
   with listening:
-    predictor = Predictor.load(options.run or '', stage=options.stage)
+    if options.run:
+      predictor = Predictor.load(options.run, stage=options.stage)
+    else:
+      predictor = Predictor.load()
     pixels = round(options.max_megapixels * 1e6)
     model = pathlib.Path(options.run or 'salflax-lite').resolve().name
     application = app.make(
