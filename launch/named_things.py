@@ -33,10 +33,6 @@ SIZE, CELL = (480, 640), 8
 SLOTS = ('whole', 'all', 'non_salient', 'salient')
 # A box that others of its kind cover by half is the same thing.
 LEAST, OVERLAP, MOST = 0.38, 0.5, 60
-COLOURS = (
-  *('black', 'white', 'gray', 'red', 'orange', 'brown', 'yellow', 'green'),
-  *('blue', 'purple', 'pink'),
-)
 PERSON = (
   *('man', 'woman', 'person', 'boy', 'girl', 'guy', 'lady', 'child', 'kid'),
   *('young man', 'little girl', 'player', 'pedestrian', 'tourist'),
@@ -90,6 +86,12 @@ def a(noun: str) -> str:
   return f'{"an" if noun[0] in "aeiou" else "a"} {noun}'
 
 
+def read_names() -> dict[str, dict[str, list[str]]]:
+  """Reads the names of things, colours and places, and other words for each."""
+  path = class_names.SIGHTS_FILE.with_suffix('.toml')
+  return tomllib.loads(path.read_text())
+
+
 class Speaker:
   """Says what there is, in other words each time.
 
@@ -98,9 +100,8 @@ class Speaker:
   """
 
   def __init__(self, rng: np.random.Generator):
-    path = class_names.SIGHTS_FILE.with_suffix('.toml')
-    self.words = tomllib.loads(path.read_text())['things']
-    self.kinds, self.rng = [*self.words], rng
+    self.words = read_names()['things']
+    self.rng = rng
 
   def pick(self, *options: str) -> str:
     """Draws one of several."""
@@ -243,28 +244,30 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
   return float(both / (areas - both))
 
 
-def _colour(cells: np.ndarray, thing: str, box: np.ndarray) -> str:
+def _colour(cells, thing: str, box: np.ndarray, names: list[str]) -> str:
   """Names the colour of more than half of a box's middle, or of a torso."""
   top, left, bottom, right = box / 16
   height, width = bottom - top, right - left
   low, high = (0.2, 0.5) if thing == 'person' else (0.25, 0.75)
   rows = slice(int(top + low * height), int(top + high * height) + 1)
   columns = slice(int(left + width / 4), int(right - width / 4) + 1)
-  shares = cells[rows, columns].reshape(-1, len(COLOURS))
+  shares = cells[rows, columns].reshape(-1, len(names))
   if not len(shares) or shares.mean(0).max() < 0.5:
     return ''
-  return COLOURS[shares.mean(0).argmax()]
+  return names[shares.mean(0).argmax()]
 
 
-def make_detector(kinds: list[str]) -> Callable[[np.ndarray], list[Thing]]:
+def make_detector() -> Callable[[np.ndarray], list[Thing]]:
   """Makes a function from a frame u8 [480, 640, 3] to the things in it."""
+  names = read_names()
+  kinds, colours = [*names['things']], [*names['colours']]
   state = pretrained.read(efficientnet_lite.DETECTOR_FILE)
   params = pretrained.convert(state)['params']['detector']
 
   @jax.jit
   def look(frame):
-    found = nanodet.NanoDet().apply({'params': params}, frame)
-    return *found, sights.colours(frame, 16)
+    detections = nanodet.NanoDet().apply({'params': params}, frame)
+    return *detections, sights.colours(frame, 16)
 
   def detect(frame):
     frame = frame[None].astype(np.float32)
@@ -275,7 +278,7 @@ def make_detector(kinds: list[str]) -> Callable[[np.ndarray], list[Thing]]:
       name, box = kinds[kind[i]], boxes[cell[i]]
       same = (t.box for t in things if t.kind == name)
       if len(things) < MOST and all(overlap(box, b) < OVERLAP for b in same):
-        things.append(Thing(name, box, _colour(cells, name, box)))
+        things.append(Thing(name, box, _colour(cells, name, box, colours)))
     return things
 
   return detect
@@ -309,7 +312,7 @@ def write(out: pathlib.Path, names: list[str]) -> int:
   """Writes a folder for `salflax prepare`; returns the number of sentences."""
   frame = pp.make(f'resize_pad({SIZE[0]}, {SIZE[1]})|rasterize|shrink({CELL})')
   speaker = Speaker(np.random.default_rng(0))
-  detect, rows = make_detector(speaker.kinds), []
+  detect, rows = make_detector(), []
   for part in ('images', 'maps'):
     (out / part).mkdir(parents=True)
   for name in names:

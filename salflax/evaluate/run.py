@@ -80,9 +80,7 @@ def run(
   threads: int | None = None,
   progress: bool = False,
 ) -> Outcome:
-  """Scores a predictor, and on the same images what it must pass.
-
-  Every host has all of the outcome.
+  """Scores a predictor, and what it must pass; every host has the outcome.
 
   Args:
     predictor: anything with `predict(pairs) -> maps`: see `scorer.maps_of`.
@@ -117,10 +115,10 @@ def run(
       predictor, scorer, threads=threads, progress=name if progress else ''
     )
 
-  kept = (
-    map_folder.Keep(predictor, keep, threads=threads) if keep else predictor
-  )
-  rows, labels = {'model': score(kept, source, label)}, dict(SENTENCES)
+  scored = predictor
+  if keep:
+    scored = map_folder.Keep(predictor, keep, threads=threads)
+  rows, labels = {'model': score(scored, source, label)}, dict(SENTENCES)
   if controls:
     others_too, too_few = _controls(predictor, source, whole, prior, seed)
     notes += too_few

@@ -40,7 +40,7 @@ def colours(image: jax.Array, cell: int) -> jax.Array:
   hued, reddish = ~dark & (pale > 0.3), ~between(14, 345)
   orange = between(14, 42)
   brown = orange & (most < 0.6)
-  found = [
+  marked = [
     dark,
     ~dark & grey & (most > 0.75),
     ~dark & grey & (most <= 0.75),
@@ -53,7 +53,7 @@ def colours(image: jax.Array, cell: int) -> jax.Array:
     hued & between(262, 300),
     hued & ((reddish & (pale < 0.65)) | between(300, 345)),
   ]
-  x = jnp.stack(found, -1).astype(jnp.float32)
+  x = jnp.stack(marked, -1).astype(jnp.float32)
   batch, height, width, count = x.shape
   side = cell // 2
   x = x.reshape(batch, height // side, side, width // side, side, count)

@@ -161,9 +161,7 @@ def store_taps(
   batch_size: int,
   keep_image: bool = False,
 ) -> Finish:
-  """Computes the backbone's features of every image, once for all rows.
-
-  Makes the step that adds them to an example.
+  """Computes every image's features; makes the step that adds them to a row.
 
   Where the pp string may mirror an image, the mirrored one's are stored too.
   A file is named by the image's pixels: other splits, folds and runs with

@@ -193,8 +193,8 @@ class EfficientNetLite(nn.Module):
 
   def _things(self, image):
     size = image.shape[1:3]
-    found = nanodet.NanoDet(self.dtype, name='detector')(image * 128 + 127)
-    return nanodet.painted(found, size, (size[0] // 16, size[1] // 16))
+    detections = nanodet.NanoDet(self.dtype, name='detector')(image * 128 + 127)
+    return nanodet.painted(detections, size, (size[0] // 16, size[1] // 16))
 
   @property
   def packaged(self) -> tuple[pathlib.Path, ...]:

@@ -65,8 +65,8 @@ class NanoDet(nn.Module):
     """
     x = (image[..., ::-1] - _MEAN) / _DEVIATION
     levels = self._features(x.astype(self.dtype))
-    found = [self._head(x, 8 * 2**i, 28 + 2 * i) for i, x in enumerate(levels)]
-    return Detections(*(jnp.concatenate(x, 1) for x in zip(*found)))
+    grids = [self._head(x, 8 * 2**i, 28 + 2 * i) for i, x in enumerate(levels)]
+    return Detections(*(jnp.concatenate(x, 1) for x in zip(*grids)))
 
   def _conv(self, x, number, features, size=3, stride=1):
     conv = layers.Conv(features, size, stride, name=f'conv_{number}')
@@ -118,7 +118,7 @@ class NanoDet(nn.Module):
 
 
 def painted(
-  found: Detections,
+  detections: Detections,
   size: tuple[int, int],
   grid: tuple[int, int],
   *,
@@ -128,7 +128,7 @@ def painted(
   """Paints boxes: the largest score of a kind over the boxes at each cell.
 
   Args:
-    found: detections in B images.
+    detections: those in B images.
     size: (H, W) of the images.
     grid: (h, w) of the map; each cell takes the share that a box covers of it.
     boxes: number of boxes with the highest scores that are painted.
@@ -137,9 +137,11 @@ def painted(
   Returns:
     f32 [B, h, w, 80], in [0, 1].
   """
-  boxes = min(boxes, found.scores.shape[1])
-  _, best = jax.lax.top_k(found.scores.max(-1), boxes)
-  scores, corners = (jnp.take_along_axis(x, best[..., None], 1) for x in found)
+  boxes = min(boxes, detections.scores.shape[1])
+  _, best = jax.lax.top_k(detections.scores.max(-1), boxes)
+  scores, corners = (
+    jnp.take_along_axis(x, best[..., None], 1) for x in detections
+  )
   low, high = corners[..., :2], corners[..., 2:]
   shares = []
   for axis, (side, cells) in enumerate(zip(size, grid)):
