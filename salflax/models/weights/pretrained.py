@@ -37,6 +37,16 @@ STATISTICS = {'running_mean': 'mean', 'running_var': 'var'}
 MAX_NAMED = 8
 _LARGEST = float(np.finfo(np.float32).max)
 
+# What a state dict is, by the name of a tensor only that network has.
+_FAMILIES = (
+  ('TranSalNet', r'encoder\.encoder\.\d+\..*'),
+  ('BLIP', r'(text_encoder|vision_model|visual_encoder)\..*'),
+  ('BERT', r'(.*\.)?encoder\.layer\.0\.attention\.self\.query\.weight'),
+  ('ResNet', r'(.*\.)?layer1\.0\.conv1\.weight'),
+  ('VGG', r'(.*\.)?features\.\d+\.weight'),
+  ('EfficientNet', r'(_conv_stem|stem|_blocks|blocks)\..*'),
+)
+
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Reads the tensors of a weight file under the names stored in it.
@@ -166,6 +176,23 @@ def _convert_one(
   return 'params', (*scopes, leaf), x
 
 
+def family(names: Iterable[str]) -> str:
+  """Names the published network that has tensors of these names, or ''.
+
+  Args:
+    names: PyTorch names, or paths of converted variables.
+  """
+  dotted = [re.sub(r'_(?=\d)', '.', n).replace('/', '.') for n in names]
+  dotted = [
+    re.sub(r'^(params|batch_stats)\.', '', n).replace('kernel', 'weight')
+    for n in dotted
+  ]
+  for label, pattern in _FAMILIES:
+    if any(re.fullmatch(pattern, n) for n in dotted):
+      return label
+  return ''
+
+
 def merge(
   initialised: Mapping[str, Any],
   loaded: Mapping[str, Any],
@@ -252,6 +279,12 @@ def _check(have, got, want: set[str], offered: set[str], source: str) -> None:
   if not (missing or extra or shapes or unfit):
     return
   lines = [f'{source} does not fit the network.']
+  offer, asked = family(offered), family(want)
+  if offer != asked and offer:
+    lines.append(
+      f'The file looks like {offer}'
+      + (f', the network is {asked}.' if asked else '.')
+    )
   if missing:
     lines.append(_listed('Missing from the file', sorted(missing), extra))
   if extra:
