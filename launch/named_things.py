@@ -12,6 +12,7 @@ a sentence in each of the four conditions with text, which mean nothing here.
 import csv
 import pathlib
 import re
+import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -343,5 +344,22 @@ def write(out: pathlib.Path, names: list[str]) -> int:
   return sum(bool(text) for *_, text in rows)
 
 
+def main(folder: str = '', *names: str) -> None:
+  """Writes the folder whole, or not at all."""
+  out = pathlib.Path(folder)
+  if not names:
+    sys.exit(__doc__)
+  if out.exists():
+    sys.exit(f'{out} is there already: delete it, or name another folder.')
+  part = out.with_name(f'.{out.name}.part')
+  shutil.rmtree(part, ignore_errors=True)
+  try:
+    number = write(part, list(names))
+  except (OSError, ValueError) as e:
+    sys.exit(str(e))
+  part.rename(out)
+  print(f'{number} sentences in {out}')
+
+
 if __name__ == '__main__':
-  print(write(pathlib.Path(sys.argv[1]), sys.argv[2:]), 'sentences')
+  main(*sys.argv[1:])

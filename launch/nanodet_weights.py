@@ -14,6 +14,7 @@ import sys
 import numpy as np
 from safetensors import numpy as safetensors
 
+from salflax.core import files
 from salflax.models.backbones import efficientnet_lite
 
 _TYPES = {'float16': '<f2', 'float32': '<f4', 'int32': '<i4', 'bool': '?'}
@@ -60,6 +61,7 @@ def convert(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 if __name__ == '__main__':
-  safetensors.save_file(
-    convert(pathlib.Path(sys.argv[1])), efficientnet_lite.DETECTOR_FILE
-  )
+  if len(sys.argv) != 2:
+    sys.exit(__doc__)
+  with files.replacing(efficientnet_lite.DETECTOR_FILE) as out:
+    safetensors.save_file(convert(pathlib.Path(sys.argv[1])), out)

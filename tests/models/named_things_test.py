@@ -76,3 +76,16 @@ def test_boxes_overlap_by_their_union():
   assert things_lib.overlap(one, one) == 1
   assert things_lib.overlap(one, one + 10) == 0
   assert things_lib.overlap(one, one + [0, 5, 0, 5]) == pytest.approx(1 / 3)
+
+
+def test_what_cannot_be_written_is_said(tmp_path, monkeypatch):
+  monkeypatch.setenv('SALFLAX_DATA', str(tmp_path / 'none'))
+  for arguments, message in (
+    ((), 'salflax prepare'),
+    ((str(tmp_path), 'osie'), 'is there already'),
+    ((str(tmp_path / 'out'), 'osei'), 'osie'),
+    ((str(tmp_path / 'out'), 'osie'), 'not prepared'),
+  ):
+    with pytest.raises(SystemExit, match=message):
+      things_lib.main(*arguments)
+  assert not (tmp_path / 'out').exists()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from launch import nanodet_weights
 from salflax.models.backbones import efficientnet_lite, nanodet
 from salflax.models.backbones.efficientnet_lite import EfficientNetLite
 from salflax.models.weights import pretrained
@@ -24,6 +25,13 @@ def test_the_file_is_the_whole_network(params):
   )['params']
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
   assert sum(x.size for x in jax.tree.leaves(params)) == 3_786_068
+
+
+@pytest.mark.data
+def test_the_file_is_what_was_published(shared, params):
+  path = shared / 'weights' / 'nanodet' / 'nanodet.json'
+  theirs = pretrained.convert(nanodet_weights.convert(path))['params']
+  jax.tree.map(np.testing.assert_array_equal, theirs['detector'], params)
 
 
 @pytest.mark.data
