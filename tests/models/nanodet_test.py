@@ -72,9 +72,7 @@ def _found(*things):
 
 def test_a_box_is_painted_where_it_lies():
   found = _found((3, 0.5, (0, 0, 32, 16)), (7, 0.9, (40, 16, 48, 200)))
-  x = np.asarray(nanodet.painted(found, (64, 64), (4, 4), boxes=4, at_once=2))[
-    0
-  ]
+  x = np.asarray(nanodet.painted(found, (64, 64), (4, 4), boxes=4))[0]
   np.testing.assert_allclose(x[..., 3], [[0.5, 0, 0, 0]] * 2 + [[0] * 4] * 2)
   # Half a cell high, and beyond the image on the right.
   np.testing.assert_allclose(x[2, :, 7], [0, 0.45, 0.45, 0.45], atol=1e-6)
@@ -84,7 +82,7 @@ def test_a_box_is_painted_where_it_lies():
 def test_of_two_boxes_the_higher_score_counts():
   low, high = (1, 0.3, (0, 0, 64, 64)), (1, 0.8, (0, 0, 16, 16))
   for things in ((low, high), (high, low)):
-    x = nanodet.painted(_found(*things), (64, 64), (4, 4), boxes=8, at_once=4)
+    x = nanodet.painted(_found(*things), (64, 64), (4, 4), boxes=8)
     expected = np.full((4, 4), 0.3)
     expected[0, 0] = 0.8
     np.testing.assert_allclose(x[0, ..., 1], expected, atol=1e-6)

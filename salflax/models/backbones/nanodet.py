@@ -123,7 +123,6 @@ def painted(
   grid: tuple[int, int],
   *,
   boxes: int = 256,
-  at_once: int = 32,
 ) -> jax.Array:
   """Paints boxes: the largest score of a kind over the boxes at each cell.
 
@@ -132,7 +131,6 @@ def painted(
     size: (H, W) of the images.
     grid: (h, w) of the map; each cell takes the share that a box covers of it.
     boxes: number of boxes with the highest scores that are painted.
-    at_once: boxes in memory at once.
 
   Returns:
     f32 [B, h, w, 80], in [0, 1].
@@ -151,10 +149,19 @@ def painted(
     )
     shares.append(jnp.clip(covered * (cells / side), 0, 1))
   rows, columns = shares
-  out = jnp.zeros((scores.shape[0], *grid, KINDS))
-  for i in range(0, boxes, at_once):
-    part = slice(i, i + at_once)
-    covered = rows[:, part, :, None] * columns[:, part, None]
-    painted = covered[..., None] * scores[:, part, None, None]
-    out = jnp.maximum(out, painted.max(1))
-  return out
+  covered = rows[..., None] * columns[:, :, None]
+  batch = scores.shape[0]
+
+  # Box by box, with the cells last: all at once takes four times as long.
+  def paint(out, box):
+    score, cells = box
+    return jnp.maximum(out, score[..., None] * cells[:, None]), None
+
+  out, _ = jax.lax.scan(
+    paint,
+    jnp.zeros((batch, KINDS, grid[0] * grid[1])),
+    [
+      jnp.moveaxis(x, 1, 0) for x in (scores, covered.reshape(batch, boxes, -1))
+    ],
+  )
+  return jnp.moveaxis(out, 1, 2).reshape(batch, *grid, KINDS)
