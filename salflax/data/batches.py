@@ -7,6 +7,7 @@ not on workers, nor on how many processes share the batch.
 
 import collections
 import concurrent.futures
+import contextlib
 import operator
 import os
 import zlib
@@ -154,13 +155,21 @@ def map_ahead(
   items: Iterable[Any],
   *,
   threads: int | None = None,
+  pool: concurrent.futures.Executor | None = None,
 ) -> Iterator[Any]:
   """Yields function(item) in order, computed ahead in threads.
 
   Items are taken no faster than results: four a thread wait at most.
+
+  Args:
+    function: computes one.
+    items: what it computes them from.
+    threads: number of threads, by default one per processor.
+    pool: as many workers as `threads` that compute in their place; stays open.
   """
   waiting, threads = collections.deque(), threads or os.cpu_count() or 1
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+  threads_here = concurrent.futures.ThreadPoolExecutor
+  with contextlib.nullcontext(pool) if pool else threads_here(threads) as pool:
     try:
       for item in items:
         waiting.append(pool.submit(function, item))

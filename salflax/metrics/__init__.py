@@ -58,6 +58,14 @@ class BoundMetric(NamedTuple):
   higher_is_better: bool
   text: str
 
+  def __reduce__(self):
+    # Another process binds it again: options make a function of its own.
+    return _again, (self.text,)
+
+
+def _again(text: str) -> BoundMetric:
+  return bind_metrics(text)[0]
+
 
 _AT = ('fixations',)
 _MAP = ('saliency',)
