@@ -228,6 +228,20 @@ def write_json(path: str | os.PathLike, tree: Any) -> None:
   write_text(path, text + '\n')
 
 
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  """Makes a dict of pairs, as `json.loads` asks its `object_pairs_hook` to.
+
+  Raises:
+    ValueError: a key stands twice; the first value would be lost.
+  """
+  result = {}
+  for key, value in pairs:
+    if key in result:
+      raise ValueError(f'{key!r:.100} stands twice in an object')
+    result[key] = value
+  return result
+
+
 def read_json(path: str | os.PathLike, *, kind: type = dict) -> Any:
   """Reads a JSON file.
 
@@ -236,11 +250,13 @@ def read_json(path: str | os.PathLike, *, kind: type = dict) -> Any:
     kind: type of the whole: dict or list.
 
   Raises:
-    ValueError: with the file's name: it is no JSON, or of another kind.
+    ValueError: with the file's name: it is no JSON, a key stands twice in an
+      object, or it is of another kind.
     OSError: it cannot be read.
   """
   try:
-    tree = json.loads(paths.path(path).read_text(encoding='utf-8-sig'))
+    text = paths.path(path).read_text(encoding='utf-8-sig')
+    tree = json.loads(text, object_pairs_hook=once)
   except (ValueError, RecursionError) as e:
     raise ValueError(f'{path}: not JSON ({e}).') from e
   if not isinstance(tree, kind):

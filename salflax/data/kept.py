@@ -4,9 +4,11 @@ What a pp string does before its first random op comes out the same in every
 epoch: decoding and resizing, most of the time of a row.
 """
 
+import contextlib
 import functools
 import operator
 import os
+import pathlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,13 +22,23 @@ from salflax.data import batches, frames
 MOST_BYTES, SHARE = 2 * 2**30, 1 / 8
 
 
+# What a container may take at most, under both kinds of control groups.
+LIMITS = (
+  '/sys/fs/cgroup/memory.max',
+  '/sys/fs/cgroup/memory/memory.limit_in_bytes',
+)
+
+
 def room(workers: int = 0) -> int:
   """Computes the bytes that kept rows may take, in each of some processes."""
-  total = MOST_BYTES
+  memory = [MOST_BYTES / SHARE]
   if hasattr(os, 'sysconf'):  # not on Windows
-    pages, size = (os.sysconf(f'SC_{k}') for k in ('PHYS_PAGES', 'PAGE_SIZE'))
-    total = min(total, int(SHARE * pages * size))
-  return total // max(workers, 1)
+    memory.append(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))
+  for path in map(pathlib.Path, LIMITS):
+    # A file without a limit says 'max', or a number beyond any memory.
+    with contextlib.suppress(OSError, ValueError):
+      memory.append(int(path.read_text()))
+  return int(SHARE * min(memory)) // max(workers, 1)
 
 
 class Kept:

@@ -171,6 +171,9 @@ def _coco(
   try:
     names = {c['id']: c['name'] for c in tree.get('categories', ())}
     chosen = _image(tree['images'], image)
+    if [entry['id'] for entry in tree['images']].count(chosen['id']) > 1:
+      several = f'{chosen["id"]!r} is the id of several images'
+      raise ValueError(f'{several}, one of them {chosen["file_name"]}.')
     theirs = chosen.get('height'), chosen.get('width')
     if size and None not in theirs and theirs != size:
       sizes = '{1}x{0} pixels, the image {3}x{2}'.format(*theirs, *size)

@@ -79,8 +79,11 @@ def collect(arguments: Sequence[str], texts: Sequence[str]) -> Jobs:
       jobs.notes.extend(filter(None, [note]))
     else:
       paths.append(path)
-  # An image that is named twice is one image.
-  jobs.pairs.extend(itertools.product(dict.fromkeys(paths), texts or ['']))
+  # An image that is named twice, or through a link to its folder, is one.
+  images = {}
+  for path in paths:
+    images.setdefault((os.path.realpath(path.parent), path.name), path)
+  jobs.pairs.extend(itertools.product(images.values(), texts or ['']))
   return jobs
 
 

@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from salflax.core import spec
+from salflax.core import files, spec
 from salflax.data import images
 from salflax.predict import areas as areas_lib
 from salflax.serve.limits import Limits, Refusal
@@ -229,7 +229,7 @@ def read_areas(
   if not order.areas.strip():
     return []
   try:
-    tree = json.loads(order.areas)
+    tree = json.loads(order.areas, object_pairs_hook=files.once)
   except (ValueError, RecursionError) as e:
     raise Refusal(422, f'areas: not JSON ({e}).') from e
   entries = tree.get('areas') if isinstance(tree, Mapping) else tree

@@ -132,6 +132,14 @@ def test_equal_names_stay_apart():
   assert inputs.names(paths) == ['a', 'a_overlay-2']
 
 
+@pytest.mark.parametrize('pattern', ['in/**', 'in/**/*.png', 'in/*'])
+def test_a_link_to_its_own_folder_repeats_nothing(pattern):
+  pathlib.Path('in/again').symlink_to('.')
+  jobs = inputs.collect([pattern], [])
+  names = [path.name for path, _ in jobs.pairs]
+  assert sorted(names) == ['b.png', 'c, d.png']
+
+
 def test_a_name_with_a_comma():
   jobs = inputs.collect(['in/c, d.png'], [])
   assert jobs.pairs == [(pathlib.Path('in/c, d.png'), '')]

@@ -93,3 +93,10 @@ def test_a_target_that_is_a_folder_is_named(tmp_path):
   with pytest.raises(OSError) as e:
     files.write_text(tmp_path / 'b.json', 'x')
   assert e.value.filename == str(tmp_path / 'b.json')
+
+
+def test_a_key_that_stands_twice_is_named(tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_text('{"areas": [{"box": [1], "box": [2]}]}')
+  with pytest.raises(ValueError, match="a.json: .*'box' stands twice"):
+    files.read_json(path)

@@ -216,4 +216,15 @@ def test_room_is_shared_by_workers(monkeypatch):
   monkeypatch.setattr(kept, 'MOST_BYTES', 2**70)
   pages = {'SC_PHYS_PAGES': 1000, 'SC_PAGE_SIZE': 4096}
   monkeypatch.setattr(kept.os, 'sysconf', pages.get)
+  monkeypatch.setattr(kept, 'LIMITS', ())
   assert kept.room() == 1000 * 4096 // 8
+
+
+@pytest.mark.parametrize('text, bytes_', [('800\n', 100), ('max\n', 512_000)])
+def test_room_is_that_of_a_container(monkeypatch, tmp_path, text, bytes_):
+  limit = tmp_path / 'memory.max'
+  limit.write_text(text)
+  pages = {'SC_PHYS_PAGES': 1000, 'SC_PAGE_SIZE': 4096}
+  monkeypatch.setattr(kept.os, 'sysconf', pages.get)
+  monkeypatch.setattr(kept, 'LIMITS', (str(tmp_path / 'absent'), str(limit)))
+  assert kept.room() == bytes_

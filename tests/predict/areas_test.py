@@ -184,6 +184,13 @@ def test_an_image_of_another_size_is_named():
     areas.parse_areas(tree, image='x.jpg', size=(30, 40))
 
 
+def test_an_id_of_two_images_is_named():
+  tree = coco('x.jpg', 'y.jpg')
+  tree['images'][1]['id'] = 0
+  with pytest.raises(ValueError, match='0 is the id of several .* x.jpg'):
+    areas.parse_areas(tree, image='x.jpg')
+
+
 @pytest.mark.parametrize(
   'names', [('dog-2', 'dog', 'dog'), ('dog', 'dog', 'dog-2')]
 )
