@@ -4,7 +4,7 @@
 #
 #   bash launch/paper.sh text_guided
 #   bash launch/paper.sh text_guided --scale=small --free=folder:freeview+osie \
-#     --seeds=0,1 --config.model.backbone.weights=resnet50_v1.safetensors
+#     --seeds=0,1
 #   bash launch/paper.sh loss_study --scale=small --data=osie \
 #     --other=folder:freeview --seeds=0,1 --jobs=2 \
 #     --config.model.backbone.weights=vgg16.safetensors

@@ -32,7 +32,7 @@ _PACKAGES = {
 }
 # Flags that name a folder, of this machine or in a bucket; and of it alone.
 _FOLDERS = ('workdir', 'data_dir', 'run', 'runs', 'out')
-_LOCAL = ('maps', 'raw', 'cache_dir')
+_LOCAL = ('maps', 'raw', 'cache_dir', 'to', 'docs')
 # Control characters, and those that turn the direction of a line.
 _CONTROLS = (*range(32), *range(127, 160), *range(0x202A, 0x202F))
 _CONTROLS += tuple(range(0x2066, 0x206A))

@@ -185,7 +185,7 @@ def define_flags(values: flags.FlagValues) -> None:
   config_file.define(values, 'What train and compile take.')
   topologies = (
     'Devices to compile for, e.g. v5e:2x2,v4:2x2x1,h100:8; '
-    "'cpu:4' tries the command."
+    "'cpu:1' tries the command."
   )
   number = flags.DEFINE_integer
   device_batch = (
