@@ -68,6 +68,7 @@ done
 setup "${KIND:-cpu}"
 [[ -n "$data_dir" ]] && more+=("--config.data_dir=$data_dir")
 
+[[ -x "$VENV/bin/python" ]] || die 'Run bash launch/setup.sh first.'
 # The rows, the first stage in front; unknown names in --only are an error.
 rows=$("$VENV/bin/python" - "$PAPER" "$only" <<'PYTHON'
 import importlib

@@ -1,15 +1,11 @@
 """What the benchmarks time with."""
 
 import itertools
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-
-def cores() -> int:
-  """Counts the cores that this process may use."""
-  return len(os.sched_getaffinity(0))
+from salflax.core import workers
 
 
 def alone() -> Callable[[], float]:
@@ -17,7 +13,7 @@ def alone() -> Callable[[], float]:
 
   With one core, that core's time: it may have other work, too.
   """
-  return time.process_time if cores() == 1 else time.perf_counter
+  return time.process_time if workers.cores() == 1 else time.perf_counter
 
 
 def seconds(

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from salflax.cli import bench_clock
+from salflax.core import workers
 
 BATCH = 16
 ROWS = 200  # decoded alone, and timed in parts
@@ -68,7 +69,7 @@ def _epochs(
   from salflax.data import batches, kept, pp
 
   mesh = parallel.make_mesh(jax.devices()[:1])
-  options = dict(batch_size=BATCH, seed=0, threads=bench_clock.cores())
+  options = dict(batch_size=BATCH, seed=0, threads=workers.cores())
   before, after = pp.make(text).split()
   source = kept.Kept(source, before, room)
   rows = iter(batches.train_batches(source, after, **options))
@@ -123,7 +124,7 @@ def measure(options: Any) -> list[dict[str, Any]]:
   """
   from salflax import data
   from salflax.config import resolve
-  from salflax.data import batches, kept
+  from salflax.data import kept
   from salflax.data.source import decode
 
   text = PP.format(height=options.height, width=options.width)
@@ -140,7 +141,7 @@ def measure(options: Any) -> list[dict[str, Any]]:
 
     def decode_all():
       read = lambda jpeg: decode(jpeg, 'RGB').size
-      return sum(batches.map_ahead(read, jpegs, threads=bench_clock.cores()))
+      return sum(workers.map_ahead(read, jpegs, threads=workers.cores()))
 
     def alone():
       (took,) = bench_clock.seconds(decode_all, bench_clock.alone())

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from salflax import cli
-from salflax.cli import bench_clock, bench_compile, torch_network
+from salflax.cli import bench_compile, torch_network
+from salflax.core import workers
 
 LEARNING_RATE = 1e-5
 
@@ -176,7 +177,7 @@ class Torch:
     self.options, self.variables = options, draw_state(options).variables
     self.calls, self.gpu = _calls(gpu), gpu
     self.device = torch.device('cuda' if gpu else 'cpu')
-    torch.set_num_threads(bench_clock.cores())
+    torch.set_num_threads(workers.cores())
     torch.backends.cudnn.benchmark = True
 
   def start(self, task: Task) -> Callable[[], Any]:

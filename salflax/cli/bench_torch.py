@@ -25,7 +25,7 @@ import numpy as np
 from salflax import cli
 from salflax.cli import bench_clock
 from salflax.cli.bench_sides import Ours, Task, Torch
-from salflax.core import spec
+from salflax.core import spec, workers
 
 # Train steps first: what needs most memory finds it in one piece.
 WHATS = ('train step', 'forward')
@@ -138,7 +138,7 @@ def compare(options: Any) -> list[dict[str, Any]]:
     os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '.92')
     results |= _results([Ours(options, gpu=True)], tasks, options)
   else:
-    device = f'CPU, {bench_clock.cores()} threads'
+    device = f'CPU, {workers.cores()} threads'
     os.environ['JAX_PLATFORMS'] = 'cpu'
     sides = [Ours(options, gpu=False), Torch(options, gpu=False)]
     results = _results(sides, tasks, options)

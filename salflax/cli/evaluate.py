@@ -171,9 +171,10 @@ def _report(folder, outcome, about) -> None:
   printed = tables.score_tables(result) + tables.paired_tables(result)
   if 'course' in result['protocols']:
     printed.append(tables.beside_paper(result))
-  run_lib.write(folder, outcome, [t.markdown() for t in printed], **about)
+  # First: what cannot be written is not lost.
   for table in tables.score_tables(result, interval=False):
-    print(table.text(names=2))
+    print(table.text(names=2), flush=True)
+  run_lib.write(folder, outcome, [t.markdown() for t in printed], **about)
   cli.say(*(f'Note: {note}' for note in outcome.notes))
   print(f'Written to {folder}: summary.json, per_image.csv, tables.md')
 

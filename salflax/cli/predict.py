@@ -83,7 +83,7 @@ def _texts(options) -> list[str]:
   texts = list(options.text or ())
   if options.texts:
     try:
-      lines = pathlib.Path(options.texts).read_text('utf-8-sig').splitlines()
+      lines = pathlib.Path(options.texts).read_text('utf-8-sig').split('\n')
     except UnicodeDecodeError as e:
       raise ValueError(f'--texts={options.texts} is not UTF-8: {e}.') from e
     texts += [line.strip() for line in lines if line.strip()]
@@ -201,6 +201,7 @@ def _predict(options, predictor, pairs, names, failures) -> Iterator[dict]:
       'name': cli.utf8(name),
       'image': cli.utf8(path),
       'text': cli.utf8(text),
+      'endings': endings,
     }
 
 

@@ -24,8 +24,8 @@ _HELD: set[str] = set()
 
 def cache_dir() -> pathlib.Path:
   """Names the folder of what can be computed anew: $SALFLAX_CACHE."""
-  default = pathlib.Path.home() / '.cache' / 'salflax'
-  return pathlib.Path(os.environ.get('SALFLAX_CACHE', default))
+  name = os.environ.get('SALFLAX_CACHE') or '~/.cache/salflax'
+  return pathlib.Path(name).expanduser()
 
 
 def on_disk(name: str | os.PathLike) -> pathlib.Path:
@@ -228,8 +228,8 @@ def write_json(path: str | os.PathLike, tree: Any) -> None:
   write_text(path, text + '\n')
 
 
-def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-  """Makes a dict of pairs, as `json.loads` asks its `object_pairs_hook` to.
+def once(pairs: Sequence[tuple[Any, Any]], what: str = 'key') -> dict[Any, Any]:
+  """Makes a dict of pairs, as an `object_pairs_hook` of `json.loads`.
 
   Raises:
     ValueError: a key stands twice; the first value would be lost.
@@ -237,7 +237,7 @@ def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
   result = {}
   for key, value in pairs:
     if key in result:
-      raise ValueError(f'{key!r:.100} stands twice in an object')
+      raise ValueError(f'the {what} {key!r:.100} stands twice')
     result[key] = value
   return result
 

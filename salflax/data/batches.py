@@ -5,13 +5,9 @@ and the random draws depend on the seed and the row's place in the run alone:
 not on workers, nor on how many processes share the batch.
 """
 
-import collections
-import concurrent.futures
-import contextlib
 import operator
-import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -148,38 +144,6 @@ def truth(source: Sequence[Example], index: int) -> Example:
   """Reads a row, without its image where the source can leave it out."""
   read = getattr(source, 'truth', source.__getitem__)
   return read(index)
-
-
-def map_ahead(
-  function: Callable[[Any], Any],
-  items: Iterable[Any],
-  *,
-  threads: int | None = None,
-  pool: concurrent.futures.Executor | None = None,
-) -> Iterator[Any]:
-  """Yields function(item) in order, computed ahead in threads.
-
-  Items are taken no faster than results: four a thread wait at most.
-
-  Args:
-    function: computes one.
-    items: what it computes them from.
-    threads: number of threads, by default one per processor.
-    pool: as many workers as `threads` that compute in their place; stays open.
-  """
-  waiting, threads = collections.deque(), threads or os.cpu_count() or 1
-  threads_here = concurrent.futures.ThreadPoolExecutor
-  with contextlib.nullcontext(pool) if pool else threads_here(threads) as pool:
-    try:
-      for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > 4 * threads:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    finally:
-      for future in waiting:
-        future.cancel()
 
 
 def describe(source: Sequence[Example], index: int) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from salflax.core import workers
 from salflax.core.types import Example
-from salflax.data import batches, frames
+from salflax.data import frames
 
 # Maps are averaged on this grid, whatever the size of the images.
 GRID = (288, 384)
@@ -35,7 +36,7 @@ def mean_map(
     return grid / grid.max() if grid.max() > 0 else None
 
   total, count = np.zeros(GRID), 0
-  for grid in batches.map_ahead(read, range(len(source)), threads=threads):
+  for grid in workers.map_ahead(read, range(len(source)), threads=threads):
     if grid is not None:
       total += grid
       count += 1

@@ -4,6 +4,7 @@ import fnmatch
 import gzip
 import pathlib
 import re
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,19 +22,20 @@ _SURPLUS = '_surplus'
 _ROWS = 200_000  # read at a time: wide exports do not fit in memory as text
 
 
-def files(raw: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+def files(raw: pathlib.Path, pattern: str, report: Any) -> list[pathlib.Path]:
   """Finds the tables below a folder.
 
   Args:
     raw: the folder.
     pattern: pattern of paths below it; '' for all tables.
+    report: `raw.Report`, which takes folders that cannot be read.
 
   Raises:
     FileNotFoundError: where there is none.
   """
   paths = [
     path
-    for path in pairing.walk(raw, skip=_FOLDERS)
+    for path in pairing.walk(raw, report=report, skip=_FOLDERS)
     if path.name.lower().endswith(TYPES)
     and path.name.lower() not in _OTHERS
     and (
@@ -54,11 +56,11 @@ def _head(path: pathlib.Path) -> tuple[list[str], dict[str, Any]]:
   import pandas as pd
 
   opener = gzip.open if path.suffix.lower() == '.gz' else open
-  with opener(path, 'rb') as f:
-    wide = f.read(2) in (b'\xff\xfe', b'\xfe\xff')
-  encoding = 'utf-16' if wide else 'utf-8-sig'
   skipped, line = 0, ''
   try:
+    with opener(path, 'rb') as f:
+      wide = f.read(2) in (b'\xff\xfe', b'\xfe\xff')
+    encoding = 'utf-16' if wide else 'utf-8-sig'
     with opener(path, 'rt', encoding=encoding) as f:
       for line in f:
         if line.strip() and not line.startswith('##'):  # SMI's notes
@@ -72,9 +74,9 @@ def _head(path: pathlib.Path) -> tuple[list[str], dict[str, Any]]:
     head = pd.read_csv(
       path, skiprows=skipped, nrows=1, keep_default_na=False, **options
     )
-  except UnicodeError as e:
+  except (UnicodeError, pd.errors.ParserError) as e:
     raise ValueError(f'{path} is not a table in UTF-8: {e}') from e
-  except (OSError, EOFError) as e:
+  except (OSError, EOFError, zlib.error) as e:
     raise ValueError(f'{path}: cannot be read: {e}') from e
   columns = [str(c).strip() for c in head.iloc[0]]
   while len(columns) > 1 and not columns[-1]:
@@ -144,7 +146,7 @@ def rows_of(path, layout, images):
   except pd.errors.ParserError as e:
     detail = str(e).rpartition('C error: ')[2].strip()
     raise ValueError(f'{path}: rows do not fit the head: {detail}') from e
-  except (UnicodeError, EOFError, OSError) as e:
+  except (UnicodeError, EOFError, OSError, zlib.error) as e:
     raise ValueError(f'{path}: cannot be read: {e}') from e
   rows = pd.concat(chunks) if chunks else pd.DataFrame(columns=list(columns))
   rows['line'] = np.arange(len(rows)) + options['skiprows'] + 1

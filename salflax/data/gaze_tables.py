@@ -262,7 +262,7 @@ def read(
   detector = detectors.build(layout.detect) if layout.detect else None
   recordings, faults = collections.defaultdict(list), {}
   strays, subjects = collections.Counter(), set()
-  for path in gaze_cells.files(raw, layout.tables):
+  for path in gaze_cells.files(raw, layout.tables, report):
     gaze, units, interval = _read(path, layout, images, report)
     if gaze.empty:
       continue

@@ -116,9 +116,10 @@ def _record(picture: str = '', **fields: Any) -> raw_lib.Record:
 def _records(folder: pathlib.Path) -> list[raw_lib.Record]:
   path = folder / prepare.RECORDS
   try:
-    lines = path.read_text('utf-8').splitlines()
-    if not lines:
+    if not (text := path.read_text('utf-8')):
       raise ValueError('it holds nothing')
+    # Not splitlines: a sentence may hold what other programs end lines with.
+    lines = text.removesuffix('\n').split('\n')
     return [_record(**json.loads(line)) for line in lines]
   except (ValueError, TypeError) as e:
     raise prepare.damaged(folder, f'{path.name}: {e}') from e

@@ -82,4 +82,5 @@ def _rows(folders, name):
           'that are joined have different images.'
         )
       seen[image] = folder
-  return pd.concat(tables, ignore_index=True)
+  # A table of one data set alone does not say which it is.
+  return pd.concat(tables, ignore_index=True).fillna({'source': ''})

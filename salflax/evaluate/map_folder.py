@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from salflax.core import files, paths, spec
+from salflax.core import files, paths, spec, workers
 from salflax.core.types import Example
 from salflax.data import batches, maps
 from salflax.evaluate import scorer
@@ -71,7 +71,7 @@ def check(
     return index, None, (saliency.shape, np.ptp(saliency) == 0)
 
   checked = Checked({}, {}, [], 0)
-  read_all = batches.map_ahead(read, matched.paths.items(), threads=threads)
+  read_all = workers.map_ahead(read, matched.paths.items(), threads=threads)
   resized = 0
   for index, fault, about in read_all:
     if fault:

@@ -151,14 +151,18 @@ def _listed(folder, paths, metas):
     try:
       name, image, text = (entry[k] for k in ('name', 'image', 'text'))
       stem = pathlib.PurePath(image).with_suffix('').as_posix()
-    except (TypeError, KeyError) as e:
+      text = text.strip()
+      # A file of another type may be of an earlier model.
+      types = [t for t in SUFFIXES if t in entry.get('endings', ())]
+    except (TypeError, KeyError, ValueError, AttributeError) as e:
       raise ValueError(
         f'{listing}: expected name, image and text, found {entry!r}.'
       ) from e
     for part in ('overlay', 'logdensity'):
       paths.pop(f'{name}_{part}', None)
     if name in paths:
-      by_text[text.strip()][stem.lstrip('/')] = paths[name]
+      path = folder / f'{name}{types[0]}' if types else paths[name]
+      by_text[text][stem.lstrip('/')] = path
   lists = {text: _Names(part, metas) for text, part in by_text.items()}
   shared = len(lists) == 1
   matched = {}

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from salflax.core import workers
 from salflax.core.types import Example
 from salflax.data import batches, frames
 from salflax.data.center import GRID
@@ -80,7 +81,7 @@ class CentrePrior:
       return example['condition'], _density(example, GRID)
 
     sums = collections.defaultdict(lambda: np.zeros(GRID))
-    densities = batches.map_ahead(read, range(len(source)), threads=threads)
+    densities = workers.map_ahead(read, range(len(source)), threads=threads)
     for condition, density in densities:
       if density is not None:
         sums[condition] += density
@@ -103,7 +104,7 @@ class CentrePrior:
     """Resizes the density f64 [h, w], summing to 1; read-only."""
     key = condition, tuple(size)
     if (density := self._resized.get(key)) is None:
-      if len(self._resized) == 64:
+      if len(self._resized) >= 64:
         self._resized.clear()
       density = self._resized[key] = self._resize(*key)
     return density

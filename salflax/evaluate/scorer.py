@@ -9,8 +9,10 @@ conditions or protocols are asked for.
 import collections
 import functools
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -21,7 +23,7 @@ import tqdm
 from jax.experimental import multihost_utils
 
 from salflax import metrics
-from salflax.core import parallel
+from salflax.core import parallel, workers
 from salflax.core.types import Example, GroundTruth
 from salflax.data import batches, frames
 from salflax.evaluate.rows import IDENTITY
@@ -57,7 +59,7 @@ class OtherFixations:
       )
 
     self._images = collections.defaultdict(dict)
-    rows = batches.map_ahead(read, range(len(source)), threads=threads)
+    rows = workers.map_ahead(read, range(len(source)), threads=threads)
     for condition, image, points in rows:
       self._images[condition].setdefault(image, []).append(points)
 
@@ -143,7 +145,7 @@ class Scorer:
     example = batches.truth(self.source, index)
     try:
       return self._score(example, np.asarray(saliency, np.float64))
-    except ValueError as e:
+    except (ValueError, RuntimeError) as e:
       name = f'{example["image_id"]} ({example["condition"]})'
       raise ValueError(f'Image {name}: {e}') from e
 
@@ -154,11 +156,9 @@ class Scorer:
       count = np.count_nonzero(~np.isfinite(pred))
       raise ValueError(f'{count} values of the prediction are not finite.')
     if pred.shape != size_of(example):
-      # Resizing is done in float32, which a map of any scale has to fit.
-      top = pred.max()
-      scale = 1.0 if 1e-30 < top < 1e30 else top or 1.0
-      pred = frames.resize((pred / scale).astype(np.float32), size_of(example))
-      pred = pred.astype(np.float64)
+      # Resizing is done in float32, into which this scales a map.
+      pred = metrics.as_map(pred, least=0).values.astype(np.float32)
+      pred = frames.resize(pred, size_of(example)).astype(np.float64)
     # What protocols have in common is computed once.
     pred = metrics.as_map(pred, least=0)
     saliency = np.reshape(example['saliency'], pred.shape)
@@ -173,6 +173,10 @@ class Scorer:
         metrics.image_rng(example['image_id']),
       )
       row.update({f'{name}/{k}': float(v) for k, v in scores.items()})
+    if infinite := [key for key in self.keys if np.isinf(row[key])]:
+      raise ValueError(
+        f'{", ".join(infinite)} is infinite: raise eps or floor.'
+      )
     return row
 
 
@@ -201,7 +205,7 @@ def maps_of(
   """
   if hasattr(predictor, 'predict_rows'):
     return iter(predictor.predict_rows(source, indexes))
-  examples = batches.map_ahead(source.__getitem__, indexes, threads=threads)
+  examples = workers.map_ahead(source.__getitem__, indexes, threads=threads)
   return iter(predictor.predict((e['image'], e['text']) for e in examples))
 
 
@@ -219,6 +223,10 @@ def start(
 def _enter(scorers: Mapping[str, Scorer]) -> None:
   # The first process alone is interrupted; it ends the others.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # Nor does one that is killed leave them behind.
+  parent = multiprocessing.parent_process()
+  watch = lambda: (parent.join(), os._exit(1))
+  threading.Thread(target=watch, daemon=True).start()
   _HERE.update(scorers)
 
 
@@ -242,7 +250,7 @@ def score_maps(
   """
   here = lambda item: (item[0], scorer(*item))
   there = functools.partial(_score_there, pool[1]) if pool else here
-  return batches.map_ahead(
+  return workers.map_ahead(
     there, maps, threads=threads, pool=pool[0] if pool else None
   )
 
@@ -286,7 +294,7 @@ def score(
     threads=threads,
   )
   predictions = (
-    (int(place), saliency)
+    (int(place), np.asarray(saliency))
     for place, saliency in zip(places, maps, strict=True)
     if place < total
   )

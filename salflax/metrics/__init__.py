@@ -60,11 +60,11 @@ class BoundMetric(NamedTuple):
 
   def __reduce__(self):
     # Another process binds it again: options make a function of its own.
-    return _again, (self.text,)
+    return _again, (self.text, self.key)
 
 
-def _again(text: str) -> BoundMetric:
-  return bind_metrics(text)[0]
+def _again(text: str, key: str) -> BoundMetric:
+  return bind_metrics(text)[0]._replace(key=key)
 
 
 _AT = ('fixations',)

@@ -44,10 +44,8 @@ class Area(NamedTuple):
     Areas that share an edge share no pixel and miss none between them. Where a
     polygon crosses itself, what it encloses twice is outside.
     """
-    mask = np.zeros((height, width), bool)
-    for polygon in self.polygons:
-      mask |= _inside(polygon, height, width)
-    return mask
+    none = np.zeros((height, width), bool)
+    return sum((_inside(p, height, width) for p in self.polygons), none)
 
 
 def _inside(polygon: Polygon, height: int, width: int) -> np.ndarray:
@@ -169,11 +167,10 @@ def _coco(
 ) -> list[Any]:
   """Lists the annotations of an image, `category` being the category's name."""
   try:
-    names = {c['id']: c['name'] for c in tree.get('categories', ())}
+    named = [(c['id'], c['name']) for c in tree['categories']]
+    names = files.once(named, 'id of a category')
     chosen = _image(tree['images'], image)
-    if [entry['id'] for entry in tree['images']].count(chosen['id']) > 1:
-      several = f'{chosen["id"]!r} is the id of several images'
-      raise ValueError(f'{several}, one of them {chosen["file_name"]}.')
+    files.once([(i['id'], i) for i in tree['images']], 'id of an image')
     theirs = chosen.get('height'), chosen.get('width')
     if size and None not in theirs and theirs != size:
       sizes = '{1}x{0} pixels, the image {3}x{2}'.format(*theirs, *size)

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from salflax.core import files
 from salflax.data import tables
 from salflax.predict.predictor import SUFFIXES
 
@@ -63,16 +64,16 @@ def collect(arguments: Sequence[str], texts: Sequence[str]) -> Jobs:
     if path.suffix.lower() in TABLES:
       if texts:
         raise ValueError(f'{path} has its own sentences: leave out others.')
-      rows = _csv if path.suffix.lower() == '.csv' else _json_lines
-      for number, image, text, fault in rows(path):
+      read = _csv if path.suffix.lower() == '.csv' else _json_lines
+      if not (rows := [*read(path)]):
+        raise ValueError(f'{path}: the table has no rows.')
+      for number, image, text, fault in rows:
         if '\0' in image:
           fault = f'no file has the name {image!r}'
         if fault:
           jobs.faults.append(f'{path}, line {number}: {fault}')
         else:
           jobs.pairs.append((_beside(path, image), text))
-      if not (jobs.pairs or jobs.faults):
-        raise ValueError(f'{path}: the table has no rows.')
     elif path.is_dir():
       images, note = _inside(path)
       paths += images
@@ -118,12 +119,13 @@ def _inside(folder: pathlib.Path) -> tuple[list[pathlib.Path], str]:
 def _beside(table: pathlib.Path, image: str) -> pathlib.Path:
   """Finds an image of a table: beside it, or from where the command runs."""
   beside = table.parent / image
-  return beside if beside.exists() else pathlib.Path(image)
+  return beside if os.path.exists(beside) else pathlib.Path(image)
 
 
 def _csv(path: pathlib.Path) -> Iterator[tuple[int, str, str, str]]:
   """Yields number, image, sentence and fault of each row of a CSV."""
-  head = tables.cells(tables.read_lines(path)[0])[0]
+  line = tables.read_lines(path)[0]
+  head, _ = tables.cells(line, tables.separator(line))
   names = [c.lower() for c in head if c.lower() in TEXT] or [TEXT[0]]
   for number, row, fault in tables.read_table(path, ['image', names[0]]):
     if not (fault or row['image']):
@@ -138,7 +140,7 @@ def _json_lines(path: pathlib.Path) -> Iterator[tuple[int, str, str, str]]:
       continue
     image, text, fault = '', '', ''
     try:
-      row = json.loads(line)
+      row = json.loads(line, object_pairs_hook=files.once)
       image = row['image']
       text = next((row[key] for key in TEXT if key in row), '')
       if not (isinstance(image, str) and image and isinstance(text, str)):
@@ -159,16 +161,19 @@ def names(images: Sequence[pathlib.Path]) -> list[str]:
 
   def unique(name):
     candidate, k = name, 2
-    while not taken.isdisjoint(files := {candidate + e for e in ENDINGS}):
+    while not taken.isdisjoint(own := {candidate + e for e in ENDINGS}):
       candidate, k = f'{name}-{k}', k + 1
-    taken.update(files)
+    taken.update(own)
     return candidate
 
   counts = collections.Counter(images)
   numbers = collections.defaultdict(itertools.count)
   for path in images:
     if path not in stems:
-      stems[path] = unique(os.fsdecode(os.fsencode(path.stem)[:MAX_NAME]))
+      stem = path.stem
+      while len(os.fsencode(stem)) > MAX_NAME:
+        stem = stem[:-1]
+      stems[path] = unique(stem)
     name = stems[path]
     if counts[path] > 1:
       name = unique(f'{name}_text{next(numbers[path])}')

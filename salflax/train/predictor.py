@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from salflax.core import parallel
+from salflax.core import parallel, workers
 from salflax.core.types import Batch, Example
 from salflax.data import batches, frames, pp
 from salflax.train import features, step
@@ -132,7 +132,7 @@ class StagePredictor:
       except Exception as e:
         return name(*numbered), e
 
-    rows = batches.map_ahead(
+    rows = workers.map_ahead(
       attempt, enumerate(items, 1), threads=self.stage.threads
     )
     size = -(-self.batch_size // self.mesh.size) * self.mesh.size

@@ -62,7 +62,12 @@ def test_one_image_one_sentence(capsys):
   assert Image.open(out / 'a_overlay.png').size == (40, 30)
   assert 'the red, or' in capsys.readouterr().out
   assert predictions('out') == [
-    {'name': 'a', 'image': 'a.jpg', 'text': 'the red, or'}
+    {
+      'name': 'a',
+      'image': 'a.jpg',
+      'text': 'the red, or',
+      'endings': ['.npy', '.png', '_overlay.png'],
+    }
   ]
   assert sorted(p.name for p in out.iterdir()) == [
     'a.npy',
@@ -134,9 +139,10 @@ def test_equal_names_stay_apart():
 
 @pytest.mark.parametrize('pattern', ['in/**', 'in/**/*.png', 'in/*'])
 def test_a_link_to_its_own_folder_repeats_nothing(pattern):
+  pathlib.Path('in/deeper').rmdir()
   pathlib.Path('in/again').symlink_to('.')
   jobs = inputs.collect([pattern], [])
-  names = [path.name for path, _ in jobs.pairs]
+  names = [path.name for path, _ in jobs.pairs if path.suffix == '.png']
   assert sorted(names) == ['b.png', 'c, d.png']
 
 
@@ -175,6 +181,25 @@ def test_a_table_of_images_and_sentences(name, capsys):
   err = capsys.readouterr().err
   assert '2 of 4 failed' in err and f'in/{name}, line 4: ' in err
   assert 'No such image: no.png' in err
+
+
+def test_tables_of_other_separators_and_names(capsys):
+  pathlib.Path('a.csv').write_text('image;sentence\na.jpg;the red, or\n')
+  long = f'data:{"x" * 5000}'
+  pathlib.Path('b.csv').write_text(f'image,text\n{long},x\nin/b.png,y\n')
+  pathlib.Path('c.jsonl').write_text('{"image": "a", "image": "b"}\n')
+  jobs = inputs.collect(['a.csv', 'b.csv', 'c.jsonl'], [])
+  assert jobs.pairs[0] == (pathlib.Path('a.jpg'), 'the red, or')
+  assert [str(path) for path, _ in jobs.pairs[1:]] == [long, 'in/b.png']
+  assert jobs.faults and 'c.jsonl, line 1' in jobs.faults[0]
+  pathlib.Path('c.csv').write_text('image,text\n')
+  with pytest.raises(ValueError, match='c.csv: the table has no rows'):
+    inputs.collect(['a.csv', 'c.csv'], [])
+
+
+def test_a_long_name_is_cut_between_characters():
+  (name,) = inputs.names([pathlib.Path('图' * 80 + '.png')])
+  assert name == '图' * 73
 
 
 def test_a_table_has_its_own_sentences(capsys):

@@ -172,6 +172,18 @@ def prepared(tmp_path_factory):
   return path
 
 
+@pytest.mark.parametrize('end', ['\u2028', '\u0085', '\x0c'])
+def test_a_sentence_may_hold_other_ends_of_lines(tmp_path, end):
+  root = fake_data.folder(tmp_path / 'mine', POINTS)
+  rows = [('p0', f'a dog{end}runs')]
+  fake_data.write_csv(root / 'texts.csv', ('image', 'text'), rows)
+  _prepare('folder', root, tmp_path, name='mine')
+  source = data.load_source('folder:mine', 'all', tmp_path)
+  assert f'a dog{end}runs' in {
+    source.meta(i)['text'] for i in range(len(source))
+  }
+
+
 def _ids(source):
   return {r.image_id for r in source.records}
 

@@ -1,5 +1,6 @@
 """Evaluations of folds, joined to one."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from salflax import metrics
 from salflax.cli import evaluate as cli
 from salflax.core import files
 from salflax.evaluate import join
+from salflax.evaluate import rows as rows_lib
 from salflax.evaluate import run as run_lib
 
 PROTOCOLS = {'mit': metrics.bind_metrics('cc|nss')}
@@ -62,6 +64,15 @@ def test_the_command_writes_the_joined_folds(folds, tmp_path, capsys):
   assert 'wrong' in result['controls'] and 'both' in capsys.readouterr().out
   with pytest.raises(ValueError, match='--join goes with --out'):
     cli.execute(SimpleNamespace(**options | {'out': None}))
+
+
+def test_a_table_of_one_data_set_joins_one_of_several(folds, tmp_path):
+  (first, second), _ = folds
+  table = rows_lib.read_table(first / 'per_image.csv')
+  shutil.copytree(first, tmp_path / 'first')
+  table.assign(source='a').to_csv(tmp_path / 'first' / 'per_image.csv')
+  joined = join._rows([tmp_path / 'first', second], 'model')
+  assert set(joined['source']) == {'a', ''}
 
 
 def test_what_does_not_join(folds, tmp_path):

@@ -209,6 +209,14 @@ class TestPredictions:
       path.write_text(json.dumps(rows[k::2]))
     assert map_names.match(tmp_path, toy) == whole and not whole.missing
 
+  def test_a_map_of_an_earlier_type_is_not_taken(self, tmp_path):
+    toy = named(['a'], ('pure',))
+    self.write(tmp_path, toy, lambda _: ('',))
+    rows = json.loads((tmp_path / 'predictions.json').read_text())
+    rows[0]['endings'] = ['_overlay.png', '.png']
+    (tmp_path / 'predictions.json').write_text(json.dumps(rows))
+    assert map_names.match(tmp_path, toy).paths[0].suffix == '.png'
+
   def test_one_sentence_serves_every_condition(self, tmp_path):
     toy = named(['a', 'b'], ('pure', 'salient'))
     self.write(tmp_path, toy, lambda _: ('whatever',))
@@ -223,7 +231,12 @@ class TestPredictions:
     ]  # fmt: skip
 
   @pytest.mark.parametrize(
-    'content', ['{', '{}', '[3]', '[{"name": "a"}]', '[{"name":1,"image":2}]']
+    'content',
+    [
+      *('{', '{}', '[3]', '[{"name": "a"}]', '[{"name":1,"image":2}]'),
+      '[{"name": "a", "image": "", "text": ""}]',
+      '[{"name": "a", "image": "b", "text": null}]',
+    ],
   )
   def test_a_damaged_list_is_named(self, toy, tmp_path, content):
     save(tmp_path, 'picture00.npy', np.eye(4))

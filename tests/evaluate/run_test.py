@@ -69,6 +69,12 @@ def test_processes_change_no_bit(toy, outcome):
   assert shared.rows == outcome.rows and shared.result == outcome.result
 
 
+def test_a_metric_that_was_renamed_keeps_its_name_in_a_process(toy):
+  (cc,) = metrics.bind_metrics('cc')
+  mine = {'mine': [cc._replace(key='alike')]}
+  assert run(toy, None, mine, processes=2).rows == run(toy, None, mine).rows
+
+
 def test_an_error_in_a_process_names_the_image(toy):
   class Broken:
     def predict(self, pairs):

@@ -197,6 +197,17 @@ def test_a_bad_prediction_names_its_image(scorer, bad, message):
     scorer_lib.score(Bad(), scorer)
 
 
+def test_a_negative_map_of_another_size_is_refused(scorer):
+  with pytest.raises(ValueError, match='negative values, down to -20'):
+    scorer(0, np.array([[-20, -5], [-10, -6.0]]))
+
+
+def test_an_infinite_score_is_named_at_once(source):
+  bound = {'mine': metrics.bind_metrics('cc|kl(eps=0)')}
+  with pytest.raises(ValueError, match='picture00 .*mine/kl is infinite'):
+    scorer_lib.Scorer(source, bound)(0, np.eye(3))
+
+
 @pytest.mark.parametrize('surplus', [-1, 1])
 def test_a_map_too_few_or_too_many_is_an_error(scorer, surplus):
   class Wrong(Bright):
