@@ -21,8 +21,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 import salflax
-from salflax.config import network, saved
-from salflax.config.schema import merged
+from salflax.config import network, saved, schema
 from salflax.core import files, hub, paths
 from salflax.models.text import bert
 from salflax.models.weights import pretrained
@@ -47,7 +46,7 @@ def is_folder(path: str | os.PathLike) -> bool:
 
 def record_of(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
   """Merges the record of the network of a stage."""
-  return merged(config['model'], config[stage]['model'])
+  return schema.merged(config['model'], config[stage]['model'])
 
 
 def flat(variables: Variables) -> dict[str, np.ndarray]:
@@ -131,8 +130,7 @@ def public(config: Any) -> Any:
 
 def _config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
   """Selects the keys of a run's config that predicting needs."""
-  others = {*config['stages']} - {stage}
-  result = {k: v for k, v in config.items() if k not in others}
+  result = {k: v for k, v in config.items() if k in schema.RUN}
   blank = dict(contrast={}, perceptual={}, store=False, init='')
   result |= {'stages': (stage,), stage: config[stage] | blank}
   return public(result | {'data_dir': '', 'cache_dir': ''})
