@@ -23,35 +23,37 @@ def colours(image: jax.Array, cell: int) -> jax.Array:
     f32 [B, H / cell, W / cell, 11], in [0, 1]: black, white, grey, red, orange,
     brown, yellow, green, blue, purple, pink.
   """
-  image = image[:, ::2, ::2] / 255
-  most, least = image.max(-1), image.min(-1)
-  spread = most - least
-  pale = spread / jnp.maximum(most, 1e-6)  # 0 for a grey
+  image = image[:, ::2, ::2]
+  most, spread = image.max(-1), image.max(-1) - image.min(-1)
   red, green, blue = jnp.moveaxis(image, -1, 0)
-  safe = jnp.maximum(spread, 1e-6)
-  hue = jnp.where(
+  # All is compared as products, which are exact for whole pixels: a quotient at
+  # a limit would fall to either side from one program to the next.
+  pale = 100 * spread
+  hue = 60 * jnp.where(
     most == red,
-    (green - blue) / safe,
-    jnp.where(most == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    green - blue,
+    jnp.where(most == green, blue - red, red - green),
   )
-  hue = 60 * jnp.where(hue < 0, hue + 6, hue)
-  between = lambda low, high: (hue >= low) & (hue < high)
-  dark, grey = most < 0.2, pale < 0.15
-  hued, reddish = ~dark & (pale > 0.3), ~between(14, 345)
+  turn = jnp.where(most == red, 0, jnp.where(most == green, 120, 240))
+  hue = hue + turn * spread
+  hue = jnp.where(hue < 0, hue + 360 * spread, hue)
+  between = lambda low, high: (hue >= low * spread) & (hue < high * spread)
+  dark, grey = most < 51, pale < 15 * most
+  hued, reddish = ~dark & (pale > 30 * most), ~between(14, 345)
   orange = between(14, 42)
-  brown = orange & (most < 0.6)
+  brown = orange & (most < 153)
   marked = [
     dark,
-    ~dark & grey & (most > 0.75),
-    ~dark & grey & (most <= 0.75),
-    hued & reddish & (pale >= 0.65),
-    hued & orange & ~brown & (pale > 0.5),
+    ~dark & grey & (most > 191.25),
+    ~dark & grey & (most <= 191.25),
+    hued & reddish & (pale >= 65 * most),
+    hued & orange & ~brown & (pale > 50 * most),
     hued & brown,
     hued & between(42, 70),
     hued & between(70, 165),
     hued & between(165, 262),
     hued & between(262, 300),
-    hued & ((reddish & (pale < 0.65)) | between(300, 345)),
+    hued & ((reddish & (pale < 65 * most)) | between(300, 345)),
   ]
   x = jnp.stack(marked, -1).astype(jnp.float32)
   batch, height, width, count = x.shape

@@ -24,7 +24,7 @@ from salflax.train import step
 from salflax.train.store import Layout, Store
 
 # Raised when the same network and pp string come to give other files.
-FORMAT = 2
+FORMAT = 3
 
 
 def digest(*parts: Any) -> str:
