@@ -1,5 +1,8 @@
 """Colours and places that words can name."""
 
+from fractions import Fraction
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,3 +55,42 @@ def test_places_are_where_their_names_say():
   assert (at['left'][:, 0] == 1).all() and (at['right'][:, -1] == 1).all()
   assert (at['top'][0] == 1).all() and (at['bottom'][-1] == 1).all()
   assert (at['middle'].argmax(1) == 2).all()
+
+
+def _exact(pixel):
+  """Names a pixel's colour by exact quotients; '' for none."""
+  red, green, blue = map(Fraction, map(int, pixel))
+  most, spread = max(pixel), max(pixel) - min(pixel)
+  pale = spread / Fraction(int(most) or 1)
+  dark = most < 51
+  if dark or pale < Fraction(15, 100):
+    light = 'white' if most > 191.25 else 'gray'
+    return 'black' if dark else light
+  if pale <= Fraction(3, 10):
+    return ''
+  if most == red:
+    hue = 60 * (green - blue) / spread % 360
+  else:
+    part, turn = (blue - red, 120) if most == green else (red - green, 240)
+    hue = 60 * part / spread + turn
+  if hue < 14 or hue >= 345:
+    return 'red' if pale >= Fraction(65, 100) else 'pink'
+  if hue < 42:
+    return 'brown' if most < 153 else 'orange' * (pale > Fraction(1, 2))
+  ends = {70: 'yellow', 165: 'green', 262: 'blue', 300: 'purple', 345: 'pink'}
+  return next(name for end, name in ends.items() if hue < end)
+
+
+def test_a_colour_at_a_limit_is_exact():
+  # Steps of 5 and 51 are often exactly at a limit.
+  grid = np.stack(np.meshgrid(*[np.arange(0, 256, 17)] * 3), -1).reshape(-1, 3)
+  fine = np.random.default_rng(0).integers(0, 52, (2000, 3)) * 5
+  pixels = np.concatenate([grid, np.minimum(fine, 255)])
+  image = np.repeat(np.repeat(pixels[None, None], 2, 1), 2, 2)
+  image = jnp.asarray(image, jnp.float32)
+  for colours in (sights.colours, jax.jit(sights.colours, static_argnums=1)):
+    x = np.asarray(colours(image, 2))[0, 0]
+    actual = [
+      COLOURS[k] if row.any() else '' for k, row in zip(x.argmax(-1), x)
+    ]
+    assert actual == [_exact(pixel) for pixel in pixels]
