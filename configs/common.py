@@ -60,7 +60,6 @@ def transalnet() -> dict:
   """Writes the record of the published network, without a sentence's part."""
   return dict(
     name='transalnet',
-    weights='',
     size=(288, 384),
     backbone=dict(name='resnet50', weights='timm/resnet50.tv_in1k', bn='train'),
     levels=('1/8', '1/16', '1/32'),

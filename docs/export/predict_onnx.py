@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 TOLERANCE = 1e-4
-# Of features that are rounded to float16: another program's last bit may fall to
-# the other side, and one bit of one feature moves a map by some 1e-4.
+# Of features that are rounded to float16: another program's last bit may fall
+# to the other side, and one bit of one feature moves a map by some 1e-4.
 ROUNDED = 1e-3
 
 

@@ -167,7 +167,7 @@ def _coco(
 ) -> list[Any]:
   """Lists the annotations of an image, `category` being the category's name."""
   try:
-    named = [(c['id'], c['name']) for c in tree['categories']]
+    named = [(c['id'], c['name']) for c in tree.get('categories', ())]
     names = files.once(named, 'id of a category')
     chosen = _image(tree['images'], image)
     files.once([(i['id'], i) for i in tree['images']], 'id of an image')
