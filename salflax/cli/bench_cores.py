@@ -1,35 +1,58 @@
 """How much faster several cores score the same maps, by the clock."""
 
-import contextlib
-import functools
+import multiprocessing
 import time
+import types
+from concurrent import futures
 from typing import Any
 
 from salflax.cli.bench_metrics import SPEC, examples
 
+_READY = []  # in a worker: the barrier at which all of them begin
 
-def _score(truths: Any, bound: Any, index: int, pred: Any) -> dict[str, float]:
+
+def _enter(barrier: Any) -> None:
+  _READY.append(barrier)
+
+
+def _share(options: Any, index: int, count: int, threads: int):
+  """Scores every `count`-th map from the `index`-th.
+
+  Returns:
+    When it began and ended, in s, and the scores in order.
+  """
   from salflax import metrics
+  from salflax.core import workers
 
-  return metrics.score(pred, truths[index], bound)
+  bound = metrics.bind_metrics(SPEC)
+  score = lambda pair: metrics.score(*pair, bound)
+  try:
+    pairs = list(examples(options))[index::count]
+    for pair in pairs[:1]:  # what a first call loads is not timed
+      score(pair)
+    _READY[0].wait()
+  except BaseException:
+    _READY[0].abort()  # else the others would wait for ever
+    raise
+  start = time.monotonic()
+  scores = list(workers.map_ahead(score, pairs, threads=threads))
+  return start, time.monotonic(), scores
 
 
-def _clock(scorer: Any, preds: Any, *, processes: int, threads: int):
-  """Scores maps as `salflax evaluate` does; returns the s, and the scores."""
-  from salflax.evaluate import scorer as scorer_lib
-
-  pool = processes > 1 and scorer_lib.start({'': scorer}, processes)
-  with pool or contextlib.nullcontext():
-    score = lambda maps: list(
-      scorer_lib.score_maps(
-        scorer, enumerate(maps), max(processes, threads), pool and (pool, '')
-      )
-    )
-    # What a first call loads is not timed.
-    score(preds[: 8 * processes])
-    start = time.monotonic()
-    scores = score(preds)
-    return time.monotonic() - start, scores
+def _clock(options: Any, processes: int, threads: int):
+  """Returns the s that all shares took together, and the scores in order."""
+  context = multiprocessing.get_context('spawn')
+  with futures.ProcessPoolExecutor(
+    processes, context, _enter, (context.Barrier(processes),)
+  ) as pool:
+    shares = [
+      pool.submit(_share, options, k, processes, threads)
+      for k in range(processes)
+    ]
+    starts, ends, scores = zip(*(share.result() for share in shares))
+  total = sum(map(len, scores))
+  rows = [scores[k % processes][k // processes] for k in range(total)]
+  return max(ends) - min(starts), rows
 
 
 def measure(options: Any) -> list[dict[str, Any]]:
@@ -38,13 +61,11 @@ def measure(options: Any) -> list[dict[str, Any]]:
   Raises:
     ValueError: a score is not that of one core, bit for bit.
   """
-  from salflax import metrics
-
-  preds, truths = zip(*examples(options))
-  scorer = functools.partial(_score, truths, metrics.bind_metrics(SPEC))
+  names = ('data', 'data_dir', 'maps', 'height', 'width')
+  plain = types.SimpleNamespace(**{k: getattr(options, k) for k in names})
   cores = options.processes
   runs = [(1, 1), (1, cores), (cores, 1)]
-  clocked = [_clock(scorer, preds, processes=p, threads=t) for p, t in runs]
+  clocked = [_clock(plain, *run) for run in runs]
   alone, expected = clocked[0]
   if any(str(scores) != str(expected) for _, scores in clocked):
     raise ValueError(f'{cores} cores give other scores than one.')

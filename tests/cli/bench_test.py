@@ -175,14 +175,14 @@ def test_cores_must_give_the_same_scores(monkeypatch):
   options = types.SimpleNamespace(
     data='', data_dir='', maps=2, height=8, width=8, processes=3
   )
-  clock = lambda *_maps, processes, threads: (
+  clock = lambda _, processes, threads: (
     6 / processes / threads,
     [{'cc': 0.5}, {'cc': float('nan')}],
   )
   monkeypatch.setattr(bench_cores, '_clock', clock)
   rows = bench_cores.measure(options)
   assert [row['times as fast'] for row in rows] == [1, 3, 3]
-  other = lambda *_maps, processes, threads: (1, [{'cc': 0.5 + processes}])
+  other = lambda _, processes, threads: (1, [{'cc': 0.5 + processes}])
   monkeypatch.setattr(bench_cores, '_clock', other)
   with pytest.raises(ValueError, match='3 cores give other scores'):
     bench_cores.measure(options)
