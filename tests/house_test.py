@@ -19,7 +19,7 @@ ids = lambda p: str(p.relative_to(ROOT))
 
 MAX_FUNCTION = 60  # lines, without the docstring
 MAX_FILE = 350  # lines
-MAX_PACKAGE = 18_860  # lines of code: no docstrings, comments, blank lines
+MAX_PACKAGE = 18_800  # lines of code: no docstrings, comments, blank lines
 
 # Rooms, from the highest floor to the lowest: a room imports what stands lower.
 # Rooms that share a floor do not see each other.

@@ -56,7 +56,6 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   number, own = flags.DEFINE_integer, "a run's own by default"
   partial = 'Score the usable maps where some are missing or broken.'
   threads = 'Threads that score; by default one per processor.'
-  processes = 'Processes that score in place of threads.'
   out = 'Folder for the files; by default in the run, or beside the maps.'
   figures = 'Draw so many images with their maps, for a run.'
   conditions = 'Conditions to score, e.g. salient,non_salient.'
@@ -79,7 +78,6 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     (switch, 'store', False, _STORE),
     (number, 'seed', 0, 'Seed of the exchange of sentences.', 0),
     (number, 'threads', None, threads, 1),
-    (number, 'processes', 1, processes, 1),
     (text, 'out', None, out),
   )
 
@@ -116,7 +114,6 @@ def evaluate(
   figures: int = 0,
   seed: int = 0,
   threads: int | None = None,
-  processes: int = 1,
 ) -> None:
   """Scores a subject, writes the files and prints the tables.
 
@@ -126,7 +123,6 @@ def evaluate(
     figures: number of images drawn with their maps, for a run.
     seed: seed of the exchange of sentences.
     threads: threads that score.
-    processes: from 2 on, processes that score in place of threads.
   """
   import jax
 
@@ -145,7 +141,6 @@ def evaluate(
     keep=folder / 'maps' if keep_maps else None,
     seed=seed,
     threads=threads,
-    processes=processes,
     progress=first,
   )
   if not first:
@@ -247,7 +242,6 @@ def execute(options: Any) -> int:
     figures=options.figures,
     seed=options.seed,
     threads=options.threads,
-    processes=options.processes,
   )
   left_out = subject.about.get('rows', 0) > subject.about.get('scored', 0)
   return cli.FAILED if left_out else cli.DONE

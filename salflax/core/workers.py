@@ -1,7 +1,6 @@
-"""Threads, or processes, that compute ahead of what is asked for."""
+"""Threads that compute ahead of what is asked for."""
 
 import collections
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -20,21 +19,13 @@ def map_ahead(
   items: Iterable[Any],
   *,
   threads: int | None = None,
-  pool: futures.Executor | None = None,
 ) -> Iterator[Any]:
   """Yields function(item) in order, computed ahead in threads.
 
   Items are taken no faster than results: four a thread wait at most.
-
-  Args:
-    function: computes one.
-    items: what it computes them from.
-    threads: number of threads, by default one per processor.
-    pool: as many workers as `threads` that compute in their place; stays open.
   """
   waiting, threads = collections.deque(), threads or cores()
-  threads_here = futures.ThreadPoolExecutor
-  with contextlib.nullcontext(pool) if pool else threads_here(threads) as pool:
+  with futures.ThreadPoolExecutor(threads) as pool:
     try:
       for item in items:
         waiting.append(pool.submit(function, item))

@@ -7,6 +7,7 @@ evidence that it uses the text.
 """
 
 import collections
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ class CentrePrior:
       )
     self._sums = {c: s.astype(np.float32) for c, s in sums.items()}
     self._all = sum(sums.values()).astype(np.float32)
-    self._resized = {}
+    self._resized = functools.lru_cache(maxsize=64)(self._resize)
 
   def _resize(self, condition: str, size: tuple[int, int]) -> np.ndarray:
     grid = self._sums.get(condition, self._all)
@@ -102,12 +103,7 @@ class CentrePrior:
 
   def __call__(self, condition: str, size: tuple[int, int]) -> np.ndarray:
     """Resizes the density f64 [h, w], summing to 1; read-only."""
-    key = condition, tuple(size)
-    if (density := self._resized.get(key)) is None:
-      if len(self._resized) >= 64:
-        self._resized.clear()
-      density = self._resized[key] = self._resize(*key)
-    return density
+    return self._resized(condition, tuple(size))
 
 
 class SameImage:

@@ -1,6 +1,5 @@
 """A whole evaluation: a predictor, references, controls, tests and files."""
 
-import contextlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -79,7 +78,6 @@ def run(
   keep: str | os.PathLike | None = None,
   seed: int = 0,
   threads: int | None = None,
-  processes: int = 1,
   progress: bool = False,
 ) -> Outcome:
   """Scores a predictor, and what it must pass; every host has the outcome.
@@ -99,7 +97,6 @@ def run(
     keep: folder for the predictor's maps; None keeps none.
     seed: seed of the exchange of sentences.
     threads: threads that score, by default one per processor.
-    processes: from 2 on, processes that score in place of threads.
     progress: shows progress bars.
   """
   prior = others = None
@@ -112,31 +109,22 @@ def run(
   if _needs(protocols, 'other_fixations'):
     others = scorer_lib.OtherFixations(whole, threads=threads)
 
+  def score(predictor, view, name):
+    scorer = scorer_lib.Scorer(view, protocols, baseline=prior, others=others)
+    return scorer_lib.score(
+      predictor, scorer, threads=threads, progress=name if progress else ''
+    )
+
   scored = predictor
   if keep:
     scored = map_folder.Keep(predictor, keep, threads=threads)
-  subjects = {'model': (scored, source, label)}
+  rows, labels = {'model': score(scored, source, label)}, dict(SENTENCES)
   if controls:
     others_too, too_few = _controls(predictor, source, whole, prior, seed)
     notes += too_few
-    subjects |= {k: s for k, s in others_too.items() if len(s[1])}
-  scorers = {
-    k: scorer_lib.Scorer(view, protocols, baseline=prior, others=others)
-    for k, (_, view, _) in subjects.items()
-  }
-  there = processes > 1 and scorer_lib.start(scorers, processes)
-  with there or contextlib.nullcontext():
-    rows = {
-      k: scorer_lib.score(
-        one,
-        scorers[k],
-        threads=processes if there else threads,
-        progress=title if progress else '',
-        pool=(there, k) if there else None,
-      )
-      for k, (one, _, title) in subjects.items()
-    }
-  labels = SENTENCES | {k: title for k, (*_, title) in subjects.items()}
+    for name, (one, view, title) in others_too.items():
+      if len(view):
+        rows[name], labels[name] = score(one, view, title), title
   result = summarise(rows, labels, label, describe(protocols))
   return Outcome(result, rows, notes)
 

@@ -8,13 +8,8 @@ conditions or protocols are asked for.
 
 import collections
 import functools
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent import futures
 from typing import Any
 
 import jax
@@ -209,59 +204,12 @@ def maps_of(
   return iter(predictor.predict((e['image'], e['text']) for e in examples))
 
 
-_HERE = {}  # the scorers of a process that `start` started
-
-
-def start(
-  scorers: Mapping[str, Scorer], processes: int
-) -> futures.ProcessPoolExecutor:
-  """Starts processes that score beside this one; leave it as a context."""
-  context = multiprocessing.get_context('spawn')
-  return futures.ProcessPoolExecutor(processes, context, _enter, (scorers,))
-
-
-def _enter(scorers: Mapping[str, Scorer]) -> None:
-  # The first process alone is interrupted; it ends the others.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  # Nor does one that is killed leave them behind.
-  parent = multiprocessing.parent_process()
-  watch = lambda: (parent.join(), os._exit(1))
-  threading.Thread(target=watch, daemon=True).start()
-  _HERE.update(scorers)
-
-
-def _score_there(name: str, item: tuple[int, np.ndarray]):
-  return item[0], _HERE[name](*item)
-
-
-def score_maps(
-  scorer: Callable[[int, np.ndarray], dict[str, Any]],
-  maps: Iterable[tuple[int, np.ndarray]],
-  threads: int | None = None,
-  pool: tuple[futures.Executor, str] | None = None,
-) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Yields index and scores of maps, in order.
-
-  Args:
-    scorer: computes the scores of an index and its map.
-    maps: indexes, and their maps.
-    threads: threads that score, by default one per processor.
-    pool: see `score`.
-  """
-  here = lambda item: (item[0], scorer(*item))
-  there = functools.partial(_score_there, pool[1]) if pool else here
-  return workers.map_ahead(
-    there, maps, threads=threads, pool=pool[0] if pool else None
-  )
-
-
 def score(
   predictor: Any,
   scorer: Scorer,
   *,
   threads: int | None = None,
   progress: str = '',
-  pool: tuple[futures.Executor, str] | None = None,
 ) -> list[dict[str, Any]]:
   """Scores a predictor, one row per example; the same on every host.
 
@@ -272,8 +220,6 @@ def score(
     scorer: source and metrics.
     threads: threads that score, by default one per processor.
     progress: name in the progress bar; '' shows none.
-    pool: processes of `start` that score in place of threads, as many as
-      `threads`, and the name of `scorer` there.
 
   Returns:
     Dicts of the columns of `identity` and '<protocol>/<metric>', in the order
@@ -294,12 +240,17 @@ def score(
     threads=threads,
   )
   predictions = (
-    (int(place), np.asarray(saliency))
+    (int(place), saliency)
     for place, saliency in zip(places, maps, strict=True)
     if place < total
   )
+  scores = workers.map_ahead(
+    lambda item: (item[0], scorer(*item)),
+    predictions,
+    threads=threads,
+  )
   bar = tqdm.tqdm(
-    score_maps(scorer, predictions, threads, pool),
+    scores,
     total=int((places < total).sum()),
     desc=progress,
     unit='map',

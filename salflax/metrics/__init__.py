@@ -58,14 +58,6 @@ class BoundMetric(NamedTuple):
   higher_is_better: bool
   text: str
 
-  def __reduce__(self):
-    # Another process binds it again: options make a function of its own.
-    return _again, (self.text, self.key)
-
-
-def _again(text: str, key: str) -> BoundMetric:
-  return bind_metrics(text)[0]._replace(key=key)
-
 
 _AT = ('fixations',)
 _MAP = ('saliency',)

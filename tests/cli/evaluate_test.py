@@ -17,9 +17,7 @@ from salflax.evaluate import rows as rows_lib
 def options(**changes):
   default = dict(run=None, stage='', maps=None, data='', data_dir='', split='')
   default |= dict(train_split='', conditions=[], protocols=None, seed=0)
-  default |= dict(
-    controls=None, figures=0, partial=False, threads=None, processes=1
-  )
+  default |= dict(controls=None, figures=0, partial=False, threads=None)
   default |= dict(keep_maps=False, store=False, out=None, join=[])
   return types.SimpleNamespace(**default | changes)
 

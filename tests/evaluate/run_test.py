@@ -64,26 +64,6 @@ def test_a_model_that_reads_falls_with_the_wrong_sentence(toy, outcome):
   assert outcome.notes == []
 
 
-def test_processes_change_no_bit(toy, outcome):
-  shared = run(toy, None, PROTOCOLS, controls=True, processes=2)
-  assert shared.rows == outcome.rows and shared.result == outcome.result
-
-
-def test_a_metric_that_was_renamed_keeps_its_name_in_a_process(toy):
-  (cc,) = metrics.bind_metrics('cc')
-  mine = {'mine': [cc._replace(key='alike')]}
-  assert run(toy, None, mine, processes=2).rows == run(toy, None, mine).rows
-
-
-def test_an_error_in_a_process_names_the_image(toy):
-  class Broken:
-    def predict(self, pairs):
-      return (np.full((4, 4), np.nan) for _ in pairs)
-
-  with pytest.raises(ValueError, match='Image picture00 .*not finite'):
-    run(toy, Broken(), processes=2)
-
-
 @pytest.mark.parametrize('name', ['wrong', 'other'])
 def test_other_sentences_are_scored_against_the_images_own_gaze(
   toy, outcome, name
