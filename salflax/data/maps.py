@@ -3,11 +3,16 @@
 import math
 import os
 import pathlib
+import threading
 
 import numpy as np
 
 from salflax.data import densities, images
 from salflax.data.problems import Dropped
+
+# One header of a .npy at a time: numpy reads it with `ast`, which in threads of
+# Python 3.11.7, and others, fails now and then (python/cpython#106905).
+_HEADERS = threading.Lock()
 
 LOSSLESS_TYPES = ('.png', '.bmp', '.tif', '.tiff')
 # Of 8 bits: JPEG moves the channels of a grey pixel apart by as much.
@@ -103,7 +108,8 @@ def _values(path: pathlib.Path) -> np.ndarray:
   if path.suffix.lower() == '.npy':
     images.check_regular(path)
     # Mapped, so that a head that asks for more than there is fails at once.
-    values = np.load(path, mmap_mode='r', allow_pickle=False)
+    with _HEADERS:
+      values = np.load(path, mmap_mode='r', allow_pickle=False)
     if not isinstance(values, np.ndarray):
       raise ValueError(f'it is {type(values).__name__}, no single array')
     if values.dtype.kind not in 'buif':

@@ -1,5 +1,8 @@
 """Fixations and the maps made of them."""
 
+import time
+from concurrent import futures
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -57,3 +60,23 @@ def test_a_point_outside_is_seen_on_every_side():
 
 def test_default_sigma_is_that_of_osie_on_its_images():
   assert maps.default_sigma((600, 800)) == pytest.approx(24.0)
+
+
+def test_one_header_of_a_npy_is_read_at_a_time(tmp_path, monkeypatch):
+  path, inside, most = tmp_path / 'a.npy', [], []
+  np.save(path, np.eye(4))
+  load = np.load
+
+  def slow(*args, **options):
+    inside.append(1)
+    most.append(len(inside))
+    time.sleep(0.01)
+    values = load(*args, **options)
+    inside.pop()
+    return values
+
+  monkeypatch.setattr(np, 'load', slow)
+  with futures.ThreadPoolExecutor(4) as pool:
+    read = [*pool.map(maps.read_map, [path] * 8)]
+  assert all((x == np.eye(4)).all() for x in read)
+  assert max(most) == 1 and len(most) == 8
